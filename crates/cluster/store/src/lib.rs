@@ -1,0 +1,1 @@
+//! etcd's data model: one revision counter, ranges, transactions, watches, leases, compaction.

@@ -1,0 +1,1 @@
+//! Containers on this machine: one Rust API over images, runtime and keeper.

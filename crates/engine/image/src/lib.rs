@@ -1,0 +1,1 @@
+//! Content store, images, layers and snapshots on overlay, garbage collection.
