@@ -1,1 +1,19 @@
-//! Containers on this machine: one Rust API over images, runtime and keeper.
+//! The engine: containers, execs, logs, events and images on this machine, as one async Rust API in Rust words.
+//!
+//! It decides and remembers; it never clones a process (the keeper does), never mounts into the host's namespace and
+//! never speaks JSON to anyone. The Docker HTTP API, the CRI and the cluster's kubelet all stand on [`Engine`].
+//!
+//! * `model` — the words: what can be asked for and what is seen
+//! * `api_*` — the methods of [`Engine`], one file a story
+
+mod api;
+mod error;
+mod model;
+mod stream;
+
+pub use api::*;
+pub use error::{Error, Result};
+pub use model::*;
+pub use stream::{
+    Attached, Body, BodySender, ByteStream, EventStream, InputSink, LogStream, OutputStream, Stream as ItemStream,
+};
