@@ -1,0 +1,78 @@
+//! The file under redb. It differs from redb's own in two things: growing reserves the blocks, so that a commit inside
+//! the file's length cannot hit a full disk (removing things must work when the disk is full), and the same descriptor
+//! serves again when the database is opened anew after an I/O error.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::Error;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Backend {
+    file: Arc<File>,
+}
+
+impl Backend {
+    /// Opens or makes the file, with a lock that keeps every other process out until this one is gone.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let io = |source| Error::io(path, source);
+        let new = !path.exists();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        if new && let Some(parent) = path.parent() {
+            // A file is found after a power cut only if its folder's entry is on disk too.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
+        }
+        Ok(Self { file: Arc::new(file) })
+    }
+
+    pub(crate) fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut at = self.file.metadata()?.len();
+        if len < at {
+            return self.file.set_len(len);
+        }
+        let before = at;
+        while at < len {
+            let n = (len - at).min(ZEROS.len() as u64) as usize;
+            if let Err(full) = self.file.write_all_at(&ZEROS[..n], at) {
+                // Leave the disk as full as it was, not fuller.
+                let _ = self.file.set_len(before);
+                return Err(full);
+            }
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+}
