@@ -4,6 +4,8 @@
 pub mod crash;
 mod digest;
 mod kind;
+mod reference;
 
 pub use digest::{Digest, DigestError};
 pub use kind::ErrorKind;
+pub use reference::{Reference, ReferenceError};
