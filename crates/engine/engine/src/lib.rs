@@ -7,6 +7,7 @@
 //! * `api_*` — the methods of [`Engine`], one file a story
 
 mod api;
+mod decide;
 mod error;
 mod model;
 mod stream;
