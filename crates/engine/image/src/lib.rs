@@ -1,1 +1,28 @@
-//! Content store, images, layers and snapshots on overlay, garbage collection.
+//! Images on this machine: content store, layers, references, snapshots on overlay, garbage collection.
+//!
+//! What it is for: everything between a stream of archive bytes and the directories that make a container's root. The
+//! calls are synchronous and may be made from any thread; the engine runs them on its blocking pool.
+//!
+//! What it never does: it talks to no registry, starts no process and mounts nothing in the caller's namespace (a detached
+//! mount is a descriptor). What an archive or an image says is data for the workload, never an action on the host.
+//!
+//! Below one root folder:
+//! ```text
+//! blobs/sha256/<hex>    manifests, configurations and compressed layers, by digest
+//! layers/<name>/diff    an unpacked layer, in overlay's own form (whiteouts are 0:0 devices)
+//! layers/<name>/recipe  what makes the layer's tar again from `diff`, where no compressed blob is kept
+//! snapshots/<id>/       a container's init layer, writable layer and work folder
+//! tmp/, trash/          not yet, and no longer, part of the store
+//! ```
+//! The records are in the database ([`db::Db`]); whatever a record speaks of is on disk before the record is.
+
+pub mod config;
+mod error;
+pub mod hash;
+mod model;
+mod store;
+pub mod tar;
+
+pub use error::{Error, Result};
+pub use model::*;
+pub use store::{Options, Store};
