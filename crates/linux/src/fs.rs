@@ -451,7 +451,7 @@ fn chmod_path_fd(fd: BorrowedFd<'_>, mode: Mode) -> std::result::Result<(), Errn
     if file_type(&rustix::fs::fstat(fd)?) == FileType::Symlink {
         return Err(Errno::OPNOTSUPP);
     }
-    rustix::fs::chmodat(CWD, &proc_fd(fd), mode, AtFlags::empty())
+    rustix::fs::chmodat(CWD, proc_fd(fd), mode, AtFlags::empty())
 }
 
 /// Access and modification time of one name, link not followed.

@@ -133,6 +133,7 @@ mod tests {
 
     #[test]
     fn a_child_is_reaped_by_pidfd_and_its_exit_stays_known() {
+        #[expect(clippy::zombie_processes, reason = "reaped through its pidfd below")]
         let child = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
         let pidfd = open(child.id() as i32).unwrap();
         assert_eq!(wait(&pidfd, true).unwrap(), Some(Exit::Code(7)));

@@ -61,12 +61,13 @@ pub fn reset_for_exec() -> Result<()> {
         if signal == libc::SIGKILL || signal == libc::SIGSTOP {
             continue;
         }
-        // SAFETY: all zeros is SIG_DFL without flags; the default action is always a valid disposition. libc refuses its two internal
-        // real-time signals with EINVAL, which does not matter: nobody in this program sets them.
-        unsafe {
-            let action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-        }
+        // SAFETY: the raw call, because libc refuses its two internal real-time signals, which we may have inherited as ignored. All zeros is the
+        // kernel's sigaction with SIG_DFL, no flags, no restorer and an empty mask of 8 bytes; the old one is not asked for.
+        let ret = unsafe {
+            let default = [0u64; 4];
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8usize)
+        };
+        sys::check(ret).attempt("rt_sigaction", format_args!("{signal}, DFL"))?;
     }
     let none = sigset(&[]);
     // SAFETY: `none` is valid; the old mask is not asked for.
