@@ -1,0 +1,19 @@
+//! Decides everything about a container from its spec and facts about the host, as plain values. Never touches the host: the
+//! launcher (`launch`) and the child (`init`) carry a [`Plan`] out.
+
+mod build;
+mod cgroup;
+mod error;
+mod facts;
+mod mounts;
+pub mod options;
+mod process;
+mod seccomp;
+mod types;
+
+pub use build::{Options, plan, valid_id};
+pub use cgroup::resources_of;
+pub use error::{Fault, PlanError};
+pub use facts::HostFacts;
+pub use process::{CAPABILITIES, capability_number};
+pub use types::*;
