@@ -1,1 +1,12 @@
-//! The OCI runtime: a pure plan (spec and host facts in, ordered steps out), and the child that carries it out.
+//! The OCI runtime: a spec becomes a [`plan::Plan`] (pure), [`launch`] clones a child, the child carries the plan out and becomes the
+//! program. Used as a library by the keeper and as a command line by [`cli`].
+//!
+//! Never here: images, networks beyond the loopback, logs, restart policies.
+
+mod launch;
+pub mod plan;
+mod report;
+
+pub use launch::{Gate, Launched, Stdio, cleanup, launch, launch_exec, run_runtime_hooks};
+pub use plan::{ExecPlan, ExecTarget, HostFacts, Options, Plan, PlanError, RootfsSource, plan, plan_exec};
+pub use report::{Cause, Event, Failure, RefusedKind, Report};

@@ -119,7 +119,7 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
         faults.unsupported("linux.mountLabel", "this kernel has no SELinux");
     }
     let net_devices = net_devices(spec, &spaces, &mut faults);
-    let cgroup = cgroup_plan(spec, facts, options, &mut warnings, &mut faults);
+    let cgroup = cgroup_plan(spec, facts, options, &mut faults);
     let hooks = hooks(spec, &mut faults);
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let console_size = spec.process().as_ref().and_then(|p| p.console_size()).map(|size| ConsoleSize {
@@ -462,10 +462,9 @@ fn steps(
         name_step(name, "domainname", spaces, faults);
         steps.push(Step::Domainname(name.clone()));
     }
-    for (field, list, read_only) in [
-        ("linux.readonlyPaths", linux.readonly_paths(), true),
-        ("linux.maskedPaths", linux.masked_paths(), false),
-    ] {
+    for (field, list, read_only) in
+        [("linux.readonlyPaths", linux.readonly_paths(), true), ("linux.maskedPaths", linux.masked_paths(), false)]
+    {
         for (n, path) in list.iter().flatten().enumerate() {
             if !path.starts_with('/') || path.contains('\0') {
                 faults.invalid(format!("{field}[{n}]"), format!("{path:?} is not an absolute path"));
@@ -573,10 +572,7 @@ fn sysctls(spec: &Spec, spaces: &Spaces, faults: &mut Faults) -> Vec<Step> {
         let field = format!("linux.sysctl[{key:?}]");
         let path = sysctl_path(key);
         let plain = |part: &str| {
-            !part.is_empty()
-                && part != "."
-                && part != ".."
-                && part.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+            !part.is_empty() && part != "." && part != ".." && part.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
         };
         if !path.split('/').all(plain) {
             faults.invalid(field, "is not the name of a sysctl");
@@ -594,7 +590,10 @@ fn sysctls(spec: &Spec, spaces: &Spaces, faults: &mut Faults) -> Vec<Step> {
             SysctlOwner::Namespace(namespace) => {
                 faults.invalid(
                     field,
-                    format!("belongs to the {} namespace, which this container shares with the host", namespace.proc_name()),
+                    format!(
+                        "belongs to the {} namespace, which this container shares with the host",
+                        namespace.proc_name()
+                    ),
                 );
             }
             SysctlOwner::Hostname => faults.invalid(field, "is set by the spec's hostname field"),

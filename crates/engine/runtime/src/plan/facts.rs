@@ -33,6 +33,16 @@ pub enum CgroupVersion {
 }
 
 impl HostFacts {
+    /// Asks the kernel; a handful of cheap calls.
+    pub fn gather() -> linux::Result<Self> {
+        let caps = linux::caps::get()?;
+        let (euid, egid) = linux::cred::effective_ids();
+        let mut facts = Self::typical();
+        (facts.euid, facts.egid) = (euid, egid);
+        facts.privileged = caps.effective.contains(linux::caps::Capability::SYS_ADMIN);
+        Ok(facts)
+    }
+
     /// Bit n is set if the kernel knows capability n.
     pub const fn known_capabilities(&self) -> u64 {
         if self.last_capability >= 63 { u64::MAX } else { (1 << (self.last_capability + 1)) - 1 }

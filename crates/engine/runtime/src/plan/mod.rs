@@ -4,6 +4,7 @@
 mod build;
 mod cgroup;
 mod error;
+mod exec;
 mod facts;
 mod mounts;
 pub mod options;
@@ -12,8 +13,8 @@ mod seccomp;
 mod types;
 
 pub use build::{Options, plan, valid_id};
-pub use cgroup::resources_of;
 pub use error::{Fault, PlanError};
-pub use facts::HostFacts;
+pub use exec::{ExecTarget, plan_exec};
+pub use facts::{CgroupVersion, HostFacts};
 pub use process::{CAPABILITIES, capability_number};
 pub use types::*;

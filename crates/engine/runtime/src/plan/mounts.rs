@@ -11,7 +11,18 @@ use super::types::{EarlyIdmap, EarlyMount, IdMap, MountSource, MountStep, Namesp
 
 /// File systems whose superblock is shared or that we must still write into: their `ro` is a property of the mount alone.
 const VIRTUAL: [&str; 12] = [
-    "proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs", "bpf",
+    "proc",
+    "sysfs",
+    "tmpfs",
+    "devtmpfs",
+    "devpts",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "bpf",
 ];
 
 /// The mounts in the spec's order, the destinations to make read-only at the end, and whether /dev is a bind mount.
@@ -126,7 +137,10 @@ fn mount_step(
         attrs.set &= !attr::RDONLY;
         seals.push(destination.clone());
     }
-    if matches!(destination.as_str(), "/proc" | "/sys") && is_fs && !matches!(fstype.as_str(), "proc" | "sysfs" | "tmpfs") {
+    if matches!(destination.as_str(), "/proc" | "/sys")
+        && is_fs
+        && !matches!(fstype.as_str(), "proc" | "sysfs" | "tmpfs")
+    {
         faults.invalid(format!("{field}.type"), format!("{fstype} cannot be mounted on {destination}"));
     }
     if destination.starts_with("/proc/") && !allowed_in_proc(&destination) {
@@ -150,14 +164,40 @@ const fn tidy(attrs: Attrs) -> Attrs {
 /// What tools may put over files of /proc (lxcfs and similar): never what setting up a container writes to.
 fn allowed_in_proc(destination: &str) -> bool {
     const FILES: [&str; 11] = [
-        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid",
-        "net/dev", "sys/crypto/fips_enabled",
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "sys/kernel/ns_last_pid",
+        "net/dev",
+        "sys/crypto/fips_enabled",
     ];
     let below = destination.trim_start_matches("/proc/");
     FILES.contains(&below)
         || below == "pressure"
         || below.starts_with("pressure/")
-        || matches!(below, "sys" | "bus" | "fs" | "irq" | "sysrq-trigger" | "asound" | "acpi" | "kcore" | "keys" | "timer_list" | "sched_debug" | "scsi" | "latency_stats" | "interrupts" | "config.gz")
+        || matches!(
+            below,
+            "sys"
+                | "bus"
+                | "fs"
+                | "irq"
+                | "sysrq-trigger"
+                | "asound"
+                | "acpi"
+                | "kcore"
+                | "keys"
+                | "timer_list"
+                | "sched_debug"
+                | "scsi"
+                | "latency_stats"
+                | "interrupts"
+                | "config.gz"
+        )
 }
 
 fn idmap(

@@ -126,13 +126,9 @@ pub(super) fn process_plan(
                 .map(|n| format!("CAP_{}", CAPABILITIES[n]))
                 .collect();
             warnings.push(format!("this kernel does not know {}", names.join(", ")));
-            for set in [
-                &mut sets.bounding,
-                &mut sets.effective,
-                &mut sets.inheritable,
-                &mut sets.permitted,
-                &mut sets.ambient,
-            ] {
+            for set in
+                [&mut sets.bounding, &mut sets.effective, &mut sets.inheritable, &mut sets.permitted, &mut sets.ambient]
+            {
                 *set &= known;
             }
         }
@@ -153,10 +149,7 @@ pub(super) fn process_plan(
         let (resource, name) = rlimit(limit.typ());
         let field = format!("{path}.rlimits[{n}]");
         if limit.soft() > limit.hard() {
-            faults.invalid(
-                field.clone(),
-                format!("{name}: soft {} is above hard {}", limit.soft(), limit.hard()),
-            );
+            faults.invalid(field.clone(), format!("{name}: soft {} is above hard {}", limit.soft(), limit.hard()));
         }
         if rlimits.iter().any(|known: &Rlimit| known.resource == resource) {
             faults.invalid(field, format!("{name} is given twice"));
@@ -301,24 +294,15 @@ fn scheduler(scheduler: &Scheduler, path: &str, faults: &mut Faults) -> Schedule
     }
     let priority = scheduler.priority().unwrap_or(0);
     if priority != 0 && !matches!(policy, 1 | 2) {
-        faults.invalid(
-            format!("{path}.scheduler.priority"),
-            "only SCHED_FIFO and SCHED_RR have a priority",
-        );
+        faults.invalid(format!("{path}.scheduler.priority"), "only SCHED_FIFO and SCHED_RR have a priority");
     }
     if priority < 0 {
         faults.invalid(format!("{path}.scheduler.priority"), format!("{priority} is negative"));
     }
-    let (runtime, deadline, period) = (
-        scheduler.runtime().unwrap_or(0),
-        scheduler.deadline().unwrap_or(0),
-        scheduler.period().unwrap_or(0),
-    );
+    let (runtime, deadline, period) =
+        (scheduler.runtime().unwrap_or(0), scheduler.deadline().unwrap_or(0), scheduler.period().unwrap_or(0));
     if policy != 6 && (runtime, deadline, period) != (0, 0, 0) {
-        faults.invalid(
-            format!("{path}.scheduler"),
-            "runtime, deadline and period belong to SCHED_DEADLINE only",
-        );
+        faults.invalid(format!("{path}.scheduler"), "runtime, deadline and period belong to SCHED_DEADLINE only");
     }
     SchedulerPlan { policy, flags, nice, priority: priority.max(0) as u32, runtime, deadline, period }
 }

@@ -36,16 +36,8 @@ pub enum Namespace {
 
 impl Namespace {
     /// In the order in which they are joined: the user namespace decides what the others may do.
-    pub const ALL: [Self; 8] = [
-        Self::User,
-        Self::Cgroup,
-        Self::Ipc,
-        Self::Uts,
-        Self::Network,
-        Self::Time,
-        Self::Pid,
-        Self::Mount,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::User, Self::Cgroup, Self::Ipc, Self::Uts, Self::Network, Self::Time, Self::Pid, Self::Mount];
 
     /// `CLONE_NEW*`.
     pub const fn flag(self) -> u64 {
@@ -113,7 +105,6 @@ pub struct IdMaps {
 pub struct CgroupPlan {
     /// The group, from the root of every hierarchy, without a leading `/`. Empty: no group is made or joined.
     pub path: String,
-    pub resources: linux::cgroup::Resources,
     /// A group that cannot be made or limited is a warning (rootless without delegation), not an error.
     pub optional: bool,
 }
@@ -149,7 +140,9 @@ pub enum MountSource {
         recursive: bool,
     },
     /// `Plan::early[index]`.
-    Early { index: usize },
+    Early {
+        index: usize,
+    },
     /// The cgroup file system, whole or as the container's own part of it.
     Cgroup,
 }
@@ -222,7 +215,9 @@ pub struct ConsoleSize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// Wait until the launcher has written the id maps, then be root of the new user namespace.
-    BecomeRoot { setgroups: bool },
+    BecomeRoot {
+        setgroups: bool,
+    },
     /// Write 0 into every `cgroup.procs` that the launcher opened.
     JoinCgroups,
     /// Enter the namespaces of `Plan::join` (opened by the launcher), in the order given.
@@ -233,19 +228,27 @@ pub enum Step {
     TimeOffsets(String),
     NewSession,
     /// A session keyring of its own, so that the host's keys are not reachable. A kernel without keys is no error.
-    SessionKeyring { name: String },
+    SessionKeyring {
+        name: String,
+    },
     LoopbackUp,
     /// Lowering may be refused (EPERM): a warning then.
     OomScoreAdj(i32),
     /// `kernel.x=y` as `("kernel/x", "y")`.
-    Sysctl { path: String, value: String },
+    Sysctl {
+        path: String,
+        value: String,
+    },
     /// Cuts the mount namespace off from the host's, so that nothing propagates back.
     RootPropagation(Propagation),
     AttachRootfs,
     Mount(Box<MountStep>),
     DeviceNode(DeviceNode),
     /// `/dev/fd -> /proc/self/fd` and the like; left alone where something is there already.
-    Symlink { path: String, target: String },
+    Symlink {
+        path: String,
+        target: String,
+    },
     /// `/dev/pts/ptmx` as `/dev/ptmx`.
     Ptmx,
     /// Tell the launcher to run the createRuntime hooks, and wait.
@@ -253,12 +256,17 @@ pub enum Step {
     /// createContainer hooks, in the container's namespaces with the host's root still in place.
     CreateContainerHooks,
     /// A pty from the container's own devpts, its slave on stdio and on `/dev/console`.
-    Console { size: Option<ConsoleSize>, mount: bool },
+    Console {
+        size: Option<ConsoleSize>,
+        mount: bool,
+    },
     PivotRoot,
     /// Without pivot_root: move the root over `/` and chroot.
     MoveRoot,
     /// Read-only after everything below it is in place.
-    SealMount { destination: String },
+    SealMount {
+        destination: String,
+    },
     SealRoot,
     MaskPath(String),
     ReadonlyPath(String),
@@ -350,7 +358,10 @@ pub struct MemoryPolicyPlan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeccompPlan {
-    pub filter: linux::seccomp::Filter,
+    /// The compiled program: 8 bytes an instruction.
+    pub program: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_*.
+    pub flags: u64,
     /// Unix socket that gets the notify descriptor and a JSON state.
     pub listener: Option<SeccompListener>,
 }
@@ -430,5 +441,24 @@ pub struct Plan {
     pub terminal: bool,
     pub console_size: Option<ConsoleSize>,
     /// What the spec asked for and will not get, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Everything about one more process in a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecPlan {
+    /// Of the container.
+    pub id: String,
+    /// What to enter of the target's; the rest is the launcher's own already.
+    pub namespaces: Vec<Namespace>,
+    /// The group to join, as [`CgroupPlan::path`]; empty for none.
+    pub cgroup: String,
+    pub cgroup_optional: bool,
+    /// As user namespaces without setgroups(2) need it.
+    pub setgroups: bool,
+    pub process: ProcessPlan,
+    pub oom_score_adj: Option<i32>,
+    pub terminal: bool,
+    pub console_size: Option<ConsoleSize>,
     pub warnings: Vec<String>,
 }
