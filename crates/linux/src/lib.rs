@@ -7,6 +7,7 @@
 //! Nothing here decides: no policy, no retry beyond what the call itself asks for, no logging, no global state.
 
 pub mod caps;
+pub mod cgroup;
 pub mod clone;
 pub mod cred;
 pub mod epoll;
