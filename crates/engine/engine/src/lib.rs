@@ -10,6 +10,7 @@ mod api;
 mod decide;
 mod error;
 mod model;
+mod spec;
 mod stream;
 
 pub use api::*;
