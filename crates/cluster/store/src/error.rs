@@ -28,6 +28,11 @@ pub enum StoreError {
     Open { path: String, cause: String },
     #[error("{path} is damaged: {cause}")]
     Damaged { path: String, cause: String },
+    /// The datastore did not answer. A write may have happened; reading tells.
+    #[error("datastore {endpoint} does not answer: {cause}")]
+    Unreachable { endpoint: String, cause: String },
+    #[error("datastore {endpoint} refuses {call}: {cause}")]
+    Refused { endpoint: String, call: &'static str, cause: String },
     #[error("the store is shut down")]
     Closed,
 }
@@ -42,8 +47,8 @@ impl StoreError {
             Self::LeaseNotFound(_) => ErrorKind::NotFound,
             Self::LeaseExists(_) => ErrorKind::Conflict,
             Self::Full { .. } => ErrorKind::Exhausted,
-            Self::Write { .. } | Self::Closed => ErrorKind::Unavailable,
-            Self::Open { .. } | Self::Damaged { .. } => ErrorKind::Internal,
+            Self::Write { .. } | Self::Unreachable { .. } | Self::Closed => ErrorKind::Unavailable,
+            Self::Refused { .. } | Self::Open { .. } | Self::Damaged { .. } => ErrorKind::Internal,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! writer thread, and the whole current state (plus what compaction has not yet dropped) in memory, where ranges and
 //! watches are served from. Values are [`Bytes`], shared by every reader and never copied.
 //!
+//! [`Etcd`] is the second backend: a real etcd, which several servers share. One behavioural suite runs on both.
+//!
 //! What differs from etcd: a value may name one place where its own revision is written ([`Put::stamp_at`]), so that
 //! the bytes a reader gets already carry their revision and a list of objects is a concatenation of values.
 //!
@@ -12,6 +14,7 @@
 
 mod embedded;
 mod error;
+mod etcd;
 mod memory;
 mod record;
 mod span;
@@ -22,6 +25,7 @@ mod watch;
 pub use bytes::Bytes;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
+pub use etcd::{Credentials, Etcd, EtcdOptions, Tls};
 pub use span::Span;
 pub use txn::{Compare, Delete, Op, OpReply, Put, Test, Txn, TxnReply};
 pub use watch::{Change, Event, Watch, WatchBatch, WatchRequest};
