@@ -1,0 +1,100 @@
+//! Which handler answers a method and a path.
+//!
+//! Names of images may hold slashes, so those paths are read from both ends. A known path with a wrong method is
+//! answered like an unknown path, as Docker does.
+
+use engine::Engine;
+use http::Request;
+use hyper::body::Incoming;
+
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::query::{self, Plus, Query};
+use crate::http::reply::Reply;
+use crate::http::version::{self, ApiVersion};
+use crate::routes::{attach, containers, elsewhere, execs, files, images, networks, system, volumes};
+
+/// One request on its way to its handler.
+pub(crate) struct Call {
+    pub(crate) engine: Engine,
+    pub(crate) version: ApiVersion,
+    pub(crate) query: Query,
+    pub(crate) request: Request<Incoming>,
+}
+
+pub(crate) async fn route(engine: Engine, request: Request<Incoming>) -> ApiResult<Reply> {
+    let path = query::decode(request.uri().path(), Plus::IsPlus)?;
+    let (version, path) = version::split(&path)?;
+    let query = Query::parse(request.uri().query().unwrap_or_default())?;
+    let method = request.method().clone();
+    let call = Call { engine, version, query, request };
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match (method.as_str(), segments.as_slice()) {
+        ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&method)),
+        ("GET", ["version"]) => system::version(call).await,
+        ("GET", ["info"]) => system::info(call).await,
+        ("GET", ["events"]) => system::events(call).await,
+        ("GET", ["system", "df"]) => system::disk_usage(call).await,
+
+        ("GET", ["containers", "json"]) => containers::list(call).await,
+        ("POST", ["containers", "create"]) => containers::create(call).await,
+        ("POST", ["containers", "prune"]) => containers::prune(call).await,
+        ("DELETE", ["containers", id]) => containers::remove(call, id).await,
+        ("HEAD", ["containers", id, "archive"]) => files::stat(call, id).await,
+        ("GET", ["containers", id, "attach", "ws"]) => attach::websocket(call, id).await,
+        ("GET", ["containers", id, action]) => match *action {
+            "json" => containers::inspect(call, id).await,
+            "top" => containers::top(call, id).await,
+            "logs" => containers::logs(call, id).await,
+            "stats" => containers::stats(call, id).await,
+            "changes" => files::changes(call, id).await,
+            "export" => files::export(call, id).await,
+            "archive" => files::get(call, id).await,
+            _ => Err(ApiError::page_not_found()),
+        },
+        ("PUT", ["containers", id, "archive"]) => files::put(call, id).await,
+        ("POST", ["containers", id, action]) => match *action {
+            "start" => containers::start(call, id).await,
+            "stop" => containers::stop(call, id).await,
+            "restart" => containers::restart(call, id).await,
+            "kill" => containers::kill(call, id).await,
+            "pause" => containers::pause(call, id).await,
+            "unpause" => containers::unpause(call, id).await,
+            "rename" => containers::rename(call, id).await,
+            "update" => containers::update(call, id).await,
+            "wait" => containers::wait(call, id).await,
+            "resize" => containers::resize(call, id).await,
+            "attach" => attach::attach(call, id).await,
+            "exec" => execs::create(call, id).await,
+            "checkpoints" => Err(elsewhere::checkpoints()),
+            _ => Err(ApiError::page_not_found()),
+        },
+
+        ("GET", ["exec", id, "json"]) => execs::inspect(call, id).await,
+        ("POST", ["exec", id, "start"]) => execs::start(call, id).await,
+        ("POST", ["exec", id, "resize"]) => execs::resize(call, id).await,
+
+        ("GET", ["images", "json"]) => images::list(call).await,
+        ("GET", ["images", "get"]) => images::save_several(call).await,
+        ("GET", ["images", "search"]) => Err(elsewhere::registries("search")),
+        ("POST", ["images", "create"]) => images::create(call).await,
+        ("POST", ["images", "load"]) => images::load(call).await,
+        ("POST", ["images", "prune"]) => images::prune(call).await,
+        ("GET", ["images", name @ .., "json"]) if !name.is_empty() => images::inspect(call, &name.join("/")).await,
+        ("GET", ["images", name @ .., "history"]) if !name.is_empty() => images::history(call, &name.join("/")).await,
+        ("GET", ["images", name @ .., "get"]) if !name.is_empty() => images::save(call, &name.join("/")).await,
+        ("POST", ["images", name @ .., "tag"]) if !name.is_empty() => images::tag(call, &name.join("/")).await,
+        ("POST", ["images", name @ .., "push"]) if !name.is_empty() => Err(elsewhere::registries("push")),
+        ("DELETE", ["images", name @ ..]) if !name.is_empty() => images::remove(call, &name.join("/")).await,
+        ("POST", ["commit"]) => images::commit(call).await,
+
+        ("GET", ["networks"]) => networks::list(&call),
+        ("GET", ["networks", id]) => networks::inspect(&call, id),
+        ("GET", ["volumes"]) => volumes::list(call).await,
+        ("GET", ["volumes", name]) => volumes::inspect(call, name).await,
+
+        (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
+            Err(elsewhere::swarm(&method, &segments))
+        }
+        _ => elsewhere::rest(&method, &segments),
+    }
+}

@@ -1,0 +1,61 @@
+//! What Docker's API has and this engine does not: each is refused with words that say so.
+
+use http::Method;
+use http::StatusCode;
+
+use crate::http::error::{ApiError, ApiResult};
+use crate::http::reply::{self, Reply};
+
+/// Swarm's routes answer as an engine that is not part of a swarm, so that clients which ask before they act go on.
+pub(crate) fn swarm(method: &Method, segments: &[&str]) -> ApiError {
+    match (method.as_str(), segments) {
+        ("POST", ["swarm", "init" | "join"]) => ApiError::unsupported("Swarm mode is not supported by this engine"),
+        ("POST", ["swarm", "leave"]) => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm")
+        }
+        _ => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+        ),
+    }
+}
+
+pub(crate) fn registries(what: &str) -> ApiError {
+    ApiError::unsupported(format!(
+        "{what}: registries are not supported by this version; bring images in with load or import"
+    ))
+}
+
+pub(crate) fn checkpoints() -> ApiError {
+    ApiError::unsupported("checkpoints are not supported by this engine")
+}
+
+/// Everything that no other room answers.
+pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
+    match (method.as_str(), segments) {
+        ("GET", ["plugins"]) => reply::ok(&[(); 0]),
+        ("GET", ["plugins", name @ .., "json"]) if !name.is_empty() => {
+            Err(ApiError::not_found(format!("plugin {:?} not found", name.join("/"))))
+        }
+        (_, ["plugins", ..]) => Err(ApiError::unsupported("plugins are not supported by this engine")),
+        ("POST", ["auth"]) => Err(registries("login")),
+        ("GET", ["distribution", .., "json"]) => Err(registries("distribution")),
+        ("POST", ["build"]) => Err(ApiError::unsupported("build: building images is not supported by this version")),
+        ("POST", ["build", "prune"]) => reply::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
+        ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => {
+            Err(ApiError::unsupported("build: building images is not supported by this version"))
+        }
+        ("POST", ["networks", "create"] | ["networks", _, "connect" | "disconnect"]) => {
+            Err(ApiError::unsupported("networks other than none and host are not supported by this version"))
+        }
+        ("DELETE", ["networks", name @ ("none" | "host" | "bridge")]) => {
+            Err(ApiError::new(StatusCode::FORBIDDEN, format!("{name} is a pre-defined network and cannot be removed")))
+        }
+        ("DELETE", ["networks", id]) => Err(ApiError::not_found(format!("network {id} not found"))),
+        ("POST", ["networks", "prune"]) => reply::ok(&serde_json::json!({ "NetworksDeleted": null })),
+        ("POST", ["volumes", "create" | "prune"]) | ("PUT" | "DELETE", ["volumes", _]) => {
+            Err(ApiError::unsupported("making and removing volumes by hand is not supported by this version"))
+        }
+        _ => Err(ApiError::page_not_found()),
+    }
+}

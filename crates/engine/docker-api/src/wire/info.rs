@@ -1,0 +1,164 @@
+//! The engine about itself: `version`, `info`, `system df`.
+
+use serde_json::{Value, json};
+
+use super::{container, image, time};
+use crate::http::version::{ApiVersion, NEWEST, OLDEST};
+
+/// This program's version.
+pub(crate) const ENGINE_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The machine's architecture in Go's words.
+const fn go_arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+pub(crate) fn version(info: &engine::Info) -> Value {
+    let details = json!({
+        "ApiVersion": NEWEST.to_string(),
+        "Arch": go_arch(),
+        "BuildTime": "",
+        "Experimental": "false",
+        "GitCommit": "",
+        "GoVersion": "",
+        "KernelVersion": info.kernel_version,
+        "MinAPIVersion": OLDEST.to_string(),
+        "Os": "linux",
+    });
+    json!({
+        "Platform": { "Name": "Knarr" },
+        "Components": [{ "Name": "Engine", "Version": ENGINE_VERSION, "Details": details }],
+        "Version": ENGINE_VERSION,
+        "ApiVersion": NEWEST.to_string(),
+        "MinAPIVersion": OLDEST.to_string(),
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": go_arch(),
+        "KernelVersion": info.kernel_version,
+        "BuildTime": "",
+    })
+}
+
+pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
+    json!({
+        "ID": info.id,
+        "Containers": info.containers,
+        "ContainersRunning": info.running,
+        "ContainersPaused": info.paused,
+        "ContainersStopped": info.stopped,
+        "Images": info.images,
+        "Driver": info.storage_driver,
+        "DriverStatus": [["Backing Filesystem", info.backing_file_system]],
+        "SystemStatus": null,
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file"],
+        },
+        "MemoryLimit": info.memory_limit,
+        "SwapLimit": info.swap_limit,
+        "CpuCfsPeriod": info.cpu_cfs,
+        "CpuCfsQuota": info.cpu_cfs,
+        "CPUShares": info.cpu_shares,
+        "CPUSet": info.cpuset,
+        "PidsLimit": info.pids_limit,
+        "OomKillDisable": info.oom_kill_disable,
+        "IPv4Forwarding": info.ipv4_forwarding,
+        "Debug": false,
+        "NFd": info.open_files,
+        "NGoroutines": info.tasks,
+        "NEventsListener": info.event_listeners,
+        "SystemTime": time::nano(now),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": info.cgroup_version.to_string(),
+        "KernelVersion": info.kernel_version,
+        "OperatingSystem": info.operating_system,
+        "OSVersion": info.os_version,
+        "OSType": "linux",
+        "Architecture": info.architecture,
+        "IndexServerAddress": "",
+        "RegistryConfig": {
+            "IndexConfigs": {},
+            "InsecureRegistryCIDRs": [],
+            "Mirrors": null,
+        },
+        "NCPU": info.cpus,
+        "MemTotal": info.memory_bytes,
+        "GenericResources": null,
+        "DockerRootDir": info.root.to_string_lossy(),
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": info.hostname,
+        "Labels": info.labels,
+        "ExperimentalBuild": false,
+        "ServerVersion": ENGINE_VERSION,
+        "Runtimes": { "knarr": { "path": "knarr" } },
+        "DefaultRuntime": "knarr",
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "knarr",
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": ENGINE_VERSION },
+        "InitCommit": { "ID": ENGINE_VERSION },
+        "SecurityOptions": info.security_options,
+        "CDISpecDirs": [],
+        "Warnings": info.warnings,
+    })
+}
+
+/// A volume, with its size if that was measured.
+pub(crate) fn volume(volume: engine::VolumeView) -> Value {
+    let mut value = json!({
+        "CreatedAt": time::nano(volume.created_at),
+        "Driver": volume.driver,
+        "Labels": volume.labels,
+        "Mountpoint": volume.mountpoint.to_string_lossy(),
+        "Name": volume.name,
+        "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
+        "Scope": "local",
+    });
+    if let Some(size) = volume.size_bytes {
+        value["UsageData"] = json!({ "RefCount": volume.used_by, "Size": size });
+    }
+    value
+}
+
+/// Which parts of `system df` were asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UsageParts {
+    pub(crate) images: bool,
+    pub(crate) containers: bool,
+    pub(crate) volumes: bool,
+}
+
+pub(crate) fn disk_usage(
+    usage: engine::DiskUsage,
+    images: Vec<engine::ImageSummary>,
+    parts: UsageParts,
+    version: ApiVersion,
+) -> Value {
+    let images =
+        images.into_iter().map(|summary| image::Summary::from_model(summary, version, true)).collect::<Vec<_>>();
+    let containers = usage.containers.into_iter().map(container::Summary::from_model).collect::<Vec<_>>();
+    let volumes = usage.volumes.into_iter().map(volume).collect::<Vec<_>>();
+    let shown = |wanted: bool, value: Value| if wanted { value } else { Value::Null };
+    json!({
+        "LayersSize": if parts.images { usage.layers_bytes } else { 0 },
+        "Images": shown(parts.images, json!(images)),
+        "Containers": shown(parts.containers, json!(containers)),
+        "Volumes": shown(parts.volumes, json!(volumes)),
+        "BuildCache": shown(parts.images && parts.containers && parts.volumes, json!([])),
+    })
+}
