@@ -12,6 +12,7 @@
 //!
 //! This crate knows nothing about Kubernetes: keys and values are bytes.
 
+mod backup;
 mod embedded;
 mod error;
 mod etcd;
@@ -22,6 +23,7 @@ mod stage;
 mod txn;
 mod watch;
 
+pub use backup::{BackupError, backup, restore};
 pub use bytes::Bytes;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;

@@ -19,6 +19,7 @@ pub(crate) async fn all(fresh: Fresh<'_>) {
     leases_take_their_keys_along(&*fresh()).await;
     leases_expire(&*fresh()).await;
     racing_compare_and_swaps_lose_nothing(fresh()).await;
+    a_backup_moves_to_another_store(&*fresh(), &*fresh()).await;
 }
 
 async fn put(store: &dyn Store, key: &'static str, value: impl Into<Bytes>) -> u64 {
@@ -244,4 +245,34 @@ async fn racing_compare_and_swaps_lose_nothing(store: Arc<dyn Store>) {
     }
     let expected: Vec<Bytes> = (1..=WRITERS * EACH).map(|n| n.to_string().into()).collect();
     assert_eq!(values, expected);
+}
+
+async fn a_backup_moves_to_another_store(from: &dyn Store, to: &dyn Store) {
+    for n in 0..250 {
+        let put = Put { key: format!("/b/{n:03}").into(), value: format!("<>{n}").into(), lease: 0, stamp_at: Some(1) };
+        from.txn(Txn::new().then(Op::Put(put))).await.unwrap();
+    }
+    put(from, "/plain", vec![b'x'; 1 << 20]).await;
+    let mut file = Vec::new();
+    let (revision, count) = store::backup(from, &mut file).await.unwrap();
+    assert_eq!((revision, count), (from.revision().await.unwrap(), 251));
+
+    for bad in [&file[..file.len() - 1], &file[..40], &[&file[..], b"x"].concat()] {
+        let refused = store::restore(to, std::io::Cursor::new(bad)).await;
+        assert!(matches!(refused, Err(store::BackupError::Damaged(_))), "{refused:?}");
+    }
+    let mut flipped = file.clone();
+    flipped[100] ^= 1;
+    assert!(store::restore(to, std::io::Cursor::new(flipped)).await.is_err());
+    assert_eq!(keys(to, Span::all()).await, Vec::<String>::new(), "a damaged backup changes nothing");
+
+    assert_eq!(store::restore(to, std::io::Cursor::new(&file)).await.unwrap(), 251);
+    let (old, new) = (from.range(RangeRequest::newest(Span::all())), to.range(RangeRequest::newest(Span::all())));
+    let (old, new) = (old.await.unwrap().kvs, new.await.unwrap().kvs);
+    assert_eq!(old.len(), new.len());
+    for (old, new) in old.iter().zip(&new) {
+        assert_eq!((&old.key, old.restamped(7)), (&new.key, new.restamped(7)));
+        assert!(new.stamp_at.is_none() || new.value.starts_with(format!("<{}>", new.mod_revision).as_bytes()));
+    }
+    assert!(matches!(store::restore(to, std::io::Cursor::new(&file)).await, Err(store::BackupError::NotEmpty(_))));
 }
