@@ -17,6 +17,8 @@ pub struct Stat {
     pub session: i32,
     /// Clock ticks after boot.
     pub start_time: u64,
+    /// The status word of `wait(2)` of a process that has ended and was not reaped; 0 otherwise, and for a reader without ptrace rights.
+    pub exit_status: i32,
 }
 
 /// ENOENT or ESRCH if there is no such process.
@@ -36,6 +38,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         ppid: field.get(1)?.parse().ok()?,
         session: field.get(3)?.parse().ok()?,
         start_time: field.get(19)?.parse().ok()?,
+        exit_status: field.get(49).and_then(|status| status.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -168,7 +171,7 @@ mod tests {
     #[test]
     fn stat_survives_any_command_name() {
         let line = b"42 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21";
-        assert_eq!(parse_stat(line), Some(Stat { state: 'S', ppid: 1, session: 3, start_time: 777 }));
+        assert_eq!(parse_stat(line), Some(Stat { state: 'S', ppid: 1, session: 3, start_time: 777, exit_status: 0 }));
         assert_eq!(parse_stat(b"42 (a"), None);
         let me = stat(std::process::id() as i32).unwrap();
         assert!(matches!(me.state, 'R' | 'S'), "{me:?}");

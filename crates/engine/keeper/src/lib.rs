@@ -1,5 +1,11 @@
-//! One tiny supervisor per node: parent of every container, holder of their stdio, logs and exit codes.
+//! One tiny supervisor per node: parent of every container, holder of their stdio, logs and exit codes. It outlives the engine; the engine
+//! holds duplicates of every descriptor, so that it outlives the keeper. The death of either loses nothing.
 //!
-//! * `log` — output as log records, and how a killed writer's successor continues (pure)
+//! [`serve`] is the keeper's process: one thread, one epoll loop. [`client::Keeper`] is the engine's side of the socket.
+//!
+//! Never here: images, networks, restart policies, databases, any decision about a container. What is to be run arrives as a finished plan.
 
-pub mod log;
+pub mod client;
+mod model;
+
+pub use model::{Exited, Kind, LogDriver, LogSpec, Phase, Stdio, Stream};
