@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
@@ -25,6 +25,17 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Whether the client asked to take the connection over.
 pub(crate) fn wanted(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"tcp"))
+}
+
+/// The answer after which the connection speaks WebSocket.
+pub(crate) fn websocket_reply(accept: HeaderValue) -> Reply {
+    let mut reply = Response::new(Body::Empty);
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = reply.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    reply
 }
 
 /// The answer after which the connection is no longer HTTP.

@@ -7,3 +7,4 @@ pub(crate) mod hijack;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod version;
+pub(crate) mod websocket;

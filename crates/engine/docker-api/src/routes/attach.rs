@@ -9,11 +9,12 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-use super::containers::{frame_stream, stream_type};
+use super::containers::{FRAMES_SAY_SO, frame_stream, stream_type};
 use crate::http::body::Body;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::hijack::{self, FromClient, ToClient};
 use crate::http::reply::{self, Reply};
+use crate::http::websocket;
 use crate::router::Call;
 use crate::wire::frames;
 
@@ -33,8 +34,96 @@ pub(crate) async fn attach(call: Call, id: &str) -> ApiResult<Reply> {
     take_over(call, attached, keys)
 }
 
-pub(crate) async fn websocket(_call: Call, _id: &str) -> ApiResult<Reply> {
-    Err(ApiError::unsupported("attach over WebSocket is not supported by this version"))
+/// Output goes out in binary messages without Docker's frames, whatever comes in is standard input. Before 1.42 the
+/// streams could not be chosen.
+pub(crate) async fn websocket(mut call: Call, id: &str) -> ApiResult<Reply> {
+    let accept = websocket::accept(call.request.headers())?;
+    let keys = DetachKeys::parse(call.query.get("detachKeys").unwrap_or_default())?;
+    let mut options = options(&call);
+    if call.version < FRAMES_SAY_SO {
+        (options.stdin, options.stdout, options.stderr) = (true, true, true);
+    }
+    let attached = call.engine.attach(id, options).await?;
+    let upgrade = hyper::upgrade::on(&mut call.request);
+    tokio::spawn(async move {
+        match hijack::take(upgrade).await {
+            Ok((from, to)) => pump_messages(attached, from, to, keys).await,
+            Err(error) => tracing::debug!(%error, "take over a connection"),
+        }
+    });
+    Ok(hijack::websocket_reply(accept))
+}
+
+/// [`pump`] in WebSocket messages.
+async fn pump_messages(attached: engine::Attached, mut from: FromClient, to: ToClient, keys: DetachKeys) {
+    let engine::Attached { tty, mut output, mut input } = attached;
+    let to = tokio::sync::Mutex::new(to);
+    let send = async |kind, bytes: &[u8]| {
+        let header = websocket::header(kind, bytes.len());
+        to.lock().await.write_framed(&header, bytes).await
+    };
+    let write_output = async {
+        while let Some(Ok(chunk)) = output.next().await {
+            if send(websocket::Kind::Binary, &chunk.bytes).await.is_err() {
+                return;
+            }
+        }
+        // The client may be gone already.
+        let _ = send(websocket::Kind::Close, &websocket::NORMAL_CLOSURE).await;
+    };
+    let read_input = async {
+        let mut keys = tty.then_some(keys);
+        let mut decoder = websocket::Decoder::default();
+        let mut buffer = vec![0; 32 << 10];
+        let mut typed = Vec::new();
+        loop {
+            let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+            for message in decoder.feed(&buffer[..count]) {
+                match message {
+                    Ok(websocket::Message::Data(data)) => {
+                        typed.clear();
+                        let detach = match &mut keys {
+                            Some(keys) => keys.filter(&data, &mut typed),
+                            None => {
+                                typed.extend_from_slice(&data);
+                                false
+                            }
+                        };
+                        if let Some(pipe) = &mut input
+                            && pipe.write(&typed).await.is_err()
+                        {
+                            input = None;
+                        }
+                        if detach {
+                            let _ = send(websocket::Kind::Close, &websocket::NORMAL_CLOSURE).await;
+                            return;
+                        }
+                    }
+                    Ok(websocket::Message::Ping(data)) => {
+                        if send(websocket::Kind::Pong, &data).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(websocket::Message::Close) => {
+                        if let Some(input) = input.take() {
+                            input.close();
+                        }
+                        let _ = send(websocket::Kind::Close, &websocket::NORMAL_CLOSURE).await;
+                        return;
+                    }
+                    Err(websocket::ProtocolError) => {
+                        let _ = send(websocket::Kind::Close, &websocket::PROTOCOL_ERROR).await;
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = write_output => {}
+        () = read_input => return,
+    }
+    from.drain().await;
 }
 
 /// Answers and connects the client with the streams, in whichever way it asked for.

@@ -264,7 +264,7 @@ struct TmpfsOptions {
 }
 
 /// Whether a JSON value says nothing: Go's zero values.
-fn says_nothing(value: &Value) -> bool {
+pub(super) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,

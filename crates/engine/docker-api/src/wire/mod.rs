@@ -11,6 +11,9 @@ pub(crate) mod network;
 pub(crate) mod stats;
 pub(crate) mod time;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
