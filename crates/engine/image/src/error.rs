@@ -39,6 +39,8 @@ pub enum Error {
     /// A file operation of ours failed. A full disk is [`ErrorKind::Exhausted`].
     #[error("{what}: {source}")]
     Disk { what: String, source: io::Error },
+    #[error("{what}: {source}")]
+    Kernel { what: String, source: linux::Error },
     #[error(transparent)]
     Db(#[from] db::Error),
     /// Something that a record speaks of is missing or changed on disk.
@@ -60,6 +62,7 @@ impl Error {
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::Stream { .. } => ErrorKind::Unavailable,
             Error::Disk { source, .. } => io_kind(source),
+            Error::Kernel { source, .. } => source.kind(),
             Error::Db(source) => source.kind(),
             Error::Damaged(_) => ErrorKind::Internal,
         }
@@ -90,5 +93,11 @@ pub(crate) trait Context<T> {
 impl<T> Context<T> for io::Result<T> {
     fn context<D: Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|source| Error::Disk { what: what().to_string(), source })
+    }
+}
+
+impl<T> Context<T> for linux::Result<T> {
+    fn context<D: Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|source| Error::Kernel { what: what().to_string(), source })
     }
 }

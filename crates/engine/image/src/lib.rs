@@ -20,6 +20,7 @@ pub mod chunk;
 pub mod config;
 mod error;
 pub mod hash;
+pub mod layer;
 mod model;
 mod store;
 pub mod tar;

@@ -301,7 +301,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             layer_bytes: 256 << 30,
-            layer_entries: 8_000_000,
+            layer_entries: 4_000_000,
             layers: 498,
             manifest_bytes: 4 << 20,
             manifests: 10_000,

@@ -17,8 +17,6 @@ mod writer;
 pub use reader::{EntryReader, Observer, Reader};
 pub use writer::Writer;
 
-pub(crate) use header::BLOCK;
-
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -1,0 +1,12 @@
+//! Layers: from a tar to a directory in overlay's own form, and back to the very same bytes.
+//!
+//! [`unpack`] carries an archive out beneath one directory, in-root by descriptor; [`recipe`] keeps what the directory does
+//! not (headers, padding, order), so that an uncompressed layer need not be stored twice.
+
+mod dirs;
+mod files;
+mod recipe;
+mod unpack;
+
+pub use recipe::{Moved, RecipeReader};
+pub use unpack::{Options, Unpacked, rebase, unpack};

@@ -1,0 +1,615 @@
+//! Carries a layer's tar out beneath one directory.
+//!
+//! Every name is acted on in a directory held open, and that directory was resolved in-root from the layer's own root: no
+//! member, link or race leads anywhere else. Metadata is set on the thing just made, never through a link. The applier makes
+//! directories, links and devices itself and hands regular files to [`Files`]; directories get their owner, mode, attributes
+//! and times at the end, when nothing more is put into them.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use linux::Errno;
+use linux::fs::{FileType, Mode, OFlags, Root};
+use serde::{Deserialize, Serialize};
+
+use super::dirs::{Dir, Dirs};
+use super::files::{self, Files, Owner, describe, set_xattrs, times};
+use super::recipe::{self, Moved, RecipeWriter};
+use crate::chunk::{Chunk, Source};
+use crate::error::{Context, Error, Result};
+use crate::model::Limits;
+use crate::tar::path::{Effect, XattrRule, effect, parts, xattr_rule};
+use crate::tar::{Entry, Kind, Reader, TarError};
+
+/// A file of at most this many bytes is handed to its worker whole.
+const SMALL_BYTES: u64 = 512 << 10;
+/// Paths and attributes of directories wait for the end; this bounds the memory they take.
+const DIRS_BYTES_MAX: usize = 48 << 20;
+/// What a directory that no member describes gets, as in every other tool.
+const IMPLICIT_MODE: u32 = 0o755;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Keep a recipe, so that the tar can be made again.
+    pub recipe: bool,
+    pub rootless: bool,
+    /// Threads that make files.
+    pub workers: usize,
+    pub limits: Limits,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// Bytes in regular files.
+    pub bytes: u64,
+    pub entries: u64,
+    /// Directories that no member describes: in the layers below they may have another mode and owner.
+    pub implicit_dirs: Vec<Vec<u8>>,
+    /// Hard links to files of the layers below: path and target.
+    pub foreign_links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Unpacked {
+    /// Whether the directory depends on the layers below it and [`rebase`] is needed.
+    pub fn needs_parent(&self) -> bool {
+        !self.implicit_dirs.is_empty() || !self.foreign_links.is_empty()
+    }
+}
+
+/// Unpacks `tar` into `layer/diff`, which this makes, with `layer/recipe` if asked for. `layer` must exist and be empty.
+/// On an error what was made so far is left to the caller to remove. Nothing is synced.
+pub fn unpack(tar: impl Source, layer: &Path, what: &str, options: &Options) -> Result<Unpacked> {
+    let folder = Root::open(layer).context(|| "open a new layer")?;
+    linux::fs::mkdirat(&folder, "diff", Mode::from_raw_mode(0o755)).context(|| "make a new layer")?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let recipe = match options.recipe {
+        true => {
+            Some(linux::fs::openat(&folder, "recipe", flags, Mode::from_raw_mode(0o600)).context(|| "make a recipe")?)
+        }
+        false => None,
+    };
+    let recipe = RecipeWriter::new(recipe.map(Into::into)).context(|| "make a recipe")?;
+    let diff = folder.open_dir("diff").context(|| "open a new layer")?;
+    let owner = files::owner(options.rootless).context(|| "ask for the own user and mask")?;
+    std::thread::scope(|scope| {
+        let mut applier = Applier {
+            what,
+            limits: &options.limits,
+            owner,
+            folder: folder.into_fd(),
+            dirs: Dirs::new(diff),
+            files: Files::start(scope, options.workers, owner),
+            hash: RandomState::new(),
+            seen: HashSet::new(),
+            pending: HashSet::new(),
+            moved: Vec::new(),
+            dirs_done_last: Vec::new(),
+            dirs_bytes: 0,
+            unpacked: Unpacked::default(),
+        };
+        let mut tar = Reader::with_observer(tar, recipe);
+        let result = applier.run(&mut tar);
+        // The workers end in any case; the first error is the one to tell.
+        let (files, mut rest) = applier.split();
+        let result = result.and(files.finish());
+        result?;
+        rest.note_implicit();
+        rest.finish_dirs()?;
+        let recipe = tar.into_observer();
+        recipe.finish().context(|| "write a recipe")?;
+        if !rest.moved.is_empty() {
+            recipe::save_moved(&rest.folder, &rest.moved)?;
+        }
+        Ok(rest.unpacked)
+    })
+}
+
+struct Applier<'a, 'scope> {
+    what: &'a str,
+    limits: &'a Limits,
+    owner: Owner,
+    folder: OwnedFd,
+    dirs: Dirs,
+    files: Files<'scope>,
+    hash: RandomState,
+    /// Places (directory and name) where a member has put something.
+    seen: HashSet<u64>,
+    /// Places whose file may still be in the making.
+    pending: HashSet<u64>,
+    moved: Vec<Moved>,
+    dirs_done_last: Vec<Entry>,
+    dirs_bytes: usize,
+    unpacked: Unpacked,
+}
+
+/// What is left of the applier when the workers are gone.
+struct Rest {
+    owner: Owner,
+    folder: OwnedFd,
+    dirs: Dirs,
+    moved: Vec<Moved>,
+    dirs_done_last: Vec<Entry>,
+    unpacked: Unpacked,
+}
+
+impl<'scope> Applier<'_, 'scope> {
+    fn split(self) -> (Files<'scope>, Rest) {
+        let Applier { files, owner, folder, dirs, moved, dirs_done_last, unpacked, .. } = self;
+        (files, Rest { owner, folder, dirs, moved, dirs_done_last, unpacked })
+    }
+
+    fn run<S: Source>(&mut self, tar: &mut Reader<S, RecipeWriter>) -> Result<()> {
+        while let Some(entry) = tar.next_entry().map_err(|e| self.tar_error(e))? {
+            self.unpacked.entries += 1;
+            if self.unpacked.entries > self.limits.layer_entries {
+                return Err(Error::limit(self.what, format!("more than {} entries", self.limits.layer_entries)));
+            }
+            self.files.check()?;
+            self.apply(entry, tar)?;
+        }
+        Ok(())
+    }
+
+    fn apply<S: Source>(&mut self, mut entry: Entry, tar: &mut Reader<S, RecipeWriter>) -> Result<()> {
+        let path = std::mem::take(&mut entry.path);
+        let effect = effect(&path).map_err(|detail| self.refuse(&path, detail))?;
+        entry.path = path.clone();
+        self.filter_xattrs(&mut entry)?;
+        match effect {
+            Effect::Ignored => Ok(()),
+            Effect::Root if entry.kind == Kind::Dir => self.later(entry),
+            Effect::Root => Err(self.refuse(&path, "the root must be a directory")),
+            Effect::Opaque { dir } => {
+                let dir = self.dir(&dir, &entry)?;
+                self.set_opaque(&*dir).context(|| describe(&entry))
+            }
+            Effect::Whiteout { dir, name } => {
+                let dir = self.dir(&dir, &entry)?;
+                self.whiteout(&dir, name).context(|| describe(&entry))
+            }
+            Effect::Put { dir, name } => {
+                let dir = self.dir(&dir, &entry)?;
+                self.put(&dir, name, entry, tar)
+            }
+        }
+    }
+
+    fn put<S: Source>(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &[u8],
+        entry: Entry,
+        tar: &mut Reader<S, RecipeWriter>,
+    ) -> Result<()> {
+        let place = self.place(dir, name);
+        let mut replaces_whiteout = false;
+        if !self.seen.insert(place) {
+            let keep_dir = entry.kind == Kind::Dir;
+            self.barrier()?;
+            replaces_whiteout = self.clear(dir, name, keep_dir, tar.observer()).context(|| describe(&entry))?;
+        }
+        let os_name = OsStr::from_bytes(name);
+        let mode = Mode::from_raw_mode(entry.mode);
+        match &entry.kind {
+            Kind::File(_) => return self.file(dir, name, place, entry, tar),
+            Kind::Dir => {
+                // Its final mode might forbid what is still to be put into it.
+                match linux::fs::mkdirat(dir, os_name, Mode::from_raw_mode(0o700)) {
+                    Err(e) if e.is(Errno::EXIST) => {}
+                    other => other.context(|| describe(&entry))?,
+                }
+                if replaces_whiteout {
+                    let made = linux::tree::open_dir(dir, os_name).context(|| describe(&entry))?;
+                    self.set_opaque(made).context(|| describe(&entry))?;
+                }
+                return self.later(entry);
+            }
+            Kind::HardLink(target) => return self.hard_link(dir, name, target, &entry),
+            Kind::Symlink(target) => {
+                let target = Path::new(OsStr::from_bytes(target));
+                linux::fs::symlinkat(target, dir, os_name).context(|| describe(&entry))?;
+            }
+            Kind::Char { major: 0, minor: 0 } => {
+                return Err(self.refuse(&entry.path, "a device 0:0 would be a whiteout"));
+            }
+            Kind::Char { .. } | Kind::Block { .. } if self.owner.rootless => {
+                return Err(Error::Unsupported(format!(
+                    "{}: a device node needs root: {:?}",
+                    self.what,
+                    String::from_utf8_lossy(&entry.path)
+                )));
+            }
+            Kind::Char { major, minor } => {
+                linux::fs::mknodat(dir, os_name, FileType::CharacterDevice, mode, *major, *minor)
+                    .context(|| describe(&entry))?;
+            }
+            Kind::Block { major, minor } => {
+                linux::fs::mknodat(dir, os_name, FileType::BlockDevice, mode, *major, *minor)
+                    .context(|| describe(&entry))?;
+            }
+            Kind::Fifo => {
+                linux::fs::mknodat(dir, os_name, FileType::Fifo, mode, 0, 0).context(|| describe(&entry))?;
+            }
+        }
+        special_metadata(dir, os_name, &entry, self.owner).context(|| describe(&entry))
+    }
+
+    fn file<S: Source>(
+        &mut self,
+        dir: &Arc<Dir>,
+        name: &[u8],
+        place: u64,
+        entry: Entry,
+        tar: &mut Reader<S, RecipeWriter>,
+    ) -> Result<()> {
+        let Kind::File(data) = &entry.kind else { return Ok(()) };
+        let stored = data.stored;
+        self.unpacked.bytes = self.unpacked.bytes.saturating_add(stored);
+        if self.unpacked.bytes > self.limits.layer_bytes {
+            return Err(Error::limit(self.what, format!("more than {} bytes unpacked", self.limits.layer_bytes)));
+        }
+        if tar.observer().wanted() {
+            let path = dir.join(name);
+            let pieces = match &data.sparse {
+                None => vec![(0, stored)],
+                Some(extents) => extents.iter().map(|e| (e.offset, e.len)).collect(),
+            };
+            for (offset, len) in pieces {
+                tar.observer().file(&path, offset, len).context(|| "write a recipe")?;
+            }
+        }
+        self.pending.insert(place);
+        let mut chunks: Vec<Chunk> = Vec::new();
+        if stored <= SMALL_BYTES {
+            while let Some(chunk) = tar.data().map_err(|e| self.tar_error(e))? {
+                chunks.push(chunk);
+            }
+            self.files.create(dir.clone(), name, entry, chunks, false);
+            return Ok(());
+        }
+        let worker = self.files.create(dir.clone(), name, entry, chunks, true);
+        while let Some(chunk) = tar.data().map_err(|e| self.tar_error(e))? {
+            self.files.more(worker, chunk);
+            self.files.check()?;
+        }
+        self.files.done(worker);
+        Ok(())
+    }
+
+    fn hard_link(&mut self, dir: &Arc<Dir>, name: &[u8], target: &[u8], entry: &Entry) -> Result<()> {
+        let mut target_dir =
+            parts(target).map_err(|detail| self.refuse(&entry.path, format!("link target: {detail}")))?;
+        let Some(target_name) = target_dir.pop() else {
+            return Err(self.refuse(&entry.path, "a hard link to the root"));
+        };
+        let Some(holder) = self.dirs.get(&target_dir).context(|| describe(entry))? else {
+            return self.foreign_link(dir.join(name), target);
+        };
+        if self.pending.contains(&self.place(&holder, target_name)) {
+            self.barrier()?;
+        }
+        let (target_name, os_name) = (OsStr::from_bytes(target_name), OsStr::from_bytes(name));
+        match linux::fs::lstatat(&holder, target_name) {
+            Err(e) if e.is(Errno::NOENT) => return self.foreign_link(dir.join(name), target),
+            Ok(stat) if is_whiteout(&stat) => return Err(self.refuse(&entry.path, "a hard link to a whiteout")),
+            Ok(stat) if linux::fs::file_type(&stat) == FileType::Directory => {
+                return Err(self.refuse(&entry.path, "a hard link to a directory"));
+            }
+            other => other.context(|| describe(entry))?,
+        };
+        linux::fs::linkat(&holder, target_name, dir, os_name).context(|| describe(entry))
+    }
+
+    fn foreign_link(&mut self, path: Vec<u8>, target: &[u8]) -> Result<()> {
+        self.remember(path.len() + target.len())?;
+        self.unpacked.foreign_links.push((path, target.to_vec()));
+        Ok(())
+    }
+
+    /// Hides `name` of the layers below. What this layer itself has at that name stays, whatever the order of the members.
+    fn whiteout(&mut self, dir: &Arc<Dir>, name: &[u8]) -> linux::Result<()> {
+        let place = self.place(dir, name);
+        let os_name = OsStr::from_bytes(name);
+        if !self.seen.insert(place) {
+            if self.pending.contains(&place) {
+                // A file: it hides what is below by itself.
+                return Ok(());
+            }
+            match linux::fs::lstatat(dir, os_name) {
+                Ok(stat) if linux::fs::file_type(&stat) == FileType::Directory => {
+                    return self.set_opaque(linux::tree::open_dir(dir, os_name)?);
+                }
+                Ok(_) => return Ok(()),
+                Err(e) if e.is(Errno::NOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        linux::fs::mknodat(dir, os_name, FileType::CharacterDevice, Mode::from_raw_mode(0o600), 0, 0)
+    }
+
+    fn set_opaque(&self, dir: impl AsFd) -> linux::Result<()> {
+        let name = if self.owner.rootless { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+        linux::xattr::set(dir, name, b"y")
+    }
+
+    /// The directory at `parts`, made if missing.
+    fn dir(&mut self, parts: &[&[u8]], entry: &Entry) -> Result<Arc<Dir>> {
+        if let Some(dir) = self.dirs.get(parts).context(|| describe(entry))? {
+            return Ok(dir);
+        }
+        let Some((name, above)) = parts.split_last() else {
+            return Err(Error::Damaged("a layer lost its root".into()));
+        };
+        let parent = self.dir(above, entry)?;
+        let place = self.place(&parent, name);
+        if self.pending.contains(&place) {
+            self.barrier()?;
+        }
+        let os_name = OsStr::from_bytes(name);
+        let mut was_whiteout = false;
+        if !self.seen.insert(place) {
+            // A whiteout, or a link that leads nowhere.
+            match linux::fs::lstatat(&parent, os_name) {
+                Ok(stat) if is_whiteout(&stat) => {
+                    linux::fs::unlinkat(&parent, os_name).context(|| describe(entry))?;
+                    was_whiteout = true;
+                }
+                Ok(_) => return Err(self.refuse(&entry.path, "a part of the path is no directory")),
+                Err(e) if e.is(Errno::NOENT) => {}
+                Err(e) => return Err(e).context(|| describe(entry)),
+            }
+        }
+        linux::fs::mkdirat(&parent, os_name, Mode::from_raw_mode(IMPLICIT_MODE)).context(|| describe(entry))?;
+        if was_whiteout {
+            let made = linux::tree::open_dir(&parent, os_name).context(|| describe(entry))?;
+            self.set_opaque(made).context(|| describe(entry))?;
+        } else {
+            let path = parent.join(name);
+            self.remember(path.len())?;
+            self.unpacked.implicit_dirs.push(path);
+        }
+        self.dirs.get(parts).context(|| describe(entry))?.ok_or_else(|| {
+            Error::Damaged(format!("{}: a directory just made is not there", String::from_utf8_lossy(&entry.path)))
+        })
+    }
+
+    /// Makes room for a new thing at a name; true if there was a whiteout. What is replaced moves beside the layer while the
+    /// recipe may still need it.
+    fn clear(&mut self, dir: &Arc<Dir>, name: &[u8], keep_dir: bool, recipe: &RecipeWriter) -> linux::Result<bool> {
+        let os_name = OsStr::from_bytes(name);
+        let stat = match linux::fs::lstatat(dir, os_name) {
+            Err(e) if e.is(Errno::NOENT) => return Ok(false),
+            other => other?,
+        };
+        let kind = linux::fs::file_type(&stat);
+        if is_whiteout(&stat) {
+            linux::fs::unlinkat(dir, os_name)?;
+            return Ok(true);
+        }
+        if kind == FileType::Directory && keep_dir {
+            return Ok(false);
+        }
+        self.dirs.forget();
+        if !recipe.wanted() || !matches!(kind, FileType::Directory | FileType::RegularFile) {
+            linux::tree::remove_all(dir, os_name)?;
+            return Ok(false);
+        }
+        if self.moved.is_empty() {
+            linux::fs::mkdirat(&self.folder, "moved", Mode::from_raw_mode(0o700))?;
+        }
+        let number = self.moved.len() as u32;
+        let store = linux::tree::open_dir(&self.folder, "moved")?;
+        linux::fs::renameat(dir, os_name, store, number.to_string(), linux::fs::RenameFlags::NOREPLACE)?;
+        self.moved.push(Moved { path: dir.join(name), before_piece: recipe.pieces(), number });
+        Ok(false)
+    }
+
+    /// Keeps a directory's metadata for the end.
+    fn later(&mut self, entry: Entry) -> Result<()> {
+        let attributes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.remember(entry.path.len() + attributes)?;
+        self.dirs_done_last.push(entry);
+        Ok(())
+    }
+
+    fn remember(&mut self, bytes: usize) -> Result<()> {
+        self.dirs_bytes += bytes + 100;
+        if self.dirs_bytes > DIRS_BYTES_MAX {
+            return Err(Error::limit(self.what, "too many directories"));
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<()> {
+        self.pending.clear();
+        self.files.barrier()
+    }
+
+    fn place(&self, dir: &Dir, name: &[u8]) -> u64 {
+        self.hash.hash_one((dir.inode, name))
+    }
+
+    fn filter_xattrs(&self, entry: &mut Entry) -> Result<()> {
+        let refused = entry.xattrs.iter().find(|(name, _)| xattr_rule(name) == XattrRule::Refuse);
+        if let Some((name, _)) = refused {
+            let detail = format!("attribute {} is overlay's own", String::from_utf8_lossy(name));
+            return Err(self.refuse(&entry.path, detail));
+        }
+        entry.xattrs.retain(|(name, _)| xattr_rule(name) == XattrRule::Set);
+        Ok(())
+    }
+
+    fn refuse(&self, path: &[u8], detail: impl Into<String>) -> Error {
+        self.tar_error(TarError::entry(path, detail))
+    }
+
+    fn tar_error(&self, source: TarError) -> Error {
+        Error::Tar { what: self.what.to_owned(), source }
+    }
+}
+
+impl Rest {
+    /// A directory that a member described after all is not implicit; the root is one that every layer has.
+    fn note_implicit(&mut self) {
+        let parts_of = |entry: &Entry| Some(parts(&entry.path).ok()?.join(&b'/'));
+        let explicit: HashSet<Vec<u8>> = self.dirs_done_last.iter().filter_map(parts_of).collect();
+        let implicit = &mut self.unpacked.implicit_dirs;
+        implicit.push(Vec::new());
+        implicit.retain(|path| !explicit.contains(path));
+    }
+
+    /// Metadata of directories, in the order of the archive: the last word counts.
+    fn finish_dirs(&mut self) -> Result<()> {
+        for entry in std::mem::take(&mut self.dirs_done_last) {
+            let parts = parts(&entry.path)
+                .map_err(|detail| Error::Tar { what: String::new(), source: TarError::entry(&entry.path, detail) })?;
+            let Some((name, above)) = parts.split_last() else {
+                let root = self.dirs.get(&[]).context(|| describe(&entry))?;
+                if let Some(root) = root {
+                    let root = linux::fs::reopen(&*root, OFlags::RDONLY | OFlags::DIRECTORY);
+                    root.and_then(|root| dir_metadata(root, &entry, self.owner)).context(|| describe(&entry))?;
+                }
+                continue;
+            };
+            // A later member may have put something else there.
+            let parent = match self.dirs.get(above) {
+                Err(e) if e.is(Errno::NOTDIR) => None,
+                other => other.context(|| describe(&entry))?,
+            };
+            let Some(parent) = parent else { continue };
+            match linux::tree::open_dir(&*parent, OsStr::from_bytes(name)) {
+                Ok(dir) => dir_metadata(dir, &entry, self.owner).context(|| describe(&entry))?,
+                Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTDIR) || e.is(Errno::LOOP) => {}
+                Err(e) => return Err(e).context(|| describe(&entry)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn dir_metadata(dir: OwnedFd, entry: &Entry, owner: Owner) -> linux::Result<()> {
+    if (entry.uid, entry.gid) != (owner.uid, owner.gid) {
+        linux::fs::fchown(&dir, entry.uid, entry.gid)?;
+    }
+    linux::fs::fchmod(&dir, Mode::from_raw_mode(entry.mode))?;
+    set_xattrs(&dir, entry)?;
+    linux::fs::futimens(&dir, &times(entry.mtime))
+}
+
+/// Metadata of links, devices and FIFOs: by directory and name, never followed.
+fn special_metadata(dir: &Dir, name: &OsStr, entry: &Entry, owner: Owner) -> linux::Result<()> {
+    if (entry.uid, entry.gid) != (owner.uid, owner.gid) {
+        linux::fs::chownat(dir, name, entry.uid, entry.gid)?;
+    }
+    if !matches!(entry.kind, Kind::Symlink(_)) {
+        linux::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode))?;
+    }
+    // The kernel keeps user attributes on files and directories only.
+    if entry.xattrs.iter().any(|(name, _)| !name.starts_with(b"user.")) {
+        let fd = linux::fs::openat(dir, name, OFlags::PATH, Mode::empty())?;
+        let mut kept = entry.clone();
+        kept.xattrs.retain(|(name, _)| !name.starts_with(b"user."));
+        set_xattrs(fd, &kept)?;
+    }
+    linux::fs::utimensat(dir, name, &times(entry.mtime))
+}
+
+pub(crate) fn is_whiteout(stat: &linux::fs::Stat) -> bool {
+    linux::fs::file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Completes a layer that depends on what is below it. `lowers`: the `diff` directories of the layers below, topmost first.
+///
+/// A directory that no member described gets what the topmost directory of that path below has, and a hard link to a file
+/// below gets a copy of that file, as if the layer had been unpacked onto a mount of the layers below.
+pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bool) -> Result<()> {
+    let root = Root::open(diff).context(|| "open a layer")?;
+    let below = lowers.iter().map(Root::open).collect::<linux::Result<Vec<_>>>().context(|| "open a layer")?;
+    let find = |path: &[u8]| -> linux::Result<Option<OwnedFd>> {
+        for lower in &below {
+            match lower.open_file(Path::new(OsStr::from_bytes(path)), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(fd) if is_whiteout(&linux::fs::fstat(&fd)?) => return Ok(None),
+                Ok(fd) => return Ok(Some(fd)),
+                Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTDIR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    };
+    for (path, target) in &unpacked.foreign_links {
+        let text = || format!("link {:?} to {:?}", String::from_utf8_lossy(path), String::from_utf8_lossy(target));
+        let clean = parts(target).map_err(|detail| Error::invalid(text(), detail))?.join(&b'/');
+        let found = find(&clean).context(text)?;
+        let found = found.ok_or_else(|| Error::invalid(text(), "the target is in no layer"))?;
+        copy_up(&found, &root, path, &clean).context(text)?;
+    }
+    for path in &unpacked.implicit_dirs {
+        let text = || format!("directory {:?}", String::from_utf8_lossy(path));
+        let Some(found) = find(path).context(text)? else { continue };
+        let stat = linux::fs::fstat(&found).context(text)?;
+        if linux::fs::file_type(&stat) != FileType::Directory {
+            continue;
+        }
+        let mut entry = Entry {
+            path: path.clone(),
+            kind: Kind::Dir,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: crate::tar::Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
+            xattrs: Vec::new(),
+        };
+        for name in linux::xattr::list(&found).context(text)? {
+            if xattr_rule(name.as_bytes()) == XattrRule::Set
+                && let Some(value) = linux::xattr::get(&found, &name).context(text)?
+            {
+                entry.xattrs.push((name.as_bytes().to_vec(), value));
+            }
+        }
+        let owner = files::owner(rootless).context(|| "ask for the own user and mask")?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = root.open_file(Path::new(OsStr::from_bytes(path)), flags, Mode::empty()).context(text)?;
+        dir_metadata(dir, &entry, owner).context(text)?;
+    }
+    Ok(())
+}
+
+/// Puts a copy of `from` at its own path in the layer and links `path` to it.
+fn copy_up(from: &OwnedFd, root: &Root, path: &[u8], target: &[u8]) -> linux::Result<()> {
+    let stat = linux::fs::fstat(from)?;
+    let (path, target) = (Path::new(OsStr::from_bytes(path)), Path::new(OsStr::from_bytes(target)));
+    if linux::fs::file_type(&stat) != FileType::RegularFile {
+        return Err(linux::Error::new("linkat", "target in another layer is no regular file", Errno::INVAL));
+    }
+    match root.lstat(target) {
+        Err(e) if e.is(Errno::NOENT) => {
+            if let Some(above) = target.parent() {
+                root.mkdir_all(above, Mode::from_raw_mode(IMPLICIT_MODE))?;
+            }
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            let to = root.open_file(target, flags, Mode::from_raw_mode(0o600))?;
+            let source = linux::fs::reopen(from, OFlags::RDONLY)?;
+            while linux::fs::copy_file_range(&source, None, &to, None, 1 << 30)? > 0 {}
+            linux::fs::fchown(&to, stat.st_uid, stat.st_gid)?;
+            linux::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+            for name in linux::xattr::list(from)? {
+                if xattr_rule(name.as_bytes()) == XattrRule::Set
+                    && let Some(value) = linux::xattr::get(from, &name)?
+                {
+                    linux::xattr::set(&to, &name, &value)?;
+                }
+            }
+            let time = crate::tar::Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
+            linux::fs::futimens(&to, &times(time))?;
+        }
+        Err(e) => return Err(e),
+        Ok(_) => {}
+    }
+    root.link(target, path)
+}
