@@ -17,4 +17,4 @@ mod routes;
 mod server;
 mod wire;
 
-pub use server::{BindError, bind, serve};
+pub use server::{BindError, Limits, bind, serve, serve_within};

@@ -28,11 +28,20 @@ use crate::router;
 /// A request's line and headers together, bytes. Longer ones are answered 431.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// How long a connection may stay silent, or take over one request's head.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(60);
+/// What strangers may take up. The defaults suit a socket that root alone can reach.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at once; further clients wait in the socket's backlog. Each costs a descriptor.
+    pub connections: usize,
+    /// How long a connection may stay silent, or take over one request's head.
+    pub head_time: Duration,
+}
 
-/// Connections served at once. Further clients wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 4096;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 8192, head_time: Duration::from_secs(60) }
+    }
+}
 
 /// How long requests under way may take to end after a shutdown was asked for.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -96,8 +105,18 @@ fn group_id(group: &str) -> Option<u32> {
 
 /// Serves Docker's API until `shutdown` resolves; then lets requests under way end, for a few seconds at most.
 pub async fn serve(engine: Engine, listener: UnixListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    serve_within(Limits::default(), engine, listener, shutdown).await
+}
+
+/// [`serve`] with limits of the caller's choice.
+pub async fn serve_within(
+    limits: Limits,
+    engine: Engine,
+    listener: UnixListener,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     let mut shutdown = pin!(shutdown);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(limits.connections));
     let (closing, closed) = tokio::sync::watch::channel(false);
     let mut connections = JoinSet::new();
     loop {
@@ -125,7 +144,7 @@ pub async fn serve(engine: Engine, listener: UnixListener, shutdown: impl Future
                 // An error means that the server itself is gone.
                 let _ = closed.wait_for(|closing| *closing).await;
             };
-            connection(engine, stream, closing).await;
+            connection(engine, limits, stream, closing).await;
             drop(place);
         });
     }
@@ -139,14 +158,14 @@ pub async fn serve(engine: Engine, listener: UnixListener, shutdown: impl Future
     Ok(())
 }
 
-async fn connection(engine: Engine, stream: UnixStream, closing: impl Future<Output = ()>) {
+async fn connection(engine: Engine, limits: Limits, stream: UnixStream, closing: impl Future<Output = ()>) {
     let service = service_fn(move |request| {
         let engine = engine.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(engine, request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
+        .header_read_timeout(limits.head_time)
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

@@ -18,6 +18,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::start_within(docker_api::Limits::default())
+    }
+
+    fn start_within(limits: docker_api::Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("docker.sock");
         let config = EngineConfig {
@@ -35,7 +39,7 @@ impl Server {
                 let engine = Engine::open(config).await.unwrap();
                 let listener = docker_api::bind(&path, None).unwrap();
                 ready.send(()).unwrap();
-                docker_api::serve(engine, listener, async {
+                docker_api::serve_within(limits, engine, listener, async {
                     let _ = stopped.await;
                 })
                 .await
@@ -236,4 +240,50 @@ fn the_socket_is_its_owners_alone_and_taken_over_when_nobody_serves_it() {
     ));
     let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["docker.sock"]);
+}
+
+#[test]
+fn slow_heads_are_cut_off_while_others_are_served() {
+    let limits = docker_api::Limits { head_time: Duration::from_millis(300), ..docker_api::Limits::default() };
+    let server = Server::start_within(limits);
+    let mut slow: Vec<UnixStream> = (0..200)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: ").unwrap();
+            stream
+        })
+        .collect();
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            assert_eq!(status(&server.get("/_ping")), "200");
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[98] < Duration::from_millis(50), "{:?}", times[98]);
+    for stream in &mut slow {
+        let mut answer = Vec::new();
+        // Cut off with or without an answer, but cut off: the read ends.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+    }
+}
+
+#[test]
+fn clients_beyond_the_limit_wait_for_a_place() {
+    let server = Server::start_within(docker_api::Limits { connections: 1, ..docker_api::Limits::default() });
+    let mut first = server.connect();
+    first.write_all(b"HEAD /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    first.read_exact(&mut answer).unwrap();
+    let mut second = server.connect();
+    second.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n").unwrap();
+    second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(second.read_exact(&mut answer).is_err());
+    drop(first);
+    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut text = String::new();
+    second.read_to_string(&mut text).unwrap();
+    assert_eq!(status(&text), "200");
 }
