@@ -64,6 +64,25 @@ pub fn cloexec_from(first: u32) -> Result<()> {
     sys::check(ret).map(drop).attempt("close_range", format_args!("{first}, MAX, CLOEXEC"))
 }
 
+/// Closes every descriptor from 3 on except `keep`: what a child inherited from a long-lived parent and must not hold while it waits.
+///
+/// Only for a process that is about to exec or exit: it takes descriptors away from whoever owned them, so owned values that are not in
+/// `keep` must not be used or dropped afterwards.
+pub fn close_except(keep: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|n| *n > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for last in numbers.into_iter().map(|n| n.saturating_sub(1)).chain([u32::MAX]) {
+        if first <= last {
+            // SAFETY: see the function's contract: nobody uses the descriptors that are closed.
+            let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            sys::check(ret).attempt("close_range", format_args!("{first}, {last}"))?;
+        }
+        first = last.saturating_add(2);
+    }
+    Ok(())
+}
+
 /// Puts `fd` at the number `to` (0, 1 or 2 usually), inheritable. The previous holder of that number is closed.
 ///
 /// Only for a process that is about to exec: it takes the number away from whoever owned it, so it is limited to stdio numbers and to the range
@@ -79,6 +98,16 @@ pub fn dup_onto(fd: impl AsFd, to: i32) -> Result<()> {
         unsafe { libc::dup2(fd.as_raw_fd(), to) }
     };
     sys::check(ret.into()).map(drop).attempt("dup2", format_args!("{}, {to}", fd.as_raw_fd()))
+}
+
+/// A descriptor by number if it is open: the standard streams, and those that a caller asked to hand on to the program.
+pub fn borrow_inherited(fd: i32) -> Option<std::os::fd::BorrowedFd<'static>> {
+    // SAFETY: reads a descriptor flag.
+    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and a process that hands descriptors on by number does not close them before it executes the program.
+    Some(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
 }
 
 /// Takes ownership of a descriptor inherited by number, as passed by the parent (`--fd 3`, `LISTEN_FDS`, `PIPE_FD`). EBADF if it is not open;

@@ -463,6 +463,50 @@ pub fn futimens(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     rustix::fs::futimens(&fd, times).attempt("futimens", format_args!("fd {}", fd.as_fd().as_raw_fd()))
 }
 
+/// Opens a path of the host that only the administrator controls; links are followed. CLOEXEC is added.
+pub fn open_host(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).attempt("open", format_args!("{path:?}, {flags:?}"))
+}
+
+/// Another descriptor of the same open file, close-on-exec.
+pub fn dup(fd: impl AsFd) -> Result<OwnedFd> {
+    let fd = fd.as_fd();
+    rustix::io::fcntl_dupfd_cloexec(fd, 3).attempt("fcntl", format_args!("fd {}, F_DUPFD_CLOEXEC", fd.as_raw_fd()))
+}
+
+/// A readable descriptor of the directory that `dir` (O_PATH, or a detached mount) refers to.
+pub fn reopen_dir(dir: impl AsFd) -> Result<OwnedFd> {
+    let dir = dir.as_fd();
+    rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .attempt("openat", format_args!("fd {}, \".\"", dir.as_raw_fd()))
+}
+
+/// Major and minor number of the device that a device node stands for.
+pub fn device_numbers(stat: &Stat) -> (u32, u32) {
+    (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
+}
+
+/// True if the file lives in a devpts, whatever its name says.
+pub fn is_devpts(fd: impl AsFd) -> Result<bool> {
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let stat = rustix::fs::fstatfs(&fd).attempt("fstatfs", format_args!("fd {}", fd.as_fd().as_raw_fd()))?;
+    Ok(stat.f_type as i64 == DEVPTS_SUPER_MAGIC)
+}
+
+/// Whether the caller (by its real ids, as exec will be asked) may execute the regular file at `path`: EACCES if not, EISDIR for a
+/// directory. Resolved in the caller's own root.
+pub fn check_executable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let run = || {
+        if FileType::from_raw_mode(rustix::fs::stat(path)?.st_mode) == FileType::Directory {
+            return Err(Errno::ISDIR);
+        }
+        rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+    };
+    run().attempt("access", format_args!("{path:?}, X_OK"))
+}
+
 /// Opens again what a descriptor (typically O_PATH) refers to, through `/proc/self/fd`. CLOEXEC is added.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let path = proc_fd(fd.as_fd());

@@ -226,6 +226,18 @@ pub fn set_affinity(cpus: &[usize]) -> Result<()> {
     rustix::thread::sched_setaffinity(None, &set).attempt("sched_setaffinity", format_args!("{cpus:?}"))
 }
 
+/// NUMA policy of the calling thread: `MPOL_*` mode with its flags, node numbers below 1024.
+pub fn set_memory_policy(mode: u32, nodes: &[u32]) -> Result<()> {
+    let mut mask = [0u64; 16];
+    for node in nodes.iter().filter(|node| **node < 1024) {
+        mask[(node / 64) as usize] |= 1 << (node % 64);
+    }
+    let (pointer, bits) = if nodes.is_empty() { (std::ptr::null(), 0u64) } else { (mask.as_ptr(), 1025) };
+    // SAFETY: the kernel reads `bits - 1` bits, which `mask` has; a null mask goes with no bits.
+    let ret = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    sys::check(ret).map(drop).attempt("set_mempolicy", format_args!("{mode:#x}, nodes {nodes:?}"))
+}
+
 /// How soon the out-of-memory killer picks this process, -1000 to 1000. Lowering needs CAP_SYS_RESOURCE (EACCES).
 pub fn set_oom_score_adj(adj: i32) -> Result<()> {
     std::fs::write("/proc/self/oom_score_adj", adj.to_string())

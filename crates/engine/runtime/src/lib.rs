@@ -3,10 +3,18 @@
 //!
 //! Never here: images, networks beyond the loopback, logs, restart policies.
 
+mod copy;
+mod exec;
+mod hooks;
+mod init;
 mod launch;
+mod maps;
+mod netdev;
 pub mod plan;
 mod report;
+mod seccomp;
 
-pub use launch::{Gate, Launched, Stdio, cleanup, launch, launch_exec, run_runtime_hooks};
+pub use exec::launch_exec;
+pub use launch::{Gate, Launched, Stdio, cleanup, launch, run_runtime_hooks};
 pub use plan::{ExecPlan, ExecTarget, HostFacts, Options, Plan, PlanError, RootfsSource, plan, plan_exec};
 pub use report::{Cause, Event, Failure, RefusedKind, Report};

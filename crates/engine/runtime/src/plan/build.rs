@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Arch, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxPersonalityDomain, MemoryPolicyFlagType,
+    LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxPersonalityDomain, MemoryPolicyFlagType,
     MemoryPolicyModeType, Spec,
 };
 
@@ -119,7 +119,7 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
         faults.unsupported("linux.mountLabel", "this kernel has no SELinux");
     }
     let net_devices = net_devices(spec, &spaces, &mut faults);
-    let cgroup = cgroup_plan(spec, facts, options, &mut faults);
+    let cgroup = cgroup_plan(spec, facts, options, &mut warnings, &mut faults);
     let hooks = hooks(spec, &mut faults);
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let console_size = spec.process().as_ref().and_then(|p| p.console_size()).map(|size| ConsoleSize {
@@ -131,17 +131,8 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
     let by_launcher = any_user_namespace && facts.privileged;
     let context = Context { spec, facts, options, spaces: &spaces, by_launcher };
     let mut early = Vec::new();
-    let steps = steps(
-        &context,
-        id_maps.as_ref(),
-        &hooks,
-        terminal,
-        console_size,
-        &cgroup.path,
-        &mut early,
-        &mut warnings,
-        &mut faults,
-    );
+    let steps =
+        steps(&context, id_maps.as_ref(), &hooks, terminal, console_size, &cgroup.path, &mut early, &mut faults);
     if !faults.0.is_empty() {
         return Err(PlanError { faults: faults.0 });
     }
@@ -377,7 +368,6 @@ fn steps(
     console_size: Option<ConsoleSize>,
     cgroup_path: &str,
     early: &mut Vec<super::types::EarlyMount>,
-    warnings: &mut Vec<String>,
     faults: &mut Faults,
 ) -> Vec<Step> {
     let Context { spec, options, spaces, .. } = *context;
@@ -447,21 +437,7 @@ fn steps(
     if terminal {
         steps.push(Step::Console { size: console_size, mount: true });
     }
-    steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
-    // The whole tree was made private or slave above; only an explicit wish changes the container's own view.
-    if linux.rootfs_propagation().as_deref().is_some_and(|word| !word.is_empty()) {
-        steps.push(Step::RootPropagation(propagation));
-    }
     steps.extend(seals.into_iter().map(|destination| Step::SealMount { destination }));
-    steps.extend(sysctls(spec, spaces, faults));
-    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
-        name_step(name, "hostname", spaces, faults);
-        steps.push(Step::Hostname(name.clone()));
-    }
-    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
-        name_step(name, "domainname", spaces, faults);
-        steps.push(Step::Domainname(name.clone()));
-    }
     for (field, list, read_only) in
         [("linux.readonlyPaths", linux.readonly_paths(), true), ("linux.maskedPaths", linux.masked_paths(), false)]
     {
@@ -472,12 +448,29 @@ fn steps(
             steps.push(if read_only { Step::ReadonlyPath(path.clone()) } else { Step::MaskPath(path.clone()) });
         }
     }
+    if let Some(cwd) = spec.process().as_ref().map(|p| p.cwd().to_string_lossy().into_owned()).filter(|cwd| cwd != "/")
+    {
+        steps.push(Step::WorkingDirectory(cwd));
+    }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         steps.push(Step::SealRoot);
     }
+    // The whole tree was made private above; only an explicit wish changes the container's own view.
+    steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
+    if linux.rootfs_propagation().as_deref().is_some_and(|word| !word.is_empty()) {
+        steps.push(Step::RootPropagation(Propagation { recursive: false, ..propagation }));
+    }
+    steps.extend(sysctls(spec, spaces, faults));
+    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        name_step(name, "hostname", spaces, faults);
+        steps.push(Step::Hostname(name.clone()));
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        name_step(name, "domainname", spaces, faults);
+        steps.push(Step::Domainname(name.clone()));
+    }
     let umask = spec.process().as_ref().and_then(|p| p.user().umask()).unwrap_or(0o022);
     steps.push(Step::Umask(umask));
-    let _ = warnings;
     steps
 }
 
@@ -604,7 +597,7 @@ fn sysctls(spec: &Spec, spaces: &Spaces, faults: &mut Faults) -> Vec<Step> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SysctlOwner {
+pub(crate) enum SysctlOwner {
     Namespace(Namespace),
     Hostname,
     Host,
@@ -625,7 +618,7 @@ fn sysctl_path(key: &str) -> String {
     }
 }
 
-pub(super) fn sysctl_owner(path: &str) -> SysctlOwner {
+pub(crate) fn sysctl_owner(path: &str) -> SysctlOwner {
     const IPC: [&str; 8] = [
         "kernel/msgmax",
         "kernel/msgmnb",
@@ -741,30 +734,4 @@ fn memory_policy(spec: &Spec, faults: &mut Faults) -> Option<MemoryPolicyPlan> {
         faults.invalid("linux.memoryPolicy.nodes", "this mode needs nodes");
     }
     Some(MemoryPolicyPlan { mode: mode | flags, nodes })
-}
-
-/// The spec's architecture names as the seccomp compiler's.
-pub(super) const fn arch_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::ScmpArchNative => "native",
-        Arch::ScmpArchX86 => "SCMP_ARCH_X86",
-        Arch::ScmpArchX86_64 => "SCMP_ARCH_X86_64",
-        Arch::ScmpArchX32 => "SCMP_ARCH_X32",
-        Arch::ScmpArchArm => "SCMP_ARCH_ARM",
-        Arch::ScmpArchAarch64 => "SCMP_ARCH_AARCH64",
-        Arch::ScmpArchMips => "SCMP_ARCH_MIPS",
-        Arch::ScmpArchMips64 => "SCMP_ARCH_MIPS64",
-        Arch::ScmpArchMips64n32 => "SCMP_ARCH_MIPS64N32",
-        Arch::ScmpArchMipsel => "SCMP_ARCH_MIPSEL",
-        Arch::ScmpArchMipsel64 => "SCMP_ARCH_MIPSEL64",
-        Arch::ScmpArchMipsel64n32 => "SCMP_ARCH_MIPSEL64N32",
-        Arch::ScmpArchPpc => "SCMP_ARCH_PPC",
-        Arch::ScmpArchPpc64 => "SCMP_ARCH_PPC64",
-        Arch::ScmpArchPpc64le => "SCMP_ARCH_PPC64LE",
-        Arch::ScmpArchS390 => "SCMP_ARCH_S390",
-        Arch::ScmpArchS390x => "SCMP_ARCH_S390X",
-        Arch::ScmpArchRiscv64 => "SCMP_ARCH_RISCV64",
-        #[allow(unreachable_patterns, reason = "newer versions of the spec know more")]
-        _ => "unknown",
-    }
 }

@@ -1,5 +1,7 @@
 //! What the plan needs to know about this machine, gathered once so that planning itself is pure.
 
+use linux::caps::Capability;
+use linux::cgroup::Layout;
 use serde::{Deserialize, Serialize};
 
 /// Facts about the host and about ourselves.
@@ -11,41 +13,60 @@ pub struct HostFacts {
     pub privileged: bool,
     /// We are in the host's first user namespace (its map is the identity).
     pub initial_user_namespace: bool,
-    /// Number of the kernel's last capability.
-    pub last_capability: u8,
+    /// Bit n is set if the kernel knows capability n.
+    pub known_capabilities: u64,
     pub apparmor: bool,
     pub selinux: bool,
     /// /sys/fs/resctrl is mounted.
     pub resctrl: bool,
-    pub cgroup_version: CgroupVersion,
-    /// Our own group on the v2 hierarchy, `/` apart, for relative cgroup paths; empty at the root.
+    /// No hierarchy at all if cgroups are not mounted.
+    pub cgroups: Layout,
+    /// Our own group, where relative cgroup paths start; `/` unless asked for with [`HostFacts::find_own_cgroup`].
     pub own_cgroup: String,
+    /// As in `uname -m`.
     pub architecture: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CgroupVersion {
-    /// Controllers on v1 hierarchies, perhaps with an empty v2 beside them.
-    V1,
-    V2,
-    /// Nothing is mounted.
-    None,
 }
 
 impl HostFacts {
     /// Asks the kernel; a handful of cheap calls.
+    ///
+    /// # Errors
+    /// A system call that fails on no working Linux.
     pub fn gather() -> linux::Result<Self> {
         let caps = linux::caps::get()?;
         let (euid, egid) = linux::cred::effective_ids();
-        let mut facts = Self::typical();
-        (facts.euid, facts.egid) = (euid, egid);
-        facts.privileged = caps.effective.contains(linux::caps::Capability::SYS_ADMIN);
-        Ok(facts)
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let initial = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) || map.is_empty();
+        Ok(Self {
+            euid,
+            egid,
+            privileged: caps.effective.contains(Capability::SYS_ADMIN),
+            initial_user_namespace: initial,
+            known_capabilities: linux::caps::known().0,
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|flag| flag.first() == Some(&b'Y')),
+            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            resctrl: std::path::Path::new("/sys/fs/resctrl/info").exists(),
+            cgroups: Layout::detect().unwrap_or(Layout { hierarchies: Vec::new() }),
+            own_cgroup: "/".into(),
+            architecture: std::env::consts::ARCH.into(),
+        })
     }
 
-    /// Bit n is set if the kernel knows capability n.
-    pub const fn known_capabilities(&self) -> u64 {
-        if self.last_capability >= 63 { u64::MAX } else { (1 << (self.last_capability + 1)) - 1 }
+    /// Reads our own group: only needed where a spec has no absolute `cgroupsPath`.
+    pub fn find_own_cgroup(&mut self) {
+        let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let path = |wanted: &dyn Fn(&str) -> bool| {
+            text.lines().find_map(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                let (controllers, path) = (parts.next()?, parts.next()?);
+                wanted(controllers).then(|| path.to_owned())
+            })
+        };
+        let v2 = || path(&str::is_empty);
+        let memory = || path(&|list| list.split(',').any(|c| c == "memory"));
+        let found = if self.cgroups.is_v2_only() { v2() } else { memory().or_else(v2) };
+        self.own_cgroup = found.unwrap_or_else(|| "/".into());
     }
 
     /// A current kernel seen by root, for tables.
@@ -55,12 +76,15 @@ impl HostFacts {
             egid: 0,
             privileged: true,
             initial_user_namespace: true,
-            last_capability: 40,
+            known_capabilities: (1 << 41) - 1,
             apparmor: false,
             selinux: false,
             resctrl: false,
-            cgroup_version: CgroupVersion::V1,
-            own_cgroup: String::new(),
+            cgroups: Layout::parse(
+                b"1 1 0:1 / /sys/fs/cgroup/memory rw - cgroup c rw,memory\n2 1 0:2 / /sys/fs/cgroup/devices rw - cgroup c rw,devices\n",
+                false,
+            ),
+            own_cgroup: "/".into(),
             architecture: "x86_64".into(),
         }
     }

@@ -13,8 +13,10 @@ mod seccomp;
 mod types;
 
 pub use build::{Options, plan, valid_id};
+pub(crate) use build::{SysctlOwner, sysctl_owner};
+pub use cgroup::resources_of;
 pub use error::{Fault, PlanError};
 pub use exec::{ExecTarget, plan_exec};
-pub use facts::{CgroupVersion, HostFacts};
+pub use facts::HostFacts;
 pub use process::{CAPABILITIES, capability_number};
 pub use types::*;

@@ -110,7 +110,7 @@ pub(super) fn process_plan(
         faults.invalid(format!("{path}.user.umask"), format!("{:o} is not a file mode mask", umask.unwrap_or(0)));
     }
 
-    let known = facts.known_capabilities();
+    let known = facts.known_capabilities;
     let capabilities = process.capabilities().as_ref().map(|c| {
         let mut sets = CapabilitySets {
             bounding: bits(c.bounding().as_ref()),

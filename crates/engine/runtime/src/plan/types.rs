@@ -103,8 +103,9 @@ pub struct IdMaps {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupPlan {
-    /// The group, from the root of every hierarchy, without a leading `/`. Empty: no group is made or joined.
+    /// The group, from the root of every hierarchy, with a leading `/`. Empty: no group is made or joined.
     pub path: String,
+    pub resources: linux::cgroup::Resources,
     /// A group that cannot be made or limited is a warning (rootless without delegation), not an error.
     pub optional: bool,
 }
@@ -273,6 +274,8 @@ pub enum Step {
     Hostname(String),
     Domainname(String),
     Umask(u32),
+    /// Made if it is missing, as root, before `/` may become read-only.
+    WorkingDirectory(String),
 }
 
 impl Step {
@@ -312,6 +315,7 @@ impl Step {
             Self::Hostname(name) => format!("set hostname {name}"),
             Self::Domainname(name) => format!("set domainname {name}"),
             Self::Umask(mask) => format!("set umask {mask:o}"),
+            Self::WorkingDirectory(path) => format!("make working directory {path}"),
         }
     }
 }
@@ -429,7 +433,7 @@ pub struct Plan {
     pub two_stages: bool,
     pub id_maps: Option<IdMaps>,
     pub cgroup: CgroupPlan,
-    /// v2 facts the child needs to mount cgroups.
+    /// Cgroup mounts show the container's own group as the root.
     pub cgroup_namespace: bool,
     pub rootfs: RootfsSource,
     pub rootfs_by_launcher: bool,
