@@ -44,7 +44,7 @@ impl Default for Limits {
 }
 
 /// How long requests under way may take to end after a shutdown was asked for.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {

@@ -122,3 +122,107 @@ fn numbers_out_of_range_are_refused_not_cut() {
         request(r#"{"HostConfig":{"Memory":9223372036854775807,"CpuShares":-9223372036854775808,"PidsLimit":-1}}"#);
     assert_eq!((extreme.host.resources.memory_bytes, extreme.host.resources.cpu_shares), (i64::MAX, i64::MIN));
 }
+
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers at the edges of every type that a field may have, and texts that are no numbers.
+    fn scalar() -> impl Strategy<Value = String> {
+        let edges = [
+            "0",
+            "-0",
+            "1",
+            "-1",
+            "0.5",
+            "1e400",
+            "-1e400",
+            "255",
+            "256",
+            "65535",
+            "65536",
+            "2147483647",
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "9223372036854775807",
+            "9223372036854775808",
+            "-9223372036854775808",
+            "-9223372036854775809",
+            "18446744073709551615",
+            "18446744073709551616",
+            "NaN",
+            "null",
+            "true",
+            "false",
+            "\"\"",
+            "\"1\"",
+            "\"\\u0000\"",
+            "\"a\\nb\"",
+            "[]",
+            "{}",
+            "[null]",
+            "[[]]",
+            "{\"\":null}",
+        ];
+        proptest::sample::select(edges.map(str::to_owned).to_vec())
+    }
+
+    /// Names of all fields that any body has.
+    fn names() -> Vec<String> {
+        let mut names = Vec::new();
+        fn collect(value: &Value, names: &mut Vec<String>) {
+            match value {
+                Value::Object(map) => map.iter().for_each(|(name, value)| {
+                    names.push(name.clone());
+                    collect(value, names);
+                }),
+                Value::Array(list) => list.iter().for_each(|value| collect(value, names)),
+                _ => {}
+            }
+        }
+        for text in [PLAIN, FULL, UPDATE, EXEC] {
+            collect(&serde_json::from_str(text).unwrap(), &mut names);
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        let leaf = scalar();
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                proptest::collection::vec((proptest::sample::select(names()), inner), 0..6).prop_map(|fields| {
+                    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+                    format!("{{{}}}", fields.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_edge_panic(fields in proptest::collection::vec((proptest::sample::select(names()), value()), 0..8)) {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name:?}:{value}")).collect();
+            let text = format!("{{{}}}", fields.join(","));
+            if let Ok(body) = serde_json::from_str::<CreateBody>(&text) {
+                let _ = body.into_request(None, None);
+            }
+            if let Ok(body) = serde_json::from_str::<CreateBody>(&format!("{{\"HostConfig\":{text}}}"))
+                && let Ok(request) = body.into_request(None, None)
+            {
+                // What was accepted can be shown.
+                serde_json::to_value(HostConfig::from_model(request.host)).unwrap();
+            }
+            if let Ok(body) = serde_json::from_str::<UpdateBody>(&text) {
+                let _ = body.into_model();
+            }
+            if let Ok(body) = serde_json::from_str::<ExecBody>(&text) {
+                let _ = body.into_model();
+            }
+        }
+    }
+}
