@@ -19,6 +19,7 @@ pub mod keyring;
 pub mod memfd;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod ns;
 pub mod pidfd;
 pub mod pipe;
