@@ -1,3 +1,35 @@
-//! The program.
+//! The program: one binary that is the engine, the keeper, an OCI runtime, and the command line.
+//!
+//! Which of them is decided before anything else happens: the keeper and the runtime clone processes, so no thread may
+//! have started. Commands are thin clients of Docker's API. Start reading at `commands/mod.rs` for the command line and
+//! at `daemon.rs` for the engine.
 
-fn main() {}
+mod client;
+mod commands;
+mod create;
+mod daemon;
+mod failure;
+mod flags;
+mod settings;
+mod show;
+mod template;
+mod text;
+mod units;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let name = words.next().unwrap_or_default();
+    let words: Vec<OsString> = words.collect();
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name == "runc") {
+        return daemon::runtime(words);
+    }
+    match words.first().and_then(|word| word.to_str()) {
+        Some("runtime") => return daemon::runtime(words[1..].to_vec()),
+        Some("keeper") => return daemon::keeper(words[1..].to_vec()),
+        _ => {}
+    }
+    commands::main(words)
+}
