@@ -44,6 +44,10 @@ impl From<&str> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         // Whoever read our output has gone: not a fault worth a word, as every other command does.
-        if error.kind() == std::io::ErrorKind::BrokenPipe { Failure::silent(0) } else { Failure::new(error.to_string()) }
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Failure::silent(0)
+        } else {
+            Failure::new(error.to_string())
+        }
     }
 }

@@ -198,7 +198,8 @@ pub fn parse_bool(value: &str) -> Option<bool> {
 /// Reads `words` by the tables. With `interspersed` flags may follow arguments (`ps`); without, the first argument ends them (`run`).
 pub fn parse(tables: &[&[Flag]], interspersed: bool, words: &[String]) -> Result<Matches, String> {
     let mut matches = Matches::default();
-    let find = |test: &dyn Fn(&Flag) -> bool| tables.iter().flat_map(|table| table.iter()).find(|flag| test(flag)).copied();
+    let find =
+        |test: &dyn Fn(&Flag) -> bool| tables.iter().flat_map(|table| table.iter()).find(|flag| test(flag)).copied();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if word == "--" {

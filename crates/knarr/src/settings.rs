@@ -6,7 +6,8 @@ use crate::client::http::Host;
 use crate::flags::{Flag, Matches, switch, text};
 
 pub const FLAGS: &[Flag] = &[
-    text("host", "Engine to talk to: unix:///PATH or tcp://ADDRESS:PORT (default: the socket in the run directory)").short('H'),
+    text("host", "Engine to talk to: unix:///PATH or tcp://ADDRESS:PORT (default: the socket in the run directory)")
+        .short('H'),
     text("root", "Directory of everything that lasts (default: /var/lib/knarr)"),
     text("run", "Directory of this boot's state and of the socket (default: /run/knarr)"),
     switch("debug", "Say more about what happens").short('D'),
@@ -39,7 +40,11 @@ impl Settings {
         let directory = |flag: &str, variable: &str, system: &str, user: &dyn Fn() -> String| {
             let chosen = matches.text(flag).map(str::to_owned).or_else(|| set(variable));
             let path = PathBuf::from(chosen.unwrap_or_else(|| if is_root { system.to_owned() } else { user() }));
-            if path.is_absolute() { Ok(path) } else { std::path::absolute(&path).map_err(|e| format!("--{flag} {}: {e}", path.display())) }
+            if path.is_absolute() {
+                Ok(path)
+            } else {
+                std::path::absolute(&path).map_err(|e| format!("--{flag} {}: {e}", path.display()))
+            }
         };
         let root = directory("root", "KNARR_ROOT", "/var/lib/knarr", &|| {
             format!("{}/knarr", set("XDG_DATA_HOME").unwrap_or_else(|| format!("{}/.local/share", home())))

@@ -43,7 +43,9 @@ pub fn rows(format: &str, headings: Headings, rows: &[Value]) -> Result<String, 
 /// Rows carry `Label` as a map for `{{.Label "key"}}`; it is a method, not a field.
 fn without_methods(row: &Value) -> Value {
     match row {
-        Value::Object(map) => Value::Object(map.iter().filter(|(key, _)| *key != "Label").map(|(k, v)| (k.clone(), v.clone())).collect()),
+        Value::Object(map) => {
+            Value::Object(map.iter().filter(|(key, _)| *key != "Label").map(|(k, v)| (k.clone(), v.clone())).collect())
+        }
         other => other.clone(),
     }
 }

@@ -99,9 +99,9 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     }
     let mut total = 0f64;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(|| {
-            format!("time: missing unit in duration {}", crate::text::quoted(text))
-        })?;
+        let digits = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .ok_or_else(|| format!("time: missing unit in duration {}", crate::text::quoted(text)))?;
         let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         rest = &rest[digits..];
         let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
@@ -219,7 +219,14 @@ mod tests {
 
     #[test]
     fn size_flags_are_binary() {
-        let cases = [("64", 64), ("1k", 1024), ("512m", 536_870_912), ("1.5g", 1_610_612_736), ("2KiB", 2048), ("1GB", 1 << 30)];
+        let cases = [
+            ("64", 64),
+            ("1k", 1024),
+            ("512m", 536_870_912),
+            ("1.5g", 1_610_612_736),
+            ("2KiB", 2048),
+            ("1GB", 1 << 30),
+        ];
         for (text, expected) in cases {
             assert_eq!(parse_bytes(text), Ok(expected), "{text}");
         }

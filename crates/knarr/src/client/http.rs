@@ -21,7 +21,10 @@ impl Host {
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') {
-                return Err(format!("invalid host {}: a unix socket needs an absolute path", crate::text::quoted(text)));
+                return Err(format!(
+                    "invalid host {}: a unix socket needs an absolute path",
+                    crate::text::quoted(text)
+                ));
             }
             return Ok(Host::Unix(path.into()));
         }
@@ -223,7 +226,8 @@ pub fn exchange(
     body: Body<'_>,
     upgrade: bool,
 ) -> io::Result<Response> {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: knarr\r\nUser-Agent: knarr/{}\r\n", env!("CARGO_PKG_VERSION"));
+    let mut head =
+        format!("{method} {target} HTTP/1.1\r\nHost: knarr\r\nUser-Agent: knarr/{}\r\n", env!("CARGO_PKG_VERSION"));
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -354,7 +358,10 @@ mod tests {
     use super::*;
 
     /// Serves one canned answer and gives back what was asked.
-    fn against(answer: &'static [u8], ask: impl FnOnce(Stream) -> io::Result<Response>) -> (io::Result<(u16, Vec<u8>, bool)>, String) {
+    fn against(
+        answer: &'static [u8],
+        ask: impl FnOnce(Stream) -> io::Result<Response>,
+    ) -> (io::Result<(u16, Vec<u8>, bool)>, String) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let server = std::thread::spawn(move || {
             theirs.write_all(answer).unwrap();
@@ -379,9 +386,17 @@ mod tests {
     fn answers_are_framed_by_length_chunks_or_the_end() {
         let cases: [(&'static [u8], &[u8], bool); 5] = [
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", true),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n", b"hello", true),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
+                b"hello",
+                true,
+            ),
             (b"HTTP/1.1 200 OK\r\n\r\nhello", b"hello", false),
-            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx", b"x", false),
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
+                b"x",
+                false,
+            ),
             (b"HTTP/1.1 204 No Content\r\n\r\n", b"", true),
         ];
         for (answer, body, kept) in cases {

@@ -93,7 +93,8 @@ impl Client {
         if read.is_ok() {
             self.keep(response);
         }
-        let message = serde_json::from_str::<Value>(&body).ok().and_then(|value| Some(value["message"].as_str()?.to_owned()));
+        let message =
+            serde_json::from_str::<Value>(&body).ok().and_then(|value| Some(value["message"].as_str()?.to_owned()));
         Failure {
             status: Some(status),
             ..Failure::new(format!("Error response from daemon: {}", message.unwrap_or_else(|| body.trim().to_owned())))

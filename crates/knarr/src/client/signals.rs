@@ -20,7 +20,7 @@ pub fn each(signals: SignalFd, mut handle: impl FnMut(i32) + Send + 'static) {
                 Ok(Some(signal)) => handle(signal),
                 // Readable again when the next one comes.
                 Ok(None) => {
-                    if poll_one(&signals, Interest::READ, -1).is_err() {
+                    if poll_one(&signals, Interest::IN, -1).is_err() {
                         return;
                     }
                 }

@@ -103,12 +103,8 @@ impl Join<'_> {
         stream::check_terminal(tty, stdin)?;
         let forward = self.matches.is_or("sig-proxy", true) && (!self.start || !tty);
         let signals = stream::take_signals(tty, forward)?;
-        let streams = query(&[
-            ("stream", "1"),
-            ("stdin", if stdin { "1" } else { "0" }),
-            ("stdout", "1"),
-            ("stderr", "1"),
-        ]);
+        let streams =
+            query(&[("stream", "1"), ("stdin", if stdin { "1" } else { "0" }), ("stdout", "1"), ("stderr", "1")]);
         let hijacked = client.hijack(&format!("/containers/{id}/attach{streams}"), Body::Empty)?;
         let condition = match (self.start, self.view.pointer("/HostConfig/AutoRemove") == Some(&Value::Bool(true))) {
             (true, true) => "?condition=removed",

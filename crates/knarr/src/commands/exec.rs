@@ -104,10 +104,11 @@ fn create(context: &Context, matches: &Matches) -> Result<String, Failure> {
         "WorkingDir": matches.text("workdir").unwrap_or(""),
         "DetachKeys": matches.text("detach-keys").unwrap_or(""),
     });
-    if matches.is("tty") && let Some((rows, columns)) = terminal::size() {
+    if matches.is("tty")
+        && let Some((rows, columns)) = terminal::size()
+    {
         body["ConsoleSize"] = json!([rows, columns]);
     }
     let answer = context.client.post(&format!("/containers/{}/exec", encode(container)), Some(&body))?;
     Ok(answer["Id"].as_str().map(str::to_owned).ok_or("the engine's answer to exec has no Id")?)
 }
-

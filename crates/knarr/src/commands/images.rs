@@ -8,7 +8,7 @@ use super::{Command, Context, for_each, out};
 use crate::client::http::{Body, encode};
 use crate::client::{filters, query};
 use crate::failure::Failure;
-use crate::flags::{Arity, Matches, list, switch, text};
+use crate::flags::{Arity, list, switch, text};
 use crate::show::{self, Headings};
 use crate::text::{ellipsis, printable, short_id};
 use crate::units;
@@ -78,7 +78,13 @@ pub(super) static IMAGES: Command = Command {
 /// One row for each name of an image; an image without a name has one of `<none>`.
 fn image_rows(entry: &Value, whole: bool, digests: bool, now: i64) -> Vec<Value> {
     let strings = |name: &str| -> Vec<&str> {
-        entry[name].as_array().into_iter().flatten().filter_map(Value::as_str).filter(|text| !text.starts_with("<none>")).collect()
+        entry[name]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .filter(|text| !text.starts_with("<none>"))
+            .collect()
     };
     let split_tag = |name: &str| match name.rsplit_once(':') {
         // A colon before a slash belongs to a registry's port.
@@ -90,7 +96,11 @@ fn image_rows(entry: &Value, whole: bool, digests: bool, now: i64) -> Vec<Value>
         .filter_map(|name| name.split_once('@').map(|(repository, digest)| (repository.to_owned(), digest.to_owned())))
         .collect();
     let digest = |repository: &str| {
-        digest_of.iter().find(|(known, _)| known == repository).map_or("<none>", |(_, digest)| digest.as_str()).to_owned()
+        digest_of
+            .iter()
+            .find(|(known, _)| known == repository)
+            .map_or("<none>", |(_, digest)| digest.as_str())
+            .to_owned()
     };
     let mut names: Vec<(String, String, String)> = strings("RepoTags")
         .into_iter()
@@ -103,7 +113,9 @@ fn image_rows(entry: &Value, whole: bool, digests: bool, now: i64) -> Vec<Value>
     if names.is_empty() {
         names = match digest_of.as_slice() {
             [] => vec![("<none>".into(), "<none>".into(), "<none>".into())],
-            known => known.iter().map(|(repository, digest)| (repository.clone(), "<none>".into(), digest.clone())).collect(),
+            known => {
+                known.iter().map(|(repository, digest)| (repository.clone(), "<none>".into(), digest.clone())).collect()
+            }
         };
     }
     let id = entry["Id"].as_str().unwrap_or("");
@@ -185,7 +197,10 @@ pub(super) static TAG: Command = Command {
     arity: Arity::Exactly(2),
     run: |context, matches| {
         let target: vocab::Reference = matches.arguments[1].parse().map_err(|error| {
-            Failure::new(format!("Error parsing reference: {} is not a valid repository/tag: {error}", crate::text::quoted(&matches.arguments[1])))
+            Failure::new(format!(
+                "Error parsing reference: {} is not a valid repository/tag: {error}",
+                crate::text::quoted(&matches.arguments[1])
+            ))
         })?;
         let target = target.or_latest();
         let repository = target.familiar_repository();
@@ -297,7 +312,9 @@ pub(super) fn progress(answer: impl std::io::Read, quiet: bool) -> Result<(), Fa
     for line in BufReader::new(answer).lines() {
         let line = line?;
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if let Some(error) = message["error"].as_str().or(message.pointer("/errorDetail/message").and_then(Value::as_str)) {
+        if let Some(error) =
+            message["error"].as_str().or(message.pointer("/errorDetail/message").and_then(Value::as_str))
+        {
             return Err(Failure::new(error));
         }
         if quiet {
@@ -326,9 +343,13 @@ mod tests {
             "Created": 100, "Size": 4_261_550,
         });
         let rows = image_rows(&entry, false, true, 100 + 3 * 86400);
-        let names: Vec<String> = rows.iter().map(|row| format!("{} {} {}", row["Repository"], row["Tag"], row["Digest"])).collect();
+        let names: Vec<String> =
+            rows.iter().map(|row| format!("{} {} {}", row["Repository"], row["Tag"], row["Digest"])).collect();
         assert_eq!(names, ["\"busybox\" \"1\" \"sha256:ff\"", "\"host:5000/tools\" \"latest\" \"<none>\""]);
-        assert_eq!((&rows[0]["ID"], &rows[0]["CreatedSince"], &rows[0]["Size"]), (&json!("0123456789ab"), &json!("3 days ago"), &json!("4.26MB")));
+        assert_eq!(
+            (&rows[0]["ID"], &rows[0]["CreatedSince"], &rows[0]["Size"]),
+            (&json!("0123456789ab"), &json!("3 days ago"), &json!("4.26MB"))
+        );
     }
 
     #[test]

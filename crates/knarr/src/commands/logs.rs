@@ -47,7 +47,8 @@ fn run(context: &Context, matches: &Matches) -> Result<u8, Failure> {
     if let Some(until) = &until {
         parameters.push(("until", until));
     }
-    let mut answer = context.client.request("GET", &format!("/containers/{name}/logs{}", query(&parameters)), Body::Empty)?;
+    let mut answer =
+        context.client.request("GET", &format!("/containers/{name}/logs{}", query(&parameters)), Body::Empty)?;
     // Through a buffer: logs are many small frames, and each would be a write of its own.
     let mut stdout = io::BufWriter::with_capacity(32 << 10, io::stdout().lock());
     if view.pointer("/Config/Tty") == Some(&true.into()) {

@@ -7,7 +7,6 @@ mod archives;
 mod attach;
 mod completion;
 mod containers;
-mod copy;
 mod doctor;
 mod exec;
 mod images;
@@ -71,7 +70,6 @@ pub static GROUPS: &[Group] = &[
         commands: &[
             ("attach", &attach::ATTACH),
             ("commit", &archives::COMMIT),
-            ("cp", &copy::CP),
             ("create", &run::CREATE),
             ("diff", &containers::DIFF),
             ("exec", &exec::EXEC),
@@ -150,7 +148,6 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &attach::ATTACH,
             &archives::COMMIT,
             &completion::COMPLETION,
-            &copy::CP,
             &run::CREATE,
             &containers::DIFF,
             &system::EVENTS,
@@ -269,7 +266,8 @@ struct Found<'a> {
 /// The command that the words name; nothing if they asked for a group's help, which is then printed.
 fn find<'a>(first: &str, rest: &'a [String]) -> Result<Option<Found<'a>>, Failure> {
     if let Some(group) = GROUPS.iter().find(|group| group.name == first) {
-        let Some((second, rest)) = rest.split_first().filter(|(second, _)| *second != "--help" && *second != "-h") else {
+        let Some((second, rest)) = rest.split_first().filter(|(second, _)| *second != "--help" && *second != "-h")
+        else {
             out(&top_help::group_help(group))?;
             return Ok(None);
         };

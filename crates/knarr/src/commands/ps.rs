@@ -106,7 +106,8 @@ fn row(entry: &Value, whole: bool, now: i64) -> Value {
     let created = entry["Created"].as_i64().unwrap_or(0);
     let empty = Map::new();
     let labels = entry["Labels"].as_object().unwrap_or(&empty);
-    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+    let pairs: Vec<String> =
+        labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
     let networks = entry.pointer("/NetworkSettings/Networks").and_then(Value::as_object).unwrap_or(&empty);
     let image = match text("Image") {
         image if image.is_empty() => "<no image>".to_owned(),
@@ -181,7 +182,8 @@ fn ports(value: &Value) -> String {
             _ => ranges.push((address, private, public, 1, protocol)),
         }
     }
-    let range = |first: u64, count: u64| if count > 1 { format!("{first}-{}", first + count - 1) } else { first.to_string() };
+    let range =
+        |first: u64, count: u64| if count > 1 { format!("{first}-{}", first + count - 1) } else { first.to_string() };
     let words: Vec<String> = ranges
         .iter()
         .map(|(address, private, public, count, protocol)| {

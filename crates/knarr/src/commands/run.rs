@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::stream::{self, End, Session};
 use super::{Command, Context, out};
-use crate::client::http::{Body, Response, encode};
+use crate::client::http::{Body, Response};
 use crate::client::{query, terminal};
 use crate::create::{self, Surroundings};
 use crate::failure::Failure;
@@ -48,8 +48,8 @@ pub(super) static CREATE: Command = Command {
     interspersed: false,
     arity: Arity::AtLeast(1),
     run: |context, matches| {
-        let id = create(context, matches, false)
-            .map_err(|failure| Failure { code: 1, ..explain(failure, "create") })?;
+        let id =
+            create(context, matches, false).map_err(|failure| Failure { code: 1, ..explain(failure, "create") })?;
         out(&format!("{id}\n"))?;
         Ok(0)
     },
@@ -61,8 +61,7 @@ fn explain(failure: Failure, command: &str) -> Failure {
         return failure;
     }
     let code = if failure.code == 1 { 125 } else { failure.code };
-    let message =
-        format!("knarr: {}\n\nRun 'knarr {command} --help' for more information", failure.message.trim_end());
+    let message = format!("knarr: {}\n\nRun 'knarr {command} --help' for more information", failure.message.trim_end());
     Failure { message, code, ..failure }
 }
 
@@ -170,7 +169,8 @@ fn create(context: &Context, matches: &Matches, detach: bool) -> Result<String, 
         "missing" | "never" => {}
         "always" => super::images::pull(context, image, platform, matches.is("quiet"))?,
         other => {
-            let message = format!("invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\"");
+            let message =
+                format!("invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\"");
             return Err(Failure::new(message).code(125));
         }
     }
@@ -224,9 +224,9 @@ impl CidFile {
     fn reserve(path: &str) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
             Failure::new(match error.kind() {
-                io::ErrorKind::AlreadyExists => format!(
-                    "container ID file found, make sure the other container isn't running or delete {path}"
-                ),
+                io::ErrorKind::AlreadyExists => {
+                    format!("container ID file found, make sure the other container isn't running or delete {path}")
+                }
                 _ => format!("failed to create the container ID file: open {path}: {}", plain(&error)),
             })
             .code(125)
@@ -251,7 +251,6 @@ impl Drop for CidFile {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -157,7 +157,9 @@ pub fn request(matches: &Matches, detach: bool, around: &Surroundings<'_>) -> Re
     body.insert("AttachStdin".into(), json!(attach.stdin));
     body.insert("AttachStdout".into(), json!(attach.stdout));
     body.insert("AttachStderr".into(), json!(attach.stderr));
-    for (flag, field) in [("hostname", "Hostname"), ("domainname", "Domainname"), ("user", "User"), ("workdir", "WorkingDir")] {
+    for (flag, field) in
+        [("hostname", "Hostname"), ("domainname", "Domainname"), ("user", "User"), ("workdir", "WorkingDir")]
+    {
         if let Some(value) = matches.text(flag) {
             body.insert(field.into(), json!(value));
         }
@@ -285,7 +287,12 @@ fn host_config(matches: &Matches, around: &Surroundings<'_>) -> Result<Map<Strin
             put(field, json!(value));
         }
     }
-    for (flag, field) in [("memory", "Memory"), ("memory-reservation", "MemoryReservation"), ("memory-swap", "MemorySwap"), ("shm-size", "ShmSize")] {
+    for (flag, field) in [
+        ("memory", "Memory"),
+        ("memory-reservation", "MemoryReservation"),
+        ("memory-swap", "MemorySwap"),
+        ("shm-size", "ShmSize"),
+    ] {
         if let Some(value) = matches.bytes(flag) {
             put(field, json!(value));
         }
@@ -353,14 +360,20 @@ fn environment(matches: &Matches, around: &Surroundings<'_>) -> Result<Vec<Strin
                 return Err(format!("invalid environment file {}: no variable name on line '{line}'", quoted(file)));
             }
             if name.contains(char::is_whitespace) {
-                return Err(format!("invalid environment file {}: variable '{name}' contains whitespaces", quoted(file)));
+                return Err(format!(
+                    "invalid environment file {}: variable '{name}' contains whitespaces",
+                    quoted(file)
+                ));
             }
             push_variable(&mut out, line, around);
         }
     }
     for variable in matches.list("env") {
         if variable.is_empty() || variable.starts_with('=') {
-            return Err(format!("invalid argument {} for \"-e, --env\" flag: invalid environment variable: {variable}", quoted(variable)));
+            return Err(format!(
+                "invalid argument {} for \"-e, --env\" flag: invalid environment variable: {variable}",
+                quoted(variable)
+            ));
         }
         push_variable(&mut out, variable, around);
     }
@@ -413,9 +426,12 @@ fn exposed(flags: &[String]) -> Result<Value, String> {
 
 pub fn restart_policy(text: &str) -> Result<Value, String> {
     let (name, count) = match text.split_once(':') {
-        Some((name, count)) => {
-            (name, count.parse::<u32>().map_err(|_| "invalid restart policy format: maximum retry count must be an integer")?)
-        }
+        Some((name, count)) => (
+            name,
+            count
+                .parse::<u32>()
+                .map_err(|_| "invalid restart policy format: maximum retry count must be an integer")?,
+        ),
         None => (text, 0),
     };
     if text.starts_with(':') || name.is_empty() {
@@ -458,25 +474,44 @@ fn devices(flags: &[String]) -> Result<Vec<Value>, String> {
 
 fn ulimits(flags: &[String]) -> Result<Vec<Value>, String> {
     const NAMES: [&str; 16] = [
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack", "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+        "as",
     ];
     flags
         .iter()
         .map(|flag| {
             let invalid = |why: &str| format!("invalid argument {} for \"--ulimit\" flag: {why}", quoted(flag));
-            let (name, limits) = flag.split_once('=').ok_or_else(|| invalid(&format!("invalid ulimit argument: {flag}")))?;
+            let (name, limits) =
+                flag.split_once('=').ok_or_else(|| invalid(&format!("invalid ulimit argument: {flag}")))?;
             if !NAMES.contains(&name) {
                 return Err(invalid(&format!("invalid ulimit type: {name}")));
             }
             let number = |text: &str| match text {
                 "unlimited" => Ok(-1),
-                text => text.parse::<i64>().map_err(|_| invalid(&format!("strconv.ParseInt: parsing {}: invalid syntax", quoted(text)))),
+                text => text
+                    .parse::<i64>()
+                    .map_err(|_| invalid(&format!("strconv.ParseInt: parsing {}: invalid syntax", quoted(text)))),
             };
             let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
             let (soft, hard) = (number(soft)?, number(hard)?);
             if hard != -1 && (soft == -1 || soft > hard) {
-                return Err(invalid(&format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")));
+                return Err(invalid(&format!(
+                    "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+                )));
             }
             Ok(json!({"Name": name, "Soft": soft, "Hard": hard}))
         })
@@ -524,7 +559,8 @@ fn security_options(flags: &[String], files: Files<'_>) -> Result<Vec<String>, S
 }
 
 fn healthcheck(matches: &Matches) -> Result<Option<Value>, String> {
-    let timing = ["health-interval", "health-timeout", "health-start-period", "health-start-interval", "health-retries"];
+    let timing =
+        ["health-interval", "health-timeout", "health-start-period", "health-start-interval", "health-retries"];
     let some = matches.given("health-cmd") || timing.iter().any(|flag| matches.given(flag));
     if matches.is("no-healthcheck") {
         return if some {
@@ -562,7 +598,8 @@ mod tests {
             _ => Err(format!("open {name}: no such file or directory")),
         };
         let environment = |name: &str| (name == "FROM_OUTSIDE").then(|| "yes".to_owned());
-        let around = Surroundings { files: &files, environment: &environment, folder: "/here", console: Some((24, 80)) };
+        let around =
+            Surroundings { files: &files, environment: &environment, folder: "/here", console: Some((24, 80)) };
         request(&matches, false, &around)
     }
 
@@ -570,7 +607,10 @@ mod tests {
     fn a_plain_run_attaches_its_output() {
         let body = make(&["busybox", "echo", "-n", "hi"]).unwrap();
         assert_eq!(body["Cmd"], json!(["echo", "-n", "hi"]));
-        assert_eq!((&body["AttachStdin"], &body["AttachStdout"], &body["Tty"]), (&json!(false), &json!(true), &json!(false)));
+        assert_eq!(
+            (&body["AttachStdin"], &body["AttachStdout"], &body["Tty"]),
+            (&json!(false), &json!(true), &json!(false))
+        );
         assert_eq!(body["HostConfig"]["NetworkMode"], "default");
         assert!(body.get("Entrypoint").is_none() && body["HostConfig"].get("ConsoleSize").is_none());
         assert_eq!(make(&["busybox"]).unwrap()["Cmd"], Value::Null);
@@ -581,22 +621,38 @@ mod tests {
         let cases: &[(&[&str], &str, Value)] = &[
             (&["-it"], "/StdinOnce", json!(true)),
             (&["-it"], "/HostConfig/ConsoleSize", json!([24, 80])),
-            (&["-e", "X=1", "--env-file", "env", "-e", "FROM_OUTSIDE", "-e", "UNSET"], "/Env", json!(["A=1", "FROM_OUTSIDE=yes", "B=two words", "X=1", "FROM_OUTSIDE=yes"])),
+            (
+                &["-e", "X=1", "--env-file", "env", "-e", "FROM_OUTSIDE", "-e", "UNSET"],
+                "/Env",
+                json!(["A=1", "FROM_OUTSIDE=yes", "B=two words", "X=1", "FROM_OUTSIDE=yes"]),
+            ),
             (&["-m", "64m"], "/HostConfig/Memory", json!(67_108_864)),
             (&["--memory-swap", "-1"], "/HostConfig/MemorySwap", json!(-1)),
             (&["--cpus", "1.5"], "/HostConfig/NanoCpus", json!(1_500_000_000)),
-            (&["--restart", "on-failure:3"], "/HostConfig/RestartPolicy", json!({"Name": "on-failure", "MaximumRetryCount": 3})),
+            (
+                &["--restart", "on-failure:3"],
+                "/HostConfig/RestartPolicy",
+                json!({"Name": "on-failure", "MaximumRetryCount": 3}),
+            ),
             (&["--ulimit", "nofile=10:20"], "/HostConfig/Ulimits", json!([{"Name": "nofile", "Soft": 10, "Hard": 20}])),
             (&["--device", "/dev/fuse"], "/HostConfig/Devices/0/PathInContainer", json!("/dev/fuse")),
             (&["--device", "/dev/fuse:r"], "/HostConfig/Devices/0/CgroupPermissions", json!("r")),
             (&["--add-host", "db=10.0.0.1"], "/HostConfig/ExtraHosts", json!(["db:10.0.0.1"])),
             (&["--add-host", "six:::1"], "/HostConfig/ExtraHosts", json!(["six:::1"])),
             (&["-l", "a=b", "-l", "bare"], "/Labels", json!({"a": "b", "bare": ""})),
-            (&["--security-opt", "seccomp=profile"], "/HostConfig/SecurityOpt", json!(["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"])),
+            (
+                &["--security-opt", "seccomp=profile"],
+                "/HostConfig/SecurityOpt",
+                json!(["seccomp={\"defaultAction\":\"SCMP_ACT_ALLOW\"}"]),
+            ),
             (&["--security-opt", "seccomp:unconfined"], "/HostConfig/SecurityOpt", json!(["seccomp=unconfined"])),
             (&["--entrypoint", ""], "/Entrypoint", json!([""])),
             (&["--sysctl", "net.ipv4.ip_forward=1"], "/HostConfig/Sysctls", json!({"net.ipv4.ip_forward": "1"})),
-            (&["--device-read-bps", "/dev/sda:1mb"], "/HostConfig/BlkioDeviceReadBps", json!([{"Path": "/dev/sda", "Rate": 1_048_576}])),
+            (
+                &["--device-read-bps", "/dev/sda:1mb"],
+                "/HostConfig/BlkioDeviceReadBps",
+                json!([{"Path": "/dev/sda", "Rate": 1_048_576}]),
+            ),
             (&["--health-cmd", "true", "--health-interval", "2s"], "/Healthcheck/Interval", json!(2_000_000_000i64)),
             (&["--no-healthcheck"], "/Healthcheck/Test", json!(["NONE"])),
             (&["--expose", "80-81"], "/ExposedPorts", json!({"80/tcp": {}, "81/tcp": {}})),

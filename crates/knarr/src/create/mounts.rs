@@ -23,7 +23,9 @@ pub(super) fn volumes(flags: &[String], folder: &str) -> Result<Volumes, String>
         match parts.as_slice() {
             [destination] => {
                 if !destination.starts_with('/') {
-                    return Err(format!("invalid volume specification: '{flag}': the path in the container must be absolute"));
+                    return Err(format!(
+                        "invalid volume specification: '{flag}': the path in the container must be absolute"
+                    ));
                 }
                 out.anonymous.push((*destination).to_owned());
             }
@@ -66,7 +68,7 @@ pub(super) fn mounts(flags: &[String], folder: &str) -> Result<Vec<Value>, Strin
 }
 
 fn mount(flag: &str, folder: &str) -> Result<Value, String> {
-    let mut kind = "volume";
+    let mut kind = "volume".to_owned();
     let mut mount = Map::new();
     let (mut bind, mut volume, mut tmpfs, mut image) = (Map::new(), Map::new(), Map::new(), Map::new());
     for field in fields(flag)? {
@@ -100,7 +102,7 @@ fn mount(flag: &str, folder: &str) -> Result<Value, String> {
         }
         let value = value.ok_or_else(|| format!("invalid field '{field}' must be a key=value pair"))?;
         match key.as_str() {
-            "type" => kind = field.split_once('=').map_or("", |(_, value)| value),
+            "type" => kind = value.to_ascii_lowercase(),
             "source" | "src" => {
                 mount.insert("Source".into(), json!(absolute(value, folder)));
             }
@@ -124,7 +126,11 @@ fn mount(flag: &str, folder: &str) -> Result<Value, String> {
                 "readonly" => {
                     bind.insert("ReadOnlyForceRecursive".into(), json!(true));
                 }
-                _ => return Err(format!("invalid value for {key}: {value} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")")),
+                _ => {
+                    return Err(format!(
+                        "invalid value for {key}: {value} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
+                    ));
+                }
             },
             "volume-subpath" => {
                 volume.insert("Subpath".into(), json!(value));
@@ -160,7 +166,12 @@ fn mount(flag: &str, folder: &str) -> Result<Value, String> {
     if !mount.contains_key("Target") {
         return Err("target is required".into());
     }
-    for (options, name, wanted) in [(bind, "BindOptions", "bind"), (volume, "VolumeOptions", "volume"), (tmpfs, "TmpfsOptions", "tmpfs"), (image, "ImageOptions", "image")] {
+    for (options, name, wanted) in [
+        (bind, "BindOptions", "bind"),
+        (volume, "VolumeOptions", "volume"),
+        (tmpfs, "TmpfsOptions", "tmpfs"),
+        (image, "ImageOptions", "image"),
+    ] {
         if options.is_empty() {
             continue;
         }

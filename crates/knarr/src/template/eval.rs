@@ -40,7 +40,11 @@ impl Scope<'_> {
                 Node::With(pipeline, then, otherwise) => {
                     let before = self.variables.len();
                     let value = self.pipeline(pipeline, dot)?;
-                    if functions::truth(&value) { self.walk(then, &value)? } else { self.walk(otherwise, dot)? }
+                    if functions::truth(&value) {
+                        self.walk(then, &value)?
+                    } else {
+                        self.walk(otherwise, dot)?
+                    }
                     self.variables.truncate(before);
                 }
                 Node::Range(pipeline, each, none) => self.range(pipeline, each, none, dot)?,

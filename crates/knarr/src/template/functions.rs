@@ -103,9 +103,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         }),
         "slice" => slice(arguments)?,
         "print" => Value::String(print(arguments)),
-        "println" => {
-            Value::String(arguments.iter().map(inner).collect::<Vec<_>>().join(" ") + "\n")
-        }
+        "println" => Value::String(arguments.iter().map(inner).collect::<Vec<_>>().join(" ") + "\n"),
         "printf" => Value::String(printf(text(0)?, &arguments[1..])),
         "json" => Value::String(go_json(arguments.first().ok_or_else(|| wrong("1"))?)),
         "join" => {
@@ -236,7 +234,7 @@ fn printf(format: &str, arguments: &[Value]) -> String {
             left |= flag == '-';
             zero |= flag == '0';
         }
-        let mut digits = |letters: &mut std::iter::Peekable<std::str::Chars<'_>>| {
+        let digits = |letters: &mut std::iter::Peekable<std::str::Chars<'_>>| {
             let mut text = String::new();
             while let Some(digit) = letters.next_if(char::is_ascii_digit) {
                 text.push(digit);

@@ -71,7 +71,10 @@ mod tests {
             ("{{join .Env \", \"}}", "A=1, B=2"),
             ("{{upper .Id}} {{lower \"XY\"}} {{title \"web app\"}}", "ABC xy Web App"),
             ("{{split \"a,b\" \",\"}}", "[a b]"),
-            ("{{printf \"%s-%d %q %v %5s|%-5s|%05d\" .Id .Pid .Name .Env \"r\" \"l\" 7}}", "abc-42 \"/web\" [A=1 B=2]     r|l    |00007"),
+            (
+                "{{printf \"%s-%d %q %v %5s|%-5s|%05d\" .Id .Pid .Name .Env \"r\" \"l\" 7}}",
+                "abc-42 \"/web\" [A=1 B=2]     r|l    |00007",
+            ),
             ("{{println .Id}}", "abc\n"),
             ("{{.Id | upper | printf \"%s!\"}}", "ABC!"),
             ("{{eq .Id \"x\" \"abc\"}} {{ne .Pid 1}} {{lt .Pid 50}} {{ge .Pid 42}}", "true true true true"),

@@ -89,12 +89,7 @@ fn block(pieces: &mut impl Iterator<Item = Piece>, depth: usize) -> Result<(Vec<
     Ok((nodes, End::Input))
 }
 
-fn control(
-    name: &str,
-    words: &[Word],
-    pieces: &mut impl Iterator<Item = Piece>,
-    depth: usize,
-) -> Result<Node, String> {
+fn control(name: &str, words: &[Word], pieces: &mut impl Iterator<Item = Piece>, depth: usize) -> Result<Node, String> {
     let pipeline = whole_pipeline(words)?;
     // The iterator's type must not grow with each level of nesting.
     let pieces: &mut dyn Iterator<Item = Piece> = pieces;
