@@ -1,11 +1,22 @@
-//! The roles that are not commands: engine, keeper and runtime, each wired to its crate.
+//! The roles that are not commands: engine, keeper and runtime, each wired to its crate, started and stopped in order.
 
 use std::ffi::OsString;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::ExitCode;
 
+use engine::{Engine, EngineConfig};
+use tracing::{info, warn};
+
+use crate::client::autostart::READY;
+use crate::client::http::Host;
 use crate::failure::Failure;
 use crate::flags::Matches;
 use crate::settings::Settings;
+
+/// Threads that serve the API. Work that blocks has threads of its own, which end when idle.
+const WORKERS: usize = 2;
 
 pub fn runtime(_words: Vec<OsString>) -> ExitCode {
     eprintln!("runc: this build has no runtime");
@@ -17,6 +28,96 @@ pub fn keeper(_words: Vec<OsString>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-pub fn engine(_settings: &Settings, _matches: &Matches) -> Result<u8, Failure> {
-    Err("this build has no engine".into())
+/// Runs the engine until a signal asks it to end. Containers run on.
+pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
+    let background = matches.is("background");
+    if background {
+        // Away from the terminal and the session of whoever needed an engine.
+        linux::process::setsid().map_err(|error| Failure::new(format!("knarr engine: {error}")))?;
+    }
+    let level = if settings.debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(linux::pty::is_tty(std::io::stderr()))
+        .with_target(false)
+        .init();
+    let Host::Unix(socket) = &settings.host else {
+        return Err("knarr engine: it listens on a unix socket only: --host unix:///PATH".into());
+    };
+    make_directory(&settings.run, 0o711)?;
+    make_directory(&settings.root, 0o711)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("knarr engine: start threads: {error}")))?;
+    let served = runtime.block_on(serve(settings, socket, background));
+    // A blocking call may still hang on a dead file system: it is not waited for.
+    runtime.shutdown_background();
+    served.map(|()| 0)
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|error| Failure::new(format!("knarr engine: create {}: {error}", path.display())))
+}
+
+async fn serve(settings: &Settings, socket: &Path, background: bool) -> Result<(), Failure> {
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        let mut text = format!("knarr engine: {what}: {error}");
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            text.push_str(&format!(": {next}"));
+            cause = next.source();
+        }
+        Failure::new(text)
+    };
+    // Before the first container is touched, so that a signal during adoption waits for its end.
+    let stop = stop_signal().map_err(|error| failed("take signals", &error))?;
+    let config = EngineConfig {
+        root: settings.root.clone(),
+        run: settings.run.clone(),
+        keeper: vec!["/proc/self/exe".into(), "keeper".into()],
+        labels: Vec::new(),
+    };
+    let engine = Engine::open(config).await.map_err(|error| failed("open", &error))?;
+    let listener = docker_api::bind(socket, None).map_err(|error| failed("listen", &error))?;
+    info!(socket = %socket.display(), root = %settings.root.display(), "serving Docker's API");
+    if background {
+        say_ready().map_err(|error| failed("tell the client", &error))?;
+    }
+    docker_api::serve(engine.clone(), listener, stop).await.map_err(|error| failed("serve", &error))?;
+    engine.shutdown().await;
+    info!("ended; containers run on");
+    Ok(())
+}
+
+/// Resolves at the first signal that asks the engine to end.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // A closed terminal is no reason to end; there is nothing to reload either.
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return info!("SIGTERM: ending"),
+                _ = interrupt.recv() => return info!("SIGINT: ending"),
+                _ = hangup.recv() => warn!("SIGHUP: there is no configuration to read again"),
+            }
+        }
+    })
+}
+
+/// Tells the client that waits on our standard output, and lets go of it.
+fn say_ready() -> std::io::Result<()> {
+    rustix::io::write(std::io::stdout(), READY.as_bytes())?;
+    rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+    Ok(())
 }

@@ -389,9 +389,9 @@ mod tests {
         let text = help(&[&[
             switch("all", "Show everything").short('a'),
             int("last", "Show n last created containers").short('n').default("-1"),
-            text("filter", "word ".repeat(30).leak()),
+            text("filter", "words that go on and on and on and on and on and on and on and on and on and on and on"),
         ]]);
-        assert!(text.starts_with("  -a, --all             Show everything\n      --filter string   word"), "{text}");
-        assert!(text.ends_with("  -n, --last int          Show n last created containers (default -1)\n"), "{text}");
+        assert!(text.starts_with("  -a, --all             Show everything\n      --filter string   words"), "{text}");
+        assert!(text.ends_with("  -n, --last int        Show n last created containers (default -1)\n"), "{text}");
     }
 }

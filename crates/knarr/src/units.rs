@@ -150,12 +150,6 @@ pub fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
-/// Seconds since the epoch from RFC 3339; nothing for the zero time that the API uses for "never".
-pub fn seconds_of(rfc3339: &str) -> Option<i64> {
-    let time: jiff::Timestamp = rfc3339.parse().ok()?;
-    (time.as_second() > 0).then(|| time.as_second())
-}
-
 /// `2026-11-21 01:02:03 +0000 UTC`: how Go prints a time, which is what `{{.CreatedAt}}` shows.
 pub fn go_time(seconds: i64) -> String {
     let Ok(time) = jiff::Timestamp::from_second(seconds) else { return String::new() };

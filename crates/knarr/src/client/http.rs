@@ -218,19 +218,9 @@ impl Read for Response {
 }
 
 /// Writes one request and reads the head of its answer. `upgrade` asks for a plain byte stream afterwards.
-pub fn exchange(
-    mut stream: Stream,
-    method: &str,
-    target: &str,
-    headers: &[(&str, String)],
-    body: Body<'_>,
-    upgrade: bool,
-) -> io::Result<Response> {
+pub fn exchange(mut stream: Stream, method: &str, target: &str, body: Body<'_>, upgrade: bool) -> io::Result<Response> {
     let mut head =
         format!("{method} {target} HTTP/1.1\r\nHost: knarr\r\nUser-Agent: knarr/{}\r\n", env!("CARGO_PKG_VERSION"));
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
     if upgrade {
         head.push_str("Connection: Upgrade\r\nUpgrade: tcp\r\n");
     }
@@ -379,7 +369,7 @@ mod tests {
     }
 
     fn get(stream: Stream) -> io::Result<Response> {
-        exchange(stream, "GET", "/x", &[], Body::Empty, false)
+        exchange(stream, "GET", "/x", Body::Empty, false)
     }
 
     #[test]
@@ -424,7 +414,7 @@ mod tests {
     #[test]
     fn a_stream_is_sent_in_chunks() {
         let (_, asked) = against(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", |stream| {
-            exchange(stream, "POST", "/load", &[], Body::Stream(&mut &b"hello"[..], "application/x-tar"), false)
+            exchange(stream, "POST", "/load", Body::Stream(&mut &b"hello"[..], "application/x-tar"), false)
         });
         assert!(asked.ends_with("\r\n\r\n000005\r\nhello\r\n0\r\n\r\n"), "{asked}");
     }

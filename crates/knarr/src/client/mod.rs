@@ -43,41 +43,22 @@ impl Client {
 
     /// Sends a request; the answer's status may be anything.
     pub fn send(&self, method: &str, path: &str, body: Body<'_>) -> Result<Response, Failure> {
-        self.send_with(method, path, &[], body, false)
+        self.send_with(method, path, body, false)
     }
 
-    fn send_with(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, String)],
-        body: Body<'_>,
-        upgrade: bool,
-    ) -> Result<Response, Failure> {
+    fn send_with(&self, method: &str, path: &str, body: Body<'_>, upgrade: bool) -> Result<Response, Failure> {
         let idle = if upgrade { None } else { self.idle.borrow_mut().take() };
         let stream = match idle {
             Some(stream) => stream,
             None => self.connect()?,
         };
-        http::exchange(stream, method, &format!("{VERSION}{path}"), headers, body, upgrade)
+        http::exchange(stream, method, &format!("{VERSION}{path}"), body, upgrade)
             .map_err(|error| Failure::new(format!("error during connect: {method} {path} at {}: {error}", self.host())))
     }
 
     /// Sends a request whose success has a status below 400; anything else becomes docker's error text.
     pub fn request(&self, method: &str, path: &str, body: Body<'_>) -> Result<Response, Failure> {
         let response = self.send(method, path, body)?;
-        self.checked(response)
-    }
-
-    /// Like `request`, with one more header.
-    pub fn request_with(
-        &self,
-        method: &str,
-        path: &str,
-        header: (&str, String),
-        body: Body<'_>,
-    ) -> Result<Response, Failure> {
-        let response = self.send_with(method, path, &[header], body, false)?;
         self.checked(response)
     }
 
@@ -137,7 +118,7 @@ impl Client {
 
     /// Turns a connection into a plain byte stream: attach and exec.
     pub fn hijack(&self, path: &str, body: Body<'_>) -> Result<Hijacked, Failure> {
-        let response = self.send_with("POST", path, &[], body, true)?;
+        let response = self.send_with("POST", path, body, true)?;
         let response = self.checked(response)?;
         if response.status != 101 && response.status != 200 {
             return Err(Failure::new(format!("the engine did not open a stream: status {}", response.status)));

@@ -11,7 +11,6 @@ use crate::client::http::{Body, encode};
 use crate::client::{query, terminal};
 use crate::failure::Failure;
 use crate::flags::{Arity, Flag, Matches, list, switch, text};
-use crate::units;
 
 /// A bar on standard error, only where that is a terminal.
 fn bar(total: Option<u64>, quiet: bool) -> indicatif::ProgressBar {
@@ -252,8 +251,3 @@ pub(super) static COMMIT: Command = Command {
         Ok(0)
     },
 };
-
-/// `1.5MB` for messages about archives.
-pub(super) fn sized(bytes: u64) -> String {
-    units::size(bytes as f64)
-}

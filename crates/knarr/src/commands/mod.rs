@@ -46,8 +46,6 @@ pub struct Command {
 /// What a command works with.
 pub struct Context {
     pub client: Client,
-    /// How the command was called, for messages: `run`, `container ls`.
-    pub called: String,
 }
 
 impl Context {
@@ -253,7 +251,7 @@ fn dispatch(words: &[String]) -> Result<u8, Failure> {
     let is_root = rustix::process::geteuid().is_root();
     let settings =
         Settings::new(&chosen, &|name| std::env::var(name).ok(), is_root).map_err(|e| Failure::new(e).code(125))?;
-    (command.run)(&Context { client: Client::new(settings), called }, &matches)
+    (command.run)(&Context { client: Client::new(settings) }, &matches)
 }
 
 struct Found<'a> {
