@@ -27,6 +27,7 @@ pub mod proc;
 pub mod process;
 pub mod pty;
 pub mod rlimit;
+pub mod seccomp;
 pub mod self_exe;
 pub mod shm;
 pub mod signal;

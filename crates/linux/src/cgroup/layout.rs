@@ -11,7 +11,7 @@ use super::controller::{Controller, ControllerSet};
 use super::error::Error;
 
 const ROOT: &str = "/sys/fs/cgroup";
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
@@ -52,7 +52,7 @@ pub struct Layout {
 impl Layout {
     /// Reads the mount table of this process. Costs one `statfs` and one small read where v2 is alone.
     pub fn detect() -> Result<Self, Error> {
-        if statfs(ROOT).is_ok_and(|s| s.f_type as i64 == CGROUP2_SUPER_MAGIC) {
+        if statfs(ROOT).is_ok_and(|s| s.f_type == CGROUP2_SUPER_MAGIC) {
             return Ok(Self { hierarchies: vec![unified(ROOT.into(), "/".into())] });
         }
         let text = fs::read("/proc/self/mountinfo").map_err(|e| Error::Io {
