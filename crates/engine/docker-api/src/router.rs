@@ -32,6 +32,8 @@ pub(crate) async fn route(engine: Engine, request: Request<Incoming>) -> ApiResu
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&method)),
         ("GET", ["version"]) => system::version(call).await,
         ("GET", ["info"]) => system::info(call).await,
+        // Not Docker's: what the records and the machine do not agree on.
+        ("GET", ["knarr", "doctor"]) => system::doctor(call).await,
         ("GET", ["events"]) => system::events(call).await,
         ("GET", ["system", "df"]) => system::disk_usage(call).await,
 

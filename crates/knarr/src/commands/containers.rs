@@ -134,7 +134,11 @@ pub(super) static RENAME: Command = Command {
     arity: Arity::Exactly(2),
     run: |context, matches| {
         let name = query(&[("name", &matches.arguments[1])]);
-        context.client.post(&format!("/containers/{}/rename{name}", encode(&matches.arguments[0])), None)?;
+        let old = &matches.arguments[0];
+        context.client.post(&format!("/containers/{}/rename{name}", encode(old)), None).map_err(|failure| {
+            let message = format!("{}\nError: failed to rename container named {old}", failure.message);
+            Failure { message, ..failure }
+        })?;
         Ok(0)
     },
 };

@@ -68,7 +68,7 @@ fn find(context: &Context, matches: &Matches, name: &str, kinds: &[Kind]) -> Res
             other => return other,
         }
     }
-    Err(Failure::new(format!("error: no such object: {name}")))
+    Err(Failure::new(format!("Error: No such object: {name}")))
 }
 
 /// Prints everything that was found, then says what was not, as docker does.
@@ -78,7 +78,7 @@ fn show_all(context: &Context, matches: &Matches, kinds: &[Kind]) -> Result<u8, 
     for name in &matches.arguments {
         match find(context, matches, name, kinds) {
             Ok(value) => found.push(value),
-            Err(failure) if failure.status.is_some() || failure.message.starts_with("error: no such object") => {
+            Err(failure) if failure.status.is_some() || failure.message.starts_with("Error: No such object") => {
                 problems.push(failure.message);
             }
             Err(failure) => return Err(failure),

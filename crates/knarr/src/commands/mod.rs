@@ -7,6 +7,7 @@ mod archives;
 mod attach;
 mod completion;
 mod containers;
+mod copy;
 mod doctor;
 mod exec;
 mod images;
@@ -68,6 +69,7 @@ pub static GROUPS: &[Group] = &[
         commands: &[
             ("attach", &attach::ATTACH),
             ("commit", &archives::COMMIT),
+            ("cp", &copy::CP),
             ("create", &run::CREATE),
             ("diff", &containers::DIFF),
             ("exec", &exec::EXEC),
@@ -146,6 +148,7 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &attach::ATTACH,
             &archives::COMMIT,
             &completion::COMPLETION,
+            &copy::CP,
             &run::CREATE,
             &containers::DIFF,
             &system::EVENTS,

@@ -36,6 +36,11 @@ pub(crate) async fn info(call: Call) -> ApiResult<Reply> {
     reply::ok(&info::info(call.engine.info().await?, Timestamp::now()))
 }
 
+pub(crate) async fn doctor(call: Call) -> ApiResult<Reply> {
+    let findings = call.engine.doctor().await?;
+    reply::ok(&findings.iter().map(info::finding).collect::<Vec<_>>())
+}
+
 const EVENT_FILTERS: &[&str] = &[
     "config",
     "container",

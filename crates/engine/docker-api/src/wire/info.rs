@@ -13,6 +13,16 @@ const fn go_arch() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
+/// One finding of the doctor, in the manner of Docker's JSON.
+pub(crate) fn finding(finding: &engine::Finding) -> Value {
+    json!({
+        "Area": finding.area,
+        "Place": finding.place,
+        "Problem": finding.problem,
+        "Remedy": finding.remedy,
+    })
+}
+
 pub(crate) fn version(info: &engine::Info) -> Value {
     let details = json!({
         "ApiVersion": NEWEST.to_string(),
