@@ -184,6 +184,9 @@ async fn connection(engine: Engine, limits: Limits, stream: UnixStream, closing:
 }
 
 async fn answer(engine: Engine, request: Request<Incoming>) -> Reply {
+    // The path alone: what else a request carries may be secret.
+    let told = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| (request.method().clone(), request.uri().path().to_owned(), std::time::Instant::now()));
     let mut reply = router::route(engine, request).await.unwrap_or_else(|error: ApiError| {
         if error.status == StatusCode::INTERNAL_SERVER_ERROR {
             warn!(message = %error.message, "request failed");
@@ -195,6 +198,9 @@ async fn answer(engine: Engine, request: Request<Incoming>) -> Reply {
     headers.insert(HeaderName::from_static("docker-experimental"), HeaderValue::from_static("false"));
     headers.insert(HeaderName::from_static("ostype"), HeaderValue::from_static("linux"));
     headers.insert(SERVER, SERVER_HEADER);
+    if let Some((method, path, start)) = told {
+        debug!(%method, path, status = reply.status().as_u16(), micros = start.elapsed().as_micros() as u64, "request");
+    }
     reply
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn options(call: &Call) -> engine::AttachOptions {
 pub(crate) async fn attach(call: Call, id: &str) -> ApiResult<Reply> {
     let keys = DetachKeys::parse(call.query.get("detachKeys").unwrap_or_default())?;
     let attached = call.engine.attach(id, options(&call)).await?;
-    take_over(call, attached, keys)
+    let owner = Owner::Container(call.engine.clone(), id.to_owned());
+    take_over(call, attached, owner, keys)
 }
 
 /// Output goes out in binary messages without Docker's frames, whatever comes in is standard input. Before 1.42 the
@@ -126,8 +127,30 @@ async fn pump_messages(attached: engine::Attached, mut from: FromClient, to: ToC
     from.drain().await;
 }
 
+/// Whose streams they are.
+pub(crate) enum Owner {
+    Exec,
+    Container(engine::Engine, String),
+}
+
+impl Owner {
+    /// Whether the process sees the end of its input when the client's ends: an exec always, a container if it was
+    /// created so (`StdinOnce`).
+    async fn input_ends_with_client(&self) -> bool {
+        match self {
+            Self::Exec => true,
+            Self::Container(engine, id) => engine.inspect(id, false).await.is_ok_and(|view| view.config.stdin_once),
+        }
+    }
+}
+
 /// Answers and connects the client with the streams, in whichever way it asked for.
-pub(crate) fn take_over(mut call: Call, attached: engine::Attached, keys: DetachKeys) -> ApiResult<Reply> {
+pub(crate) fn take_over(
+    mut call: Call,
+    attached: engine::Attached,
+    owner: Owner,
+    keys: DetachKeys,
+) -> ApiResult<Reply> {
     let tty = attached.tty;
     if !hijack::wanted(call.request.headers()) {
         return Ok(plain(call, attached));
@@ -135,7 +158,7 @@ pub(crate) fn take_over(mut call: Call, attached: engine::Attached, keys: Detach
     let upgrade = hyper::upgrade::on(&mut call.request);
     tokio::spawn(async move {
         match hijack::take(upgrade).await {
-            Ok((from, to)) => pump(attached, from, to, keys).await,
+            Ok((from, to)) => pump(attached, owner, from, to, keys).await,
             Err(error) => tracing::debug!(%error, "take over a connection"),
         }
     });
@@ -198,7 +221,7 @@ fn plain(call: Call, attached: engine::Attached) -> Reply {
 }
 
 /// Carries bytes both ways until the output ends, the client detaches, or the client is gone.
-async fn pump(attached: engine::Attached, mut from: FromClient, mut to: ToClient, keys: DetachKeys) {
+async fn pump(attached: engine::Attached, owner: Owner, mut from: FromClient, mut to: ToClient, keys: DetachKeys) {
     let engine::Attached { tty, mut output, input } = attached;
     let write_output = async {
         while let Some(chunk) = output.next().await {
@@ -222,7 +245,7 @@ async fn pump(attached: engine::Attached, mut from: FromClient, mut to: ToClient
         // The client may have closed its side already.
         let _ = to.finish().await;
     };
-    let read_input = read_input(&mut from, input, tty.then_some(keys));
+    let read_input = read_input(&mut from, input, &owner, tty.then_some(keys));
     tokio::select! {
         () = write_output => {}
         () = read_input => return,
@@ -232,7 +255,12 @@ async fn pump(attached: engine::Attached, mut from: FromClient, mut to: ToClient
 
 /// Returns when the client has typed the detach keys or is gone. Either way the input is let go of, not closed; a
 /// half-close closes it.
-async fn read_input(from: &mut FromClient, input: Option<engine::InputSink>, mut keys: Option<DetachKeys>) {
+async fn read_input(
+    from: &mut FromClient,
+    input: Option<engine::InputSink>,
+    owner: &Owner,
+    mut keys: Option<DetachKeys>,
+) {
     let Some(mut input) = input else {
         return from.gone().await;
     };
@@ -240,6 +268,8 @@ async fn read_input(from: &mut FromClient, input: Option<engine::InputSink>, mut
     let mut typed = Vec::new();
     loop {
         let count = match from.read(&mut buffer).await {
+            // As in Docker: input that ends without ending the process's input ends the attach.
+            Ok(0) if keys.is_some() || !owner.input_ends_with_client().await => return,
             Ok(0) => {
                 input.close();
                 break;

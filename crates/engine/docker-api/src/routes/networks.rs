@@ -7,10 +7,12 @@ use crate::http::filters;
 use crate::http::reply::{self, Reply};
 use crate::router::Call;
 
-/// Name, driver, id. The ids are fixed: the networks are the same in every engine.
-const BUILT_IN: [(&str, &str, &str); 2] = [
-    ("host", "host", "686f7374000000000000000000000000000000000000000000006b6e61727201"),
-    ("none", "null", "6e6f6e65000000000000000000000000000000000000000000006b6e61727202"),
+/// Name, driver, id. The ids are fixed: the networks are the same in every engine. `bridge` is what a container gets that
+/// names none; it has no addresses to give yet.
+const BUILT_IN: [(&str, &str, &str); 3] = [
+    ("bridge", "bridge", "6272696467650000000000000000000000000000000000000000006b6e617272"),
+    ("host", "host", "686f737400000000000000000000000000000000000000000000006b6e617272"),
+    ("none", "null", "6e6f6e6500000000000000000000000000000000000000000000006b6e617272"),
 ];
 
 fn view((name, driver, id): (&str, &str, &str), created: &str) -> Value {
