@@ -257,7 +257,7 @@ impl Drop for World {
 }
 
 /// Runs a command to its end, with a deadline.
-fn finish(mut command: Command, input: &[u8]) -> Answer {
+pub fn finish(mut command: Command, input: &[u8]) -> Answer {
     let line = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
