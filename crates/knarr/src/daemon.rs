@@ -18,9 +18,8 @@ use crate::settings::Settings;
 /// Threads that serve the API. Work that blocks has threads of its own, which end when idle.
 const WORKERS: usize = 2;
 
-pub fn runtime(_words: Vec<OsString>) -> ExitCode {
-    eprintln!("runc: this build has no runtime");
-    ExitCode::FAILURE
+pub fn runtime(words: Vec<OsString>) -> ExitCode {
+    ExitCode::from(runtime::cli::main(std::env::args_os().collect(), &words))
 }
 
 pub fn keeper(_words: Vec<OsString>) -> ExitCode {

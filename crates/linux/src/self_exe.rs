@@ -21,6 +21,24 @@ pub fn protected() -> Result<OwnedFd> {
     }
 }
 
+/// True if nobody can reach our program's file for writing through `/proc/PID/exe`: it runs from a read-only mount, from sealed memory, or
+/// belongs to somebody whose files we may not write.
+pub fn is_protected() -> Result<bool> {
+    let flags = rustix::fs::statvfs(SELF).attempt("statvfs", format_args!("{SELF:?}"))?.f_flag;
+    if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    if rustix::process::geteuid().as_raw() != 0 && rustix::fs::access(SELF, rustix::fs::Access::WRITE_OK).is_err() {
+        let stat = rustix::fs::stat(SELF).attempt("stat", format_args!("{SELF:?}"))?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Ok(true);
+        }
+    }
+    let program = rustix::fs::open(SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .attempt("open", format_args!("{SELF:?}"))?;
+    Ok(memfd::check_sealed(&program).is_ok())
+}
+
 /// The program opened through a detached read-only mount of its own: reopening `/proc/PID/exe` for writing answers EROFS. Needs CAP_SYS_ADMIN.
 pub fn read_only_view(program: &Path) -> Result<OwnedFd> {
     let tree = mount::clone_tree_at(program, false)?;

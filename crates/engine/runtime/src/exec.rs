@@ -54,6 +54,7 @@ pub fn launch_exec(
             kinds.remove(Namespaces::USER);
         }
     }
+    let seccomp_listener = crate::launch::agent(&plan.process)?;
     let (console, fds) = streams(stdio, plan.terminal)?;
     let (ours, theirs) = socket::pair(socket::Kind::SeqPacket).map_err(prepare)?;
     let report = Report::new(ours);
@@ -72,7 +73,7 @@ pub fn launch_exec(
         rootfs: None,
         console: console.0,
         console_size: console.1.or(plan.console_size),
-        seccomp_listener: None,
+        seccomp_listener,
         gate: None,
         stdio: fds,
     };

@@ -17,7 +17,8 @@ use crate::hooks;
 use crate::init::{self, Console, Inherited};
 use crate::maps;
 use crate::plan::{
-    CgroupPlan, ConsoleSize, EarlyIdmap, MapWriter, Namespace, Plan, RootfsSource, Step, SysctlOwner, sysctl_owner,
+    CgroupPlan, ConsoleSize, EarlyIdmap, MapWriter, Namespace, Plan, ProcessPlan, RootfsSource, Step, SysctlOwner,
+    sysctl_owner,
 };
 use crate::report::{Cause, Channel, Failure, FromChild, RefusedKind, Report, ToChild};
 
@@ -175,13 +176,7 @@ fn clone_container(
     } else {
         None
     };
-    let seccomp_listener = match plan.process.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()) {
-        None => None,
-        Some(listener) => {
-            let at = |error: linux::Error| Cause::from(error).at("connect to the seccomp agent".into());
-            Some(socket::connect(&listener.path, socket::Kind::Stream).map_err(at)?)
-        }
-    };
+    let seccomp_listener = agent(&plan.process)?;
     let (console, fds) = streams(stdio, plan.terminal)?;
     let (gate, late) = match gate {
         Gate::Open => (None, None),
@@ -247,6 +242,15 @@ fn clone_container(
         }
     }
     Ok((pid, pidfd, report))
+}
+
+/// The connection to the agent that a filter with SCMP_ACT_NOTIFY needs.
+pub(crate) fn agent(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
+    let Some(listener) = process.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()) else {
+        return Ok(None);
+    };
+    let at = |error: linux::Error| Cause::from(error).at("connect to the seccomp agent".into());
+    socket::connect(&listener.path, socket::Kind::Stream).map(Some).map_err(at)
 }
 
 /// Kills and reaps a child of ours.

@@ -3,6 +3,7 @@
 //!
 //! Never here: images, networks beyond the loopback, logs, restart policies.
 
+pub mod cli;
 mod copy;
 mod exec;
 mod hooks;

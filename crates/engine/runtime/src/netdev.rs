@@ -10,3 +10,6 @@ pub(crate) fn hand_over(plan: &Plan, _pid: i32) -> Result<(), Failure> {
             .at(format!("move network interface {}", device.host_name))),
     }
 }
+
+/// For `features`.
+pub(crate) const SUPPORTED: bool = false;

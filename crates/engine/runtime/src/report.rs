@@ -118,7 +118,7 @@ pub enum Event {
     Console(OwnedFd),
     /// The createRuntime hooks are to be run now: [`crate::run_runtime_hooks`].
     RuntimeHooks,
-    /// Set up, waiting at its gate.
+    /// Set up, about to wait at its gate: [`Report::commit`] lets it outlive the launcher.
     Ready,
     /// The program runs. The last event.
     Started,
@@ -152,6 +152,15 @@ impl Report {
             Ok(false) => Event::Pending,
             Err(error) => Event::Failed(Cause::Call(error).at("hear from the child".into())),
         }
+    }
+
+    /// Lets a child that is [`Event::Ready`] wait at its gate without its launcher. Until then it ends when the launcher does, so a
+    /// launcher that dies before it has put the container on record leaves no process behind.
+    ///
+    /// # Errors
+    /// The child has ended.
+    pub fn commit(&self) -> linux::Result<()> {
+        self.tell(&ToChild::Go { pid: 0 })
     }
 
     /// Waits for the next event.

@@ -46,7 +46,8 @@ pub(super) fn parse(args: &[String], known: &'static [Flag]) -> Result<Parsed, S
         if arg == "--" {
             break;
         }
-        let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|name| !name.is_empty()) else {
+        let Some(name) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|name| !name.is_empty())
+        else {
             parsed.words.push(arg.clone());
             break;
         };

@@ -145,7 +145,8 @@ pub(super) fn bundle(flags: &Parsed) -> Result<PathBuf, Fatal> {
 /// Descriptors to hand on must be there before anything of ours can take their numbers.
 pub(super) fn preserve_fds(flags: &Parsed) -> Result<u32, Fatal> {
     let Some(text) = flags.get("preserve-fds") else { return Ok(0) };
-    let count: u32 = text.parse().ok().filter(|n| *n < 1 << 16).ok_or_else(|| format!("--preserve-fds {text}: not a number"))?;
+    let count: u32 =
+        text.parse().ok().filter(|n| *n < 1 << 16).ok_or_else(|| format!("--preserve-fds {text}: not a number"))?;
     for number in 3..3 + count as i32 {
         if linux::exec::borrow_inherited(number).is_none() {
             return Err(format!("--preserve-fds {count}: descriptor {number} is not open").into());
@@ -185,9 +186,13 @@ fn make(context: &Context, flags: &Parsed, mode: Mode) -> Result<Made, Fatal> {
         cgroup_optional: context.rootless || !facts.initial_user_namespace,
         ..Options::new(id, &bundle)
     };
-    let plan = plan(&spec, &rootfs, &facts, &options).map_err(|error| Fatal::from(format!("invalid configuration: {error}")))?;
+    let plan = plan(&spec, &rootfs, &facts, &options)
+        .map_err(|error| Fatal::from(format!("invalid configuration: {error}")))?;
     for warning in &plan.warnings {
         context.log.warn(warning);
+    }
+    for step in &plan.steps {
+        context.log.debug(&step.name());
     }
     let stdio = stdio(flags, plan.terminal, mode)?;
 
@@ -203,10 +208,9 @@ fn stdio(flags: &Parsed, terminal: bool, mode: Mode) -> Result<Stdio, Fatal> {
     let socket = flags.get("console-socket").filter(|path| !path.is_empty());
     match (terminal, socket, mode) {
         (false, None, _) => Ok(Stdio::Inherit),
-        (true, Some(path), Mode::Create | Mode::Detached) => Ok(Stdio::ConsoleSocket {
-            socket: linux::socket::connect(path, linux::socket::Kind::Stream)?,
-            size: None,
-        }),
+        (true, Some(path), Mode::Create | Mode::Detached) => {
+            Ok(Stdio::ConsoleSocket { socket: linux::socket::connect(path, linux::socket::Kind::Stream)?, size: None })
+        }
         (true, None, Mode::Foreground) => Ok(Stdio::Terminal { size: foreground::size() }),
         (true, None, _) => Err("cannot allocate tty if runc will detach without setting console socket".into()),
         (_, Some(_), _) => Err("cannot use console socket if runc will not detach or allocate tty".into()),

@@ -6,8 +6,7 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilitiesBuilder, Process};
 
 use crate::exec::launch_exec;
 use crate::launch::{Stdio, end};
-use crate::plan::{HostFacts, plan_exec, seccomp_of};
-use crate::plan::ExecTarget;
+use crate::plan::{ExecTarget, HostFacts, capability_sets, plan_exec, seccomp_of};
 use crate::report::Event;
 
 use super::args::{Flag, Parsed, parse, switch, value};
@@ -66,8 +65,9 @@ fn run(context: &Context, flags: &Parsed) -> Outcome {
         cgroup: sub_cgroup(&record, flags)?,
         cgroup_optional: record.cgroup_optional,
         setgroups: record.setgroups,
-        seccomp: seccomp_of(&spec, &facts)?,
-        capabilities: spec.process().as_ref().and_then(|p| p.capabilities().clone()),
+        seccomp: seccomp_of(&spec)?,
+        capabilities: spec.process().as_ref().and_then(|p| p.capabilities().as_ref()).map(capability_sets),
+        state: record.hook_state(crate::hooks::Status::Running),
         personality: None,
     };
     let plan = plan_exec(&process, &exec_target, &facts, preserve)?;
@@ -82,7 +82,9 @@ fn run(context: &Context, flags: &Parsed) -> Outcome {
             Stdio::ConsoleSocket { socket: linux::socket::connect(path, linux::socket::Kind::Stream)?, size: None }
         }
         (true, None, false) => Stdio::Terminal { size: foreground::size() },
-        (true, None, true) => return Err("cannot allocate tty if runc will detach without setting console socket".into()),
+        (true, None, true) => {
+            return Err("cannot allocate tty if runc will detach without setting console socket".into());
+        }
         (_, Some(_), _) => return Err("cannot use console socket if runc will not detach or allocate tty".into()),
     };
     let signals = if detach { None } else { Some(foreground::Signals::block()?) };
@@ -120,7 +122,11 @@ fn sub_cgroup(record: &Record, flags: &Parsed) -> Result<String, Fatal> {
         return Err(format!("--cgroup {sub}: outside of the container's cgroup").into());
     }
     let sub = sub.trim_matches('/');
-    Ok(if sub.is_empty() || record.cgroup.is_empty() { record.cgroup.clone() } else { format!("{}/{sub}", record.cgroup) })
+    Ok(if sub.is_empty() || record.cgroup.is_empty() {
+        record.cgroup.clone()
+    } else {
+        format!("{}/{sub}", record.cgroup)
+    })
 }
 
 /// The process object of `--process`, or the container's own with what the flags change.
@@ -151,14 +157,18 @@ fn process(flags: &Parsed, own: Option<Process>) -> Result<Process, Fatal> {
     if !caps.is_empty() {
         let names = caps.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty());
         let asked: Capabilities = names
-            .map(|name| serde_json::from_value(serde_json::Value::from(name)).map_err(|_| format!("unknown capability {name:?}")))
+            .map(|name| {
+                serde_json::from_value(serde_json::Value::from(name))
+                    .map_err(|_| format!("unknown capability {name:?}"))
+            })
             .collect::<Result<_, _>>()?;
-        let mut sets = process.capabilities().clone().unwrap_or_else(|| {
-            LinuxCapabilitiesBuilder::default().build().unwrap_or_default()
-        });
-        let join = |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(asked.iter().copied()).collect());
-        let (bounding, effective, permitted) =
-            (join(sets.bounding()), join(sets.effective()), join(sets.permitted()));
+        let mut sets = process
+            .capabilities()
+            .clone()
+            .unwrap_or_else(|| LinuxCapabilitiesBuilder::default().build().unwrap_or_default());
+        let join =
+            |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(asked.iter().copied()).collect());
+        let (bounding, effective, permitted) = (join(sets.bounding()), join(sets.effective()), join(sets.permitted()));
         sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
         process.set_capabilities(Some(sets));
     }

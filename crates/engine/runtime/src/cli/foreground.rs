@@ -145,4 +145,3 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Fatal> {
     }
     Ok(())
 }
-

@@ -59,7 +59,10 @@ impl Log {
     fn write(&self, level: &str, message: &str) {
         let line = line(self.format, level, message, &timestamp(linux::process::wall_clock(), false));
         let _ = match &self.file {
-            Some(mut file) => file.write_all(line.as_bytes()),
+            Some(file) => {
+                let mut file: &File = file;
+                file.write_all(line.as_bytes())
+            }
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     }
@@ -69,10 +72,7 @@ fn line(format: Format, level: &str, message: &str, time: &str) -> String {
     match format {
         Format::Text => format!("time=\"{time}\" level={level} msg={}\n", serde_json::Value::from(message)),
         Format::Json => {
-            format!(
-                "{{\"level\":\"{level}\",\"msg\":{},\"time\":\"{time}\"}}\n",
-                serde_json::Value::from(message)
-            )
+            format!("{{\"level\":\"{level}\",\"msg\":{},\"time\":\"{time}\"}}\n", serde_json::Value::from(message))
         }
     }
 }
@@ -110,6 +110,9 @@ mod tests {
     #[test]
     fn lines_are_what_tools_parse() {
         assert_eq!(line(Format::Text, "error", "a \"b\"", "T"), "time=\"T\" level=error msg=\"a \\\"b\\\"\"\n");
-        assert_eq!(line(Format::Json, "error", "a\nb", "T"), "{\"level\":\"error\",\"msg\":\"a\\nb\",\"time\":\"T\"}\n");
+        assert_eq!(
+            line(Format::Json, "error", "a\nb", "T"),
+            "{\"level\":\"error\",\"msg\":\"a\\nb\",\"time\":\"T\"}\n"
+        );
     }
 }

@@ -23,7 +23,7 @@ use log::Log;
 /// Version of runc whose behaviour this follows; tools parse the first line of `--version`.
 const VERSION: &str = "1.3.3";
 /// Of the runtime-spec.
-pub(crate) const SPEC_VERSION: &str = "1.2.1";
+const SPEC_VERSION: &str = "1.2.1";
 
 const GLOBAL: &[Flag] = &[
     value(&["root"]),
@@ -38,19 +38,19 @@ const GLOBAL: &[Flag] = &[
 ];
 
 /// What every command gets.
-pub(crate) struct Context {
-    pub(crate) root: PathBuf,
-    pub(crate) log: Log,
-    pub(crate) systemd_cgroup: bool,
-    pub(crate) rootless: bool,
-    pub(crate) token: SingleThreaded,
+struct Context {
+    root: PathBuf,
+    log: Log,
+    systemd_cgroup: bool,
+    rootless: bool,
+    token: SingleThreaded,
     /// The words this program was called with, to call itself again.
-    pub(crate) argv: Vec<OsString>,
+    argv: Vec<OsString>,
 }
 
 /// A command's failure: what to say, and the exit code.
 #[derive(Debug)]
-pub(crate) struct Fatal {
+struct Fatal {
     message: String,
     code: u8,
 }
@@ -170,7 +170,9 @@ fn dispatch(context: &Context, command: &str, rest: &[String]) -> Outcome {
 fn container_id<'a>(parsed: &'a Parsed, command: &str) -> Result<&'a str, Fatal> {
     match parsed.words.as_slice() {
         [id] => Ok(id),
-        words => Err(format!("runc: \"{command}\" requires exactly 1 argument(s), and {} were given", words.len()).into()),
+        words => {
+            Err(format!("runc: \"{command}\" requires exactly 1 argument(s), and {} were given", words.len()).into())
+        }
     }
 }
 

@@ -156,8 +156,7 @@ impl Dir {
 
     pub(super) fn write(&self, record: &Record) -> Result<(), StateError> {
         let (path, temporary) = (self.file("state.json"), self.file("state.json.new"));
-        let bytes =
-            serde_json::to_vec(record).map_err(|error| StateError::Format { path: path.clone(), error })?;
+        let bytes = serde_json::to_vec(record).map_err(|error| StateError::Format { path: path.clone(), error })?;
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -173,9 +172,11 @@ impl Dir {
         let path = self.file("state.json");
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StateError::Format { path, error }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(if self.path.exists() { StateError::Incomplete(self.id.clone()) } else { StateError::NotFound(self.id.clone()) })
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(if self.path.exists() {
+                StateError::Incomplete(self.id.clone())
+            } else {
+                StateError::NotFound(self.id.clone())
+            }),
             Err(error) => Err(io("read", &path)(error)),
         }
     }
@@ -203,7 +204,9 @@ impl Dir {
     pub(super) fn remove(&self) -> Result<(), StateError> {
         for name in ["state.json", "state.json.new", "exec.fifo", "error", "cgroup"] {
             match std::fs::remove_file(self.file(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", &self.file(name))(error)),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io("remove", &self.file(name))(error));
+                }
                 _ => {}
             }
         }

@@ -30,6 +30,8 @@ pub(crate) struct Finish<'a> {
     /// For the hooks' state.
     pub(crate) state: Option<&'a Plan>,
     pub(crate) setgroups: bool,
+    /// The container's state object for a seccomp agent; the pid is put in here.
+    pub(crate) seccomp_state: Option<serde_json::Value>,
 }
 
 impl Finish<'_> {
@@ -80,12 +82,16 @@ impl Finish<'_> {
             }
         }
         close_on_exec(process.preserve_fds).map_err(|e| Cause::from(e).at("close descriptors".into()))?;
+        let state = self.seccomp_state.clone().map(|mut state| {
+            state["pid"] = pid.into();
+            state
+        });
         if process.no_new_privileges {
             linux::process::set_no_new_privs().map_err(|e| Cause::from(e).at("set no_new_privs".into()))?;
             rights(sets).map_err(at("set capabilities"))?;
-            filter(process, with).map_err(at("load the seccomp filter"))?;
+            filter(process, with, state).map_err(at("load the seccomp filter"))?;
         } else {
-            filter(process, with).map_err(at("load the seccomp filter"))?;
+            filter(process, with, state).map_err(at("load the seccomp filter"))?;
             rights(sets).map_err(at("set capabilities"))?;
         }
         let error = linux::exec::execve(&program, &argv, &envp);
@@ -256,9 +262,9 @@ fn rights(sets: CapabilitySets) -> Result<(), Cause> {
     Ok(caps::set_ambient(CapSet(sets.ambient))?)
 }
 
-fn filter(process: &ProcessPlan, with: &mut Inherited) -> Result<(), Cause> {
+fn filter(process: &ProcessPlan, with: &mut Inherited, state: Option<serde_json::Value>) -> Result<(), Cause> {
     let Some(seccomp) = &process.seccomp else { return Ok(()) };
-    crate::seccomp::install(seccomp, with)
+    crate::seccomp::install(seccomp, with, state)
 }
 
 fn close_on_exec(preserve_fds: u32) -> linux::Result<()> {

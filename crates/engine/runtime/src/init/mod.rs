@@ -110,6 +110,12 @@ fn carry_out(plan: &Plan, inherited: &mut Inherited) -> Result<Never, Failure> {
         hooks: &plan.hooks.start_container,
         state: Some(plan),
         setgroups: setgroups(plan),
+        seccomp_state: plan
+            .process
+            .seccomp
+            .as_ref()
+            .and_then(|s| s.listener.as_ref())
+            .map(|_| crate::seccomp::state(plan, 0)),
     };
     Err(finish.run(inherited, root))
 }
@@ -220,7 +226,14 @@ fn exec_child(plan: &ExecPlan, inherited: &mut Inherited) -> Failure {
     if let Err(cause) = prepared {
         return cause.at("prepare the process".into());
     }
-    Finish { process: &plan.process, hooks: &[], state: None, setgroups: plan.setgroups }.run(inherited, None)
+    Finish {
+        process: &plan.process,
+        hooks: &[],
+        state: None,
+        setgroups: plan.setgroups,
+        seccomp_state: serde_json::from_str(&plan.state).ok(),
+    }
+    .run(inherited, None)
 }
 
 fn setgroups(plan: &Plan) -> bool {
@@ -266,6 +279,8 @@ pub(crate) fn wait_at_gate(inherited: &mut Inherited) -> Result<(), Cause> {
     // The launcher may have gone by the time it is told; that is no reason to give up.
     let _ = inherited.channel.say(&FromChild::Ready, None);
     let mut byte = [0];
+    // Until the launcher has put the container on record nobody could ever start or delete it: without its word this process ends.
+    await_go(&inherited.channel)?;
     let read = loop {
         match linux::pipe::read(&gate, &mut byte) {
             Err(error) if error.is(linux::Errno::INTR) => {}

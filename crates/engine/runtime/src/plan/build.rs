@@ -91,7 +91,7 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
     process.preserve_fds = options.preserve_fds;
     process.affinity_initial = None;
     process.affinity_final = None;
-    process.seccomp = seccomp_plan(spec, &facts.architecture, &mut faults);
+    process.seccomp = seccomp_plan(spec, &mut faults);
     process.personality = linux.personality().as_ref().map(|personality| {
         if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
             faults.unsupported("linux.personality.flags", "no flag is defined");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Faults, PlanError};
 use super::facts::HostFacts;
 use super::process::process_plan;
-use super::types::{ConsoleSize, ExecPlan, Namespace, Plan, SeccompPlan};
+use super::types::{CapabilitySets, ConsoleSize, ExecPlan, Namespace, Plan, SeccompPlan};
 
 /// What exec needs to know of a container: kept beside it for as long as it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,10 @@ pub struct ExecTarget {
     pub cgroup_optional: bool,
     pub setgroups: bool,
     pub seccomp: Option<SeccompPlan>,
+    /// For a process that names none of its own.
+    pub capabilities: Option<CapabilitySets>,
+    /// As [`ExecPlan::state`].
+    pub state: String,
     pub personality: Option<u64>,
 }
 
@@ -31,6 +35,8 @@ impl Plan {
             cgroup_optional: self.cgroup.optional,
             setgroups: self.id_maps.as_ref().is_none_or(|maps| !maps.deny_setgroups),
             seccomp: self.process.seccomp.clone(),
+            capabilities: self.process.capabilities,
+            state: crate::seccomp::state(self, 0).to_string(),
             personality: self.process.personality,
         }
     }
@@ -52,6 +58,7 @@ pub fn plan_exec(
     plan.preserve_fds = preserve_fds;
     plan.seccomp.clone_from(&target.seccomp);
     plan.personality = target.personality;
+    plan.capabilities = plan.capabilities.or(target.capabilities);
     if !target.setgroups && !plan.groups.is_empty() {
         faults.invalid("process.user.additionalGids", "cannot be set in this container's user namespace");
     }
@@ -60,6 +67,7 @@ pub fn plan_exec(
     }
     Ok(ExecPlan {
         id: target.id.clone(),
+        state: target.state.clone(),
         namespaces: target.namespaces.clone(),
         cgroup: target.cgroup.clone(),
         cgroup_optional: target.cgroup_optional,

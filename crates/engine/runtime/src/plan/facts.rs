@@ -23,8 +23,6 @@ pub struct HostFacts {
     pub cgroups: Layout,
     /// Our own group, where relative cgroup paths start; `/` unless asked for with [`HostFacts::find_own_cgroup`].
     pub own_cgroup: String,
-    /// As in `uname -m`.
-    pub architecture: String,
 }
 
 impl HostFacts {
@@ -47,9 +45,9 @@ impl HostFacts {
                 .is_ok_and(|flag| flag.first() == Some(&b'Y')),
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
             resctrl: std::path::Path::new("/sys/fs/resctrl/info").exists(),
-            cgroups: Layout::detect().unwrap_or(Layout { hierarchies: Vec::new() }),
+            cgroups: crate::launch::cgroups()
+                .map_or_else(|_| Layout { hierarchies: Vec::new() }, |cgroups| cgroups.layout().clone()),
             own_cgroup: "/".into(),
-            architecture: std::env::consts::ARCH.into(),
         })
     }
 
@@ -85,7 +83,6 @@ impl HostFacts {
                 false,
             ),
             own_cgroup: "/".into(),
-            architecture: "x86_64".into(),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
+    Capabilities, IOPriorityClass, LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType,
+    Process, Scheduler,
 };
 
 use super::error::Faults;
@@ -66,6 +67,17 @@ fn bits(set: Option<&Capabilities>) -> u64 {
     set.into_iter().flatten().filter_map(|c| capability_number(&c.to_string())).fold(0, |bits, n| bits | 1 << n)
 }
 
+/// The five sets as bits.
+pub fn capability_sets(sets: &LinuxCapabilities) -> CapabilitySets {
+    CapabilitySets {
+        bounding: bits(sets.bounding().as_ref()),
+        effective: bits(sets.effective().as_ref()),
+        inheritable: bits(sets.inheritable().as_ref()),
+        permitted: bits(sets.permitted().as_ref()),
+        ambient: bits(sets.ambient().as_ref()),
+    }
+}
+
 /// `path` is the prefix of field names, `process` or empty.
 pub(super) fn process_plan(
     process: &Process,
@@ -112,13 +124,7 @@ pub(super) fn process_plan(
 
     let known = facts.known_capabilities;
     let capabilities = process.capabilities().as_ref().map(|c| {
-        let mut sets = CapabilitySets {
-            bounding: bits(c.bounding().as_ref()),
-            effective: bits(c.effective().as_ref()),
-            inheritable: bits(c.inheritable().as_ref()),
-            permitted: bits(c.permitted().as_ref()),
-            ambient: bits(c.ambient().as_ref()),
-        };
+        let mut sets = capability_sets(c);
         let asked = sets.bounding | sets.effective | sets.inheritable | sets.permitted | sets.ambient;
         if asked & !known != 0 {
             let names: Vec<_> = (0..CAPABILITIES.len())

@@ -362,10 +362,7 @@ pub struct MemoryPolicyPlan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeccompPlan {
-    /// The compiled program: 8 bytes an instruction.
-    pub program: Vec<u8>,
-    /// SECCOMP_FILTER_FLAG_*.
-    pub flags: u64,
+    pub filter: linux::seccomp::Filter,
     /// Unix socket that gets the notify descriptor and a JSON state.
     pub listener: Option<SeccompListener>,
 }
@@ -453,6 +450,8 @@ pub struct Plan {
 pub struct ExecPlan {
     /// Of the container.
     pub id: String,
+    /// The container's state object as JSON, for a seccomp agent.
+    pub state: String,
     /// What to enter of the target's; the rest is the launcher's own already.
     pub namespaces: Vec<Namespace>,
     /// The group to join, as [`CgroupPlan::path`]; empty for none.
