@@ -294,11 +294,11 @@ fn open_joined(plan: &Plan) -> Result<Vec<(Namespaces, OwnedFd)>, Failure> {
             Step::Sysctl { path, .. } if sysctl_owner(path) == SysctlOwner::Namespace(join.namespace) => Some(path),
             _ => None,
         });
-        if let Some(path) = sysctl {
-            if own().map_err(at)? {
-                let message = format!("sysctl {path} would change the host: this is the host's own namespace");
-                return Err(Cause::refused(RefusedKind::Invalid, message).at(step()));
-            }
+        if let Some(path) = sysctl
+            && own().map_err(at)?
+        {
+            let message = format!("sysctl {path} would change the host: this is the host's own namespace");
+            return Err(Cause::refused(RefusedKind::Invalid, message).at(step()));
         }
         // Nobody can enter the user namespace they are in.
         if join.namespace == Namespace::User && own().map_err(at)? {

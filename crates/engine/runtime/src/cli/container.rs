@@ -95,10 +95,10 @@ fn open_the_gate(context: &Context, dir: &Dir, record: &Record) -> Result<(), Fa
     if !error.is_empty() {
         return Err(format!("unable to start container process: {error}").into());
     }
-    if !record.poststart.is_empty() {
-        if let Err(cause) = hooks::run(&record.poststart, "poststart", &record.hook_state(Status::Running)) {
-            context.log.warn(&cause.to_string());
-        }
+    if !record.poststart.is_empty()
+        && let Err(cause) = hooks::run(&record.poststart, "poststart", &record.hook_state(Status::Running))
+    {
+        context.log.warn(&cause.to_string());
     }
     Ok(())
 }

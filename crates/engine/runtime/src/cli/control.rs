@@ -54,10 +54,10 @@ fn parse_signal(text: &str) -> Result<i32, Fatal> {
 
 /// A frozen process takes no signal until it is thawed.
 fn thaw(record: &Record) {
-    if let Some(group) = group(record) {
-        if group.is_frozen().unwrap_or(false) {
-            let _ = group.thaw();
-        }
+    if let Some(group) = group(record)
+        && group.is_frozen().unwrap_or(false)
+    {
+        let _ = group.thaw();
     }
 }
 
@@ -144,10 +144,10 @@ pub(super) fn destroy(context: &Context, dir: &Dir, record: &Record) -> Result<(
         other => other?,
     }
     vocab::crash::point("runtime.delete.group_removed");
-    if !record.poststop.is_empty() {
-        if let Err(cause) = hooks::run(&record.poststop, "poststop", &record.hook_state(Status::Stopped)) {
-            context.log.warn(&cause.to_string());
-        }
+    if !record.poststop.is_empty()
+        && let Err(cause) = hooks::run(&record.poststop, "poststop", &record.hook_state(Status::Stopped))
+    {
+        context.log.warn(&cause.to_string());
     }
     Ok(dir.remove()?)
 }

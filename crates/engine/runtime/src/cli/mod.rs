@@ -99,12 +99,12 @@ pub fn main(argv: Vec<OsString>, words: &[OsString]) -> u8 {
             return 1;
         }
     };
-    let outcome = context(&globals, log, argv).and_then(|context| {
+    let outcome = context(&globals, log, argv).map(|context| {
         let outcome = dispatch(&context, command, rest);
         if let Err(fatal) = &outcome {
             context.log.fatal(&fatal.message);
         }
-        Ok(outcome.unwrap_or_else(|fatal| fatal.code))
+        outcome.unwrap_or_else(|fatal| fatal.code)
     });
     match outcome {
         Ok(code) => code,

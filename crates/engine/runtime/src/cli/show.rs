@@ -198,15 +198,15 @@ pub(super) fn events(context: &Context, rest: &[String]) -> Outcome {
         if ready.iter().any(|event| event.token == 0) {
             return Ok(0);
         }
-        if ready.iter().any(|event| event.token == 1) {
-            if let Some(watch) = &watch {
-                let news = watch.read();
-                let killed = news.oom_kill.unwrap_or(kills);
-                if killed > kills || news.under_oom == Some(true) {
-                    emit("oom", Value::Null)?;
-                }
-                kills = killed.max(kills);
+        if ready.iter().any(|event| event.token == 1)
+            && let Some(watch) = &watch
+        {
+            let news = watch.read();
+            let killed = news.oom_kill.unwrap_or(kills);
+            if killed > kills || news.under_oom == Some(true) {
+                emit("oom", Value::Null)?;
             }
+            kills = killed.max(kills);
         }
         if next <= std::time::Instant::now() {
             emit("stats", stats_value(&group.stats()))?;

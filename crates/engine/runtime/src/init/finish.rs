@@ -75,11 +75,11 @@ impl Finish<'_> {
 
         super::wait_at_gate(with).map_err(at("wait for start"))?;
 
-        if !self.hooks.is_empty() {
-            if let Some(plan) = self.state {
-                let state = hooks::state(plan, hooks::Status::Created, pid);
-                hooks::run(self.hooks, "startContainer", &state).map_err(at("run startContainer hooks"))?;
-            }
+        if !self.hooks.is_empty()
+            && let Some(plan) = self.state
+        {
+            let state = hooks::state(plan, hooks::Status::Created, pid);
+            hooks::run(self.hooks, "startContainer", &state).map_err(at("run startContainer hooks"))?;
         }
         close_on_exec(process.preserve_fds).map_err(|e| Cause::from(e).at("close descriptors".into()))?;
         let state = self.seccomp_state.clone().map(|mut state| {

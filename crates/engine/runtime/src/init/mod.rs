@@ -193,10 +193,10 @@ fn enter_container(plan: &ExecPlan, inherited: &mut Inherited) -> Result<(), Fai
     stdio(inherited).map_err(prepare)?;
     close_others(inherited, plan.process.preserve_fds).map_err(prepare)?;
     // Nobody in the container sees this stage: a pid namespace is joined for children only.
-    if let Some((kinds, target)) = inherited.join.first() {
-        if !kinds.is_empty() {
-            linux::ns::setns_pidfd(target, *kinds).map_err(|e| Cause::from(e).at("join namespaces".into()))?;
-        }
+    if let Some((kinds, target)) = inherited.join.first()
+        && !kinds.is_empty()
+    {
+        linux::ns::setns_pidfd(target, *kinds).map_err(|e| Cause::from(e).at("join namespaces".into()))?;
     }
     inherited.join.clear();
     Ok(())

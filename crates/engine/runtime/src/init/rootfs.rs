@@ -144,7 +144,7 @@ impl Child<'_> {
                 linux::fs::symlinkat(Path::new(name), &top, part)?;
             }
         }
-        if step.attrs.set & u64::from(MountAttr::RDONLY.bits()) != 0 {
+        if step.attrs.set & MountAttr::RDONLY.bits() != 0 {
             mount::set_attr(&top, &AttrChange { set: MountAttr::RDONLY, ..Default::default() }, false)?;
         }
         Ok(())

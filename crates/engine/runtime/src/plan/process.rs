@@ -171,10 +171,10 @@ pub(super) fn process_plan(
     if selinux.is_some() && !facts.selinux {
         faults.unsupported(format!("{path}.selinuxLabel"), "this kernel has no SELinux");
     }
-    if let Some(score) = process.oom_score_adj() {
-        if !(-1000..=1000).contains(&score) {
-            faults.invalid(format!("{path}.oomScoreAdj"), format!("{score} is not within -1000 and 1000"));
-        }
+    if let Some(score) = process.oom_score_adj()
+        && !(-1000..=1000).contains(&score)
+    {
+        faults.invalid(format!("{path}.oomScoreAdj"), format!("{score} is not within -1000 and 1000"));
     }
     let scheduler = process.scheduler().as_ref().map(|s| scheduler(s, path, faults));
     let io_priority = process.io_priority().as_ref().map(|priority| {
