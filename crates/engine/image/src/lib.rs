@@ -16,14 +16,19 @@
 //! ```
 //! The records are in the database ([`db::Db`]); whatever a record speaks of is on disk before the record is.
 
+mod changes;
 pub mod chunk;
 pub mod config;
 mod error;
+mod glob;
 pub mod hash;
 pub mod layer;
+mod manifest;
 mod model;
+mod pack;
 mod store;
 pub mod tar;
+mod union;
 
 pub use error::{Error, Result};
 pub use model::*;

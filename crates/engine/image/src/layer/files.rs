@@ -247,7 +247,7 @@ pub(super) fn set_xattrs(fd: impl AsFd, entry: &Entry) -> linux::Result<()> {
 }
 
 /// Access time too: a layer that was never read looks the same wherever it was unpacked.
-pub(super) fn times(mtime: Time) -> Timestamps {
+pub(crate) fn times(mtime: Time) -> Timestamps {
     let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
     Timestamps { last_access: time, last_modification: time }
 }

@@ -1,13 +1,29 @@
-//! The store: what its callers can do.
+//! The store: what its callers can do, and the folders and locks that everything shares.
 
+mod collect;
+mod commit;
+mod gc;
+mod images;
+mod import;
+mod ingest;
+mod load;
+mod names;
+mod records;
+mod save;
+mod snapshots;
+mod staging;
+
+use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use db::Db;
-use vocab::{Digest, Reference};
+use vocab::Digest;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Result};
 use crate::model::*;
 
 #[derive(Debug, Clone, Default)]
@@ -20,163 +36,138 @@ pub struct Options {
 /// Images, layers and snapshots below one folder. Share it in an `Arc`.
 pub struct Store {
     root: PathBuf,
-    #[allow(dead_code)]
     db: Db,
-    #[allow(dead_code)]
     options: Options,
+    /// Held while files move into or out of the store together with the records that speak of them. Short.
+    files: Mutex<()>,
+    /// Layers (by chain id) that an operation under way counts on, though no record may speak of them yet.
+    pins: Mutex<HashMap<Digest, usize>>,
 }
 
-fn unbuilt<T>(what: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("{what} is not built yet")))
+/// Keeps layers in the store while it lives.
+pub(crate) struct Pins<'a> {
+    store: &'a Store,
+    chains: Vec<Digest>,
 }
 
-/// Images. `name` is a reference (`busybox`, `busybox:1.36`, `host/repo@sha256:...`), an id, or a unique prefix of an id.
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        let mut pins = self.store.pins.lock().unwrap_or_else(|e| e.into_inner());
+        for chain in &self.chains {
+            if let Some(count) = pins.get_mut(chain) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(chain);
+                }
+            }
+        }
+    }
+}
+
 impl Store {
-    /// Opens the store below `root` (made if missing, mode 0711) and removes what a crash left half done.
+    /// Opens the store below `root` (made if missing) and removes what a crash left half done.
     /// The database is the engine's one database; the store keeps its own tables in it.
     pub fn open(root: &Path, db: Db, options: Options) -> Result<Self> {
-        Ok(Self { root: root.to_owned(), db, options })
+        let store =
+            Self { root: root.to_owned(), db, options, files: Mutex::new(()), pins: Mutex::new(HashMap::new()) };
+        let mode = |mode| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(mode);
+            builder
+        };
+        mode(0o711).create(root).context(|| format!("make {}", root.display()))?;
+        // A container's root must be reachable by users that its user namespace maps; what is private is not.
+        for (folder, bits) in [
+            (store.blobs_dir(), 0o700),
+            (store.layers_dir(), 0o711),
+            (store.snapshots_dir(), 0o711),
+            (store.tmp(), 0o700),
+        ] {
+            mode(bits).create(&folder).context(|| format!("make {}", folder.display()))?;
+        }
+        store.recover()?;
+        Ok(store)
     }
 
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The image that `name` stands for.
-    pub fn resolve(&self, _name: &str) -> Result<Digest> {
-        unbuilt("images")
+    fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
     }
 
-    /// Newest first.
-    pub fn list(&self, _filter: &ListFilter) -> Result<Vec<ImageSummary>> {
-        unbuilt("images")
+    fn blobs_dir(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
     }
 
-    pub fn inspect(&self, _name: &str) -> Result<ImageFacts> {
-        unbuilt("images")
+    fn snapshots_dir(&self) -> PathBuf {
+        self.root.join("snapshots")
     }
 
-    pub fn history(&self, _name: &str) -> Result<Vec<HistoryEntry>> {
-        unbuilt("images")
+    fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
     }
 
-    /// Lets `target` (`:latest` if it has no tag) stand for the image; returns its id.
-    pub fn tag(&self, _name: &str, _target: &Reference) -> Result<Digest> {
-        unbuilt("images")
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs_dir().join(digest.hex())
     }
 
-    /// `rmi`: removes the name, and the image with its last name; an image given by id loses all its names if that is one or
-    /// `force`. `running` says whether a container runs.
-    pub fn remove(
-        &self,
-        _name: &str,
-        _options: RemoveOptions,
-        _running: &dyn Fn(&str) -> bool,
-    ) -> Result<Vec<Removed>> {
-        unbuilt("rmi")
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.files.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    pub fn prune(&self, _filter: &PruneFilter) -> Result<Pruned> {
-        unbuilt("image prune")
+    /// Call it under the lock, so that what is pinned is still there.
+    fn pin(&self, chains: impl IntoIterator<Item = Digest>) -> Pins<'_> {
+        let chains: Vec<Digest> = chains.into_iter().collect();
+        let mut pins = self.pins.lock().unwrap_or_else(|e| e.into_inner());
+        for chain in &chains {
+            *pins.entry(*chain).or_default() += 1;
+        }
+        Pins { store: self, chains }
     }
 
+    fn now_secs(&self) -> i64 {
+        jiff::Timestamp::now().as_second()
+    }
+}
+
+/// Images. `name` is a reference (`busybox`, `busybox:1.36`, `host/repo@sha256:...`), an id, or a unique prefix of an id.
+impl Store {
     /// Loads a docker-archive or an OCI layout, plain, gzip or zstd, from a stream in any order of members. Names move, and
     /// this returns, only after everything is verified and on disk; on an error nothing of it remains.
     pub fn load(
         &self,
-        _input: &mut (dyn Read + Send),
-        _options: &LoadOptions,
-        _progress: &(dyn Fn(Progress) + Sync),
+        input: &mut (dyn Read + Send),
+        options: &LoadOptions,
+        progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Vec<Loaded>> {
-        unbuilt("load")
+        self.load_stream(input, options, progress)
     }
 
     /// The same from an OCI layout folder.
     pub fn load_layout(
         &self,
-        _folder: &Path,
-        _options: &LoadOptions,
-        _progress: &(dyn Fn(Progress) + Sync),
+        folder: &Path,
+        options: &LoadOptions,
+        progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Vec<Loaded>> {
-        unbuilt("load")
+        self.load_folder(folder, options, progress)
     }
 
     /// Writes an archive that is a docker-archive and an OCI layout at once. A name with a tag keeps that tag in the archive, a
     /// repository without tag brings all its tags, an id brings none. Names are checked before the first byte.
-    pub fn save(&self, _names: &[String], _output: &mut (dyn Write + Send)) -> Result<()> {
-        unbuilt("save")
+    pub fn save(&self, names: &[String], output: &mut (dyn Write + Send)) -> Result<()> {
+        self.save_images(names, output)
     }
 
-    /// Makes an image of one layer from a tar of a root file system.
+    /// Makes an image of one layer from a tar (plain, gzip or zstd) of a root file system.
     pub fn import(
         &self,
-        _input: &mut (dyn Read + Send),
-        _options: &ImportOptions,
-        _progress: &(dyn Fn(Progress) + Sync),
+        input: &mut (dyn Read + Send),
+        options: &ImportOptions,
+        progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Digest> {
-        unbuilt("import")
-    }
-
-    /// Bytes on disk; images with their shared sizes.
-    pub fn usage(&self) -> Result<DiskUsage> {
-        unbuilt("disk usage")
-    }
-
-    /// Removes every blob, layer and leftover that nothing refers to. Safe at any time.
-    pub fn collect(&self) -> Result<Collected> {
-        unbuilt("garbage collection")
-    }
-
-    /// Compares records with folders and files. `deep` reads and hashes every blob.
-    pub fn check(&self, _deep: bool) -> Result<Vec<Finding>> {
-        unbuilt("check")
-    }
-}
-
-/// Snapshots: the root file systems of containers, by the container's id.
-impl Store {
-    /// Makes the directories of a new container's root. The image cannot be deleted while the snapshot exists.
-    pub fn prepare(&self, _container: &str, _image: &Digest) -> Result<Snapshot> {
-        unbuilt("snapshots")
-    }
-
-    pub fn snapshot(&self, _container: &str) -> Result<Snapshot> {
-        unbuilt("snapshots")
-    }
-
-    /// Containers that have a snapshot.
-    pub fn snapshots(&self) -> Result<Vec<String>> {
-        unbuilt("snapshots")
-    }
-
-    /// Forgets the snapshot and removes its folders. Nothing may have it mounted. No error if there is none.
-    pub fn remove_snapshot(&self, _container: &str) -> Result<()> {
-        unbuilt("snapshots")
-    }
-
-    /// Bytes in the writable layer, and in all layers below it.
-    pub fn snapshot_usage(&self, _container: &str) -> Result<(u64, u64)> {
-        unbuilt("snapshots")
-    }
-
-    /// The root of a container that does not run, as a detached overlay mount: a directory descriptor that no mount table knows
-    /// and that goes away when it is closed. Read-only unless `writable`.
-    pub fn mount(&self, _container: &str, _writable: bool) -> Result<OwnedFd> {
-        unbuilt("snapshots")
-    }
-
-    /// What the container changed, by path. Mount points of the init layer are not told.
-    pub fn diff(&self, _container: &str) -> Result<Vec<Change>> {
-        unbuilt("diff")
-    }
-
-    /// The merged tree as a tar. Volumes are not part of it.
-    pub fn export(&self, _container: &str, _output: &mut (dyn Write + Send)) -> Result<()> {
-        unbuilt("export")
-    }
-
-    /// Makes an image of the container's image and its writable layer; returns its id. Pausing is the caller's step.
-    pub fn commit(&self, _container: &str, _options: &CommitOptions) -> Result<Digest> {
-        unbuilt("commit")
+        self.import_tar(input, options, progress)
     }
 }

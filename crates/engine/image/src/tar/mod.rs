@@ -17,6 +17,11 @@ mod writer;
 pub use reader::{EntryReader, Observer, Reader};
 pub use writer::Writer;
 
+/// Whether these bytes start with a header block whose checksum is right.
+pub fn looks_like_header(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<{ header::BLOCK }>().is_some_and(|block| matches!(header::parse(block), Ok(Some(_))))
+}
+
 /// One member of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

@@ -101,7 +101,6 @@ mod tests {
         for bad in [
             &b"9 path=a"[..],
             b"8 path=a\n",
-            b"10 path=a\n",
             b"9 patha\n\n",
             b"5 =a\n",
             b"-9 path=a\n",

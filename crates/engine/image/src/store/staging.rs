@@ -1,0 +1,70 @@
+//! A folder below `tmp/` for what is being made. It goes away with its owner, whatever happens; what is complete moves out
+//! of it into the store by rename.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vocab::Digest;
+
+use crate::error::{Context, Result};
+use crate::hash;
+
+pub(crate) struct Staging {
+    path: PathBuf,
+    next: AtomicU32,
+}
+
+impl Staging {
+    pub(crate) fn new(tmp: &Path) -> Result<Self> {
+        let path = tmp.join(unique()?);
+        fs::DirBuilder::new().mode(0o700).create(&path).context(|| format!("make {}", path.display()))?;
+        Ok(Self { path, next: AtomicU32::new(0) })
+    }
+
+    /// A path in the folder where nothing is yet.
+    pub(crate) fn fresh(&self) -> PathBuf {
+        self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// A new folder in it. Its mode lets a container's root through to the layer below it.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        let path = self.fresh();
+        fs::DirBuilder::new().mode(0o711).create(&path).context(|| format!("make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A new file with these bytes.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(Digest, PathBuf)> {
+        let path = self.fresh();
+        let write = || File::create_new(&path)?.write_all(bytes);
+        write().context(|| format!("write {}", path.display()))?;
+        Ok((hash::sha256(bytes), path))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        remove_tree(&self.path);
+    }
+}
+
+/// A name that nothing has had before.
+pub(crate) fn unique() -> Result<String> {
+    let path = "/proc/sys/kernel/random/uuid";
+    let text = fs::read_to_string(path).context(|| format!("read {path}"))?;
+    Ok(text.trim().replace('-', "").chars().take(16).collect())
+}
+
+/// Removes a folder that nobody refers to any more. What cannot be removed now is found again at the next start.
+pub(crate) fn remove_tree(path: &Path) {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let removed = linux::fs::Root::open(parent).and_then(|parent| linux::tree::remove_all(&parent, name));
+    if let Err(error) = removed
+        && !error.is(linux::Errno::NOENT)
+    {
+        tracing::warn!(path = %path.display(), %error, "a folder that is no longer needed could not be removed");
+    }
+}
