@@ -55,6 +55,16 @@ impl World {
         world
     }
 
+    /// Like `start`, with everything beneath `parent`: a small disk, say.
+    pub fn start_in(parent: &Path) -> Self {
+        let dir =
+            tempfile::Builder::new().prefix("knarr-test-").tempdir_in(parent).expect("make a temporary directory");
+        let mut world = Self { dir, engine: None };
+        world.start_engine(&[]);
+        world.load(&crate::image::busybox());
+        world
+    }
+
     /// Starts an engine without any image.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
@@ -93,8 +103,27 @@ impl World {
         self.engine.as_ref().expect("an engine runs").id()
     }
 
+    /// Starts a world whose engine (and keeper, which inherits it) has this further environment. No image is loaded.
+    pub fn with(environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
+        let mut world = Self { dir, engine: None };
+        world.start_engine(environment);
+        world
+    }
+
+    /// Whether the engine has ended by itself.
+    pub fn engine_ended(&mut self) -> bool {
+        self.engine.as_mut().is_none_or(|engine| engine.try_wait().expect("look after the engine").is_some())
+    }
+
     /// Starts the engine with further environment and waits until it answers.
     pub fn start_engine(&mut self, environment: &[(&str, &str)]) {
+        let started = self.try_start_engine(environment);
+        assert!(started, "the engine ended: {}", self.engine_log());
+    }
+
+    /// Like `start_engine`; false if the engine ends before it answers.
+    pub fn try_start_engine(&mut self, environment: &[(&str, &str)]) -> bool {
         assert!(self.engine.is_none(), "an engine runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("engine.log"));
         let engine = self
@@ -110,10 +139,14 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(self.socket()).is_err() {
             let ended = self.engine.as_mut().expect("just started").try_wait().expect("look after the engine");
-            assert!(ended.is_none(), "the engine ended: {}", self.engine_log());
+            if ended.is_some() {
+                self.engine = None;
+                return false;
+            }
             assert!(Instant::now() < deadline, "the engine does not answer: {}", self.engine_log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        true
     }
 
     /// Ends the engine with a signal and waits for its end. Containers run on.
@@ -215,7 +248,8 @@ impl World {
         }
     }
 
-    fn keeper_pids(&self) -> Vec<rustix::process::Pid> {
+    /// The keepers of this world's run directory: one, unless something is wrong.
+    pub fn keeper_pids(&self) -> Vec<rustix::process::Pid> {
         let run = self.run_dir();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let is_ours = |pid: &i32| {

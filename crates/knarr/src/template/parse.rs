@@ -46,14 +46,14 @@ pub(super) fn parse(template: &str) -> Result<Vec<Node>, String> {
     let (nodes, end) = block(&mut pieces, 0)?;
     match end {
         End::Input => Ok(nodes),
-        End::End => Err("unexpected {{end}}".into()),
+        End::Block => Err("unexpected {{end}}".into()),
         End::Else(_) => Err("unexpected {{else}}".into()),
     }
 }
 
 enum End {
     Input,
-    End,
+    Block,
     /// `else`, and the words after it (`if ...`).
     Else(Vec<Word>),
 }
@@ -72,7 +72,7 @@ fn block(pieces: &mut impl Iterator<Item = Piece>, depth: usize) -> Result<(Vec<
             Piece::Action(words) => words,
         };
         match words.first() {
-            Some(Word::Name(name)) if name == "end" => return Ok((nodes, End::End)),
+            Some(Word::Name(name)) if name == "end" => return Ok((nodes, End::Block)),
             Some(Word::Name(name)) if name == "else" => return Ok((nodes, End::Else(words[1..].to_vec()))),
             Some(Word::Name(name)) if matches!(name.as_str(), "if" | "with" | "range") => {
                 nodes.push(control(name, &words[1..], pieces, depth)?);
@@ -95,11 +95,11 @@ fn control(name: &str, words: &[Word], pieces: &mut impl Iterator<Item = Piece>,
     let pieces: &mut dyn Iterator<Item = Piece> = pieces;
     let (body, end) = block_dyn(pieces, depth + 1)?;
     let otherwise = match end {
-        End::End => Vec::new(),
+        End::Block => Vec::new(),
         End::Input => return Err("unexpected EOF".into()),
         End::Else(words) => match words.split_first() {
             None => match block_dyn(pieces, depth + 1)? {
-                (nodes, End::End) => nodes,
+                (nodes, End::Block) => nodes,
                 (_, End::Input) => return Err("unexpected EOF".into()),
                 (_, End::Else(_)) => return Err("expected end; found {{else}}".into()),
             },

@@ -44,9 +44,7 @@ pub(super) fn base(path: &str) -> String {
 fn split(path: &str) -> (String, String) {
     let mut rest = path;
     loop {
-        if rest.len() > 1 && rest.ends_with('/') {
-            rest = &rest[..rest.len() - 1];
-        } else if rest.ends_with("/.") && rest.len() > 1 {
+        if rest.len() > 1 && (rest.ends_with('/') || rest.ends_with("/.")) {
             rest = &rest[..rest.len() - 1];
         } else {
             break;
