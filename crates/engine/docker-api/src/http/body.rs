@@ -68,6 +68,23 @@ impl Body {
         }))
     }
 
+    /// This body, whose end comes no earlier than `until` resolves.
+    pub(crate) fn held_open(self, until: impl Future<Output = ()> + Send + 'static) -> Self {
+        let (mut rest, mut until) = (Some(self), Box::pin(until));
+        Self::Polled(Box::new(move |cx| {
+            if let Some(body) = &mut rest {
+                match Pin::new(body).poll_frame(cx) {
+                    Poll::Ready(None) => rest = None,
+                    frame => {
+                        return frame
+                            .map(|frame| frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default())));
+                    }
+                }
+            }
+            until.as_mut().poll(cx).map(|()| None)
+        }))
+    }
+
     /// One chunk that is not known yet: the head of the answer goes out at once.
     pub(crate) fn later(chunk: impl Future<Output = Bytes> + Send + 'static) -> Self {
         let mut chunk = Some(Box::pin(chunk));

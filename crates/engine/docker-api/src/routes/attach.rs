@@ -129,16 +129,27 @@ async fn pump_messages(attached: engine::Attached, mut from: FromClient, to: ToC
 
 /// Whose streams they are.
 pub(crate) enum Owner {
-    Exec,
+    Exec(engine::Engine, String),
     Container(engine::Engine, String),
 }
 
 impl Owner {
+    /// After the last output: a client asks for an exec's exit code as soon as its output ends, so the output must not end
+    /// before the exit is known. The two are told by different messengers; mostly there is nothing to wait for.
+    async fn settle(&self) {
+        let Self::Exec(engine, id) = self else { return };
+        let mut pause = std::time::Duration::from_micros(200);
+        while engine.exec_inspect(id).await.is_ok_and(|exec| exec.running) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(std::time::Duration::from_millis(100));
+        }
+    }
+
     /// Whether the process sees the end of its input when the client's ends: an exec always, a container if it was
     /// created so (`StdinOnce`).
     async fn input_ends_with_client(&self) -> bool {
         match self {
-            Self::Exec => true,
+            Self::Exec(..) => true,
             Self::Container(engine, id) => engine.inspect(id, false).await.is_ok_and(|view| view.config.stdin_once),
         }
     }
@@ -153,7 +164,7 @@ pub(crate) fn take_over(
 ) -> ApiResult<Reply> {
     let tty = attached.tty;
     if !hijack::wanted(call.request.headers()) {
-        return Ok(plain(call, attached));
+        return Ok(plain(call, attached, owner));
     }
     let upgrade = hyper::upgrade::on(&mut call.request);
     tokio::spawn(async move {
@@ -189,7 +200,7 @@ pub(crate) fn take_over_with_text(mut call: Call, tty: bool, text: String) -> Re
 }
 
 /// The older form: 200, and the output as the body. Standard input, if any, is the request's body.
-fn plain(call: Call, attached: engine::Attached) -> Reply {
+fn plain(call: Call, attached: engine::Attached, owner: Owner) -> Reply {
     let engine::Attached { tty, output, input } = attached;
     let mut body = call.request.into_body();
     if let Some(mut input) = input
@@ -217,7 +228,7 @@ fn plain(call: Call, attached: engine::Attached) -> Reply {
         }
         Err(_) => ControlFlow::Break(()),
     });
-    reply::with_type(StatusCode::OK, reply::RAW_STREAM, body)
+    reply::with_type(StatusCode::OK, reply::RAW_STREAM, body.held_open(async move { owner.settle().await }))
 }
 
 /// Carries bytes both ways until the output ends, the client detaches, or the client is gone.
@@ -242,6 +253,7 @@ async fn pump(attached: engine::Attached, owner: Owner, mut from: FromClient, mu
                 return;
             }
         }
+        owner.settle().await;
         // The client may have closed its side already.
         let _ = to.finish().await;
     };

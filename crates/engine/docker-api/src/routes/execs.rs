@@ -41,7 +41,8 @@ pub(crate) async fn start(mut call: Call, id: &str) -> ApiResult<Reply> {
     match started {
         Ok(Some(attached)) => {
             let keys = attach::DetachKeys::parse(&config.detach_keys)?;
-            attach::take_over(call, attached, attach::Owner::Exec, keys)
+            let owner = attach::Owner::Exec(call.engine.clone(), id.to_owned());
+            attach::take_over(call, attached, owner, keys)
         }
         Ok(None) => Ok(reply::empty(StatusCode::OK)),
         // Docker's clients expect the takeover first and the reason as output; the exit code tells them the rest.
