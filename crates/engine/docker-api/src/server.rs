@@ -115,6 +115,19 @@ pub async fn serve_within(
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    serve_requests(limits, listener, shutdown, move |request| answer(engine.clone(), request)).await
+}
+
+async fn serve_requests<A, F>(
+    limits: Limits,
+    listener: UnixListener,
+    shutdown: impl Future<Output = ()>,
+    answer: A,
+) -> io::Result<()>
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send,
+{
     let mut shutdown = pin!(shutdown);
     let places = Arc::new(Semaphore::new(limits.connections));
     let (closing, closed) = tokio::sync::watch::channel(false);
@@ -137,14 +150,14 @@ pub async fn serve_within(
             () = &mut shutdown => break,
         };
         while connections.try_join_next().is_some() {}
-        let engine = engine.clone();
+        let answer = answer.clone();
         let mut closed = closed.clone();
         connections.spawn(async move {
             let closing = async move {
                 // An error means that the server itself is gone.
                 let _ = closed.wait_for(|closing| *closing).await;
             };
-            connection(engine, limits, stream, closing).await;
+            connection(answer, limits, stream, closing).await;
             drop(place);
         });
     }
@@ -158,10 +171,14 @@ pub async fn serve_within(
     Ok(())
 }
 
-async fn connection(engine: Engine, limits: Limits, stream: UnixStream, closing: impl Future<Output = ()>) {
+async fn connection<A, F>(answer: A, limits: Limits, stream: UnixStream, closing: impl Future<Output = ()>)
+where
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Reply> + Send,
+{
     let service = service_fn(move |request| {
-        let engine = engine.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(engine, request).await) }
+        let answered = answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answered.await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -208,3 +225,7 @@ static API_VERSION_HEADER: std::sync::LazyLock<HeaderValue> =
     std::sync::LazyLock::new(|| HeaderValue::from_str(&version::NEWEST.to_string()).expect("digits and a dot"));
 
 const SERVER_HEADER: HeaderValue = HeaderValue::from_static(concat!("Knarr/", env!("CARGO_PKG_VERSION"), " (linux)"));
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
