@@ -6,6 +6,11 @@
 //! Never here: images, networks, restart policies, databases, any decision about a container. What is to be run arrives as a finished plan.
 
 pub mod client;
+mod log;
 mod model;
+mod protocol;
+mod server;
 
 pub use model::{Exited, Kind, LogDriver, LogSpec, Phase, Stdio, Stream};
+pub use server::launcher::{Job, Launcher, Launching, RuntimeLauncher};
+pub use server::{Args, ServeError, serve};

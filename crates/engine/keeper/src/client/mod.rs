@@ -1,13 +1,21 @@
 //! The engine's side: starts or finds the keeper, holds duplicates of everything it holds, and puts another in its place when it dies.
 
-use std::ffi::OsString;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+mod link;
+mod spawn;
 
-use tokio::sync::mpsc;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
 use vocab::ErrorKind;
 
-use crate::model::{Exited, Kind, LogSpec, Phase, Stdio};
+use self::link::{Entry, Link, Reader, Reply, encoded, send};
+use crate::model::{Exited, Kind, LogSpec, Phase, Stdio, Stream};
+use crate::protocol::{Fault, FromClient, Record, Request, Role, SinkRole, ToClient};
 
 /// Where the keeper lives and how to start one.
 #[derive(Debug, Clone)]
@@ -165,7 +173,8 @@ impl Sink {
 /// What happens without being asked for.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A held process ended. It stays held (with its log and exit) until [`Keeper::forget`].
+    /// A held process ended. It stays held (with its log and exit) until [`Keeper::forget`]. May arrive before the answer to its start is
+    /// looked at.
     Exited { id: String, exited: Exited },
     /// A keeper died and this one has taken over what it held, same pids.
     Replaced { pid: i32 },
@@ -176,62 +185,488 @@ pub enum Event {
 /// A handle on the keeper. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Keeper {
-    _config: std::sync::Arc<Config>,
+    shared: Arc<Shared>,
 }
 
-fn unbuilt<T>(what: &'static str) -> Result<T> {
-    Err(Error::Refused { what, kind: ErrorKind::Unsupported, message: "not in this build".into() })
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    build: u64,
+    state: Mutex<State>,
+    /// Held while a keeper is being started for new work.
+    starting: tokio::sync::Mutex<()>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    links: BTreeMap<u32, Link>,
+    /// The highest number ever used.
+    generation: u32,
+    seq: u64,
+    key: u64,
+}
+
+impl State {
+    fn owner(&mut self, id: &str) -> Result<(u32, &mut Link)> {
+        let found = self.links.iter_mut().find(|(_, link)| link.held.contains_key(id));
+        found.map(|(generation, link)| (*generation, link)).ok_or_else(|| Error::NotHeld(id.to_owned()))
+    }
+
+    fn entry(&mut self, id: &str) -> Result<&mut Entry> {
+        let (_, link) = self.owner(id)?;
+        link.held.get_mut(id).ok_or_else(|| Error::NotHeld(id.to_owned()))
+    }
 }
 
 impl Keeper {
     /// Finds the keepers of this run directory, starts one if none fits, and tells what they hold. Events of processes that ended before are
     /// not repeated: their phase says so.
-    pub async fn connect_or_spawn(_config: Config) -> Result<(Self, Vec<Held>, mpsc::UnboundedReceiver<Event>)> {
-        unbuilt("connect")
+    pub async fn connect_or_spawn(config: Config) -> Result<(Self, Vec<Held>, mpsc::UnboundedReceiver<Event>)> {
+        let build = spawn::fingerprint(&config)?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let run = config.run.clone();
+        let shared = Arc::new(Shared {
+            config,
+            build,
+            state: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
+            events,
+        });
+        for generation in spawn::generations(&run) {
+            match link::connect(&shared.config, generation).await {
+                Ok((link, reader)) => shared.install(generation, link, reader),
+                Err(_) => spawn::remove_socket(&run, generation),
+            }
+            let mut state = shared.state();
+            state.generation = state.generation.max(generation);
+        }
+        shared.current().await?;
+        let held = shared.state().links.values().flat_map(|link| link.held.values().map(Entry::held)).collect();
+        Ok((Self { shared }, held, receiver))
     }
 
     /// Starts it and answers once the program runs (or, gated, once it waits).
-    pub async fn start(&self, _request: StartRequest) -> Result<Started> {
-        unbuilt("start")
+    pub async fn start(&self, request: StartRequest) -> Result<Started> {
+        let StartRequest { id, work, stdio, log, sinks, gated } = request;
+        if !crate::server::valid_id(&id) {
+            let message = format!("invalid id {id:?}");
+            return Err(Error::Refused { what: "start", kind: ErrorKind::Invalid, message });
+        }
+        let plan =
+            linux::memfd::sealed("plan", &work.plan).map_err(|source| Error::System { what: "start", source })?;
+        let generation = self.shared.current().await?;
+        let sinks = self.shared.number(sinks);
+        let mut fds = vec![plan.as_fd()];
+        fds.extend(work.target.as_ref().map(AsFd::as_fd));
+        let copies = copies(&sinks)?;
+        fds.extend(copies.iter().map(AsFd::as_fd));
+        let roles = sinks.iter().map(|(role, _)| *role).collect();
+        let message = Request::Start { id: id.clone(), kind: work.kind, stdio, log, gated, sinks: roles };
+        {
+            let mut state = self.shared.state();
+            if state.owner(&id).is_ok() {
+                return Err(Error::Held(id));
+            }
+            let link = state.links.get_mut(&generation).ok_or(Error::Died("start"))?;
+            link.early_sinks.insert(id.clone(), sinks);
+        }
+        let reply = self.shared.ask(generation, "start", message, &fds).await;
+        // Only the keeper's and the handover's copies may keep a subscription open.
+        drop(copies);
+        let mut state = self.shared.state();
+        if let Some(link) = state.links.get_mut(&generation) {
+            link.early_sinks.remove(&id);
+        }
+        match reply {
+            Ok(Some(Ok(warnings))) => {
+                let entry = state.entry(&id)?;
+                let record = &mut entry.message.record;
+                if !matches!(record.phase, Phase::Ended(_)) {
+                    record.phase = if gated { Phase::Gated } else { Phase::Running };
+                }
+                entry.started(warnings)
+            }
+            Ok(Some(Err(fault))) => {
+                if let Fault::AlreadyHeld = fault {
+                    return Err(Error::Held(id));
+                }
+                if let Some(link) = state.links.get_mut(&generation) {
+                    link.held.remove(&id);
+                }
+                Err(refused("start", &id, fault))
+            }
+            Ok(None) => Err(Error::Died("start")),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Lets a gated container execute its program, and answers once it does.
-    pub async fn release(&self, _id: &str) -> Result<()> {
-        unbuilt("release")
+    /// Lets a gated container execute its program, and answers once it does. If that fails, nothing runs and nothing is held any more.
+    pub async fn release(&self, id: &str) -> Result<()> {
+        let (generation, _) = self.shared.state().owner(id).map(|(generation, link)| (generation, link.pid))?;
+        let reply = self.shared.ask(generation, "release", Request::Release { id: id.to_owned() }, &[]).await?;
+        let mut state = self.shared.state();
+        match reply {
+            Some(Ok(_)) => {
+                if let Ok(entry) = state.entry(id)
+                    && entry.message.record.phase == Phase::Gated
+                {
+                    entry.message.record.phase = Phase::Running;
+                }
+                Ok(())
+            }
+            Some(Err(fault)) => {
+                if let (Fault::Launch(_), Ok((_, link))) = (&fault, state.owner(id)) {
+                    link.held.remove(id);
+                }
+                Err(refused("release", id, fault))
+            }
+            None => Err(Error::Died("release")),
+        }
     }
 
     /// Adds a subscription to the output from now on.
-    pub async fn subscribe(&self, _id: &str, _sink: Sink) -> Result<()> {
-        unbuilt("subscribe")
+    pub async fn subscribe(&self, id: &str, sink: Sink) -> Result<()> {
+        let sinks = self.shared.number(vec![sink]);
+        let copies = copies(&sinks)?;
+        let roles = sinks.iter().map(|(role, _)| *role).collect();
+        let generation = {
+            let mut state = self.shared.state();
+            let (generation, link) = state.owner(id)?;
+            if let Some(entry) = link.held.get_mut(id) {
+                entry.sinks.extend(sinks);
+            }
+            generation
+        };
+        let fds: Vec<BorrowedFd<'_>> = copies.iter().map(AsFd::as_fd).collect();
+        let request = Request::Subscribe { id: id.to_owned(), sinks: roles };
+        // A keeper that dies meanwhile leaves the subscription to the next one.
+        self.shared.tell(generation, "subscribe", id, request, &fds).await
     }
 
     /// A duplicate of the pidfd, for signals and for joining namespaces.
-    pub fn pidfd(&self, _id: &str) -> Result<OwnedFd> {
-        unbuilt("pidfd")
+    pub fn pidfd(&self, id: &str) -> Result<OwnedFd> {
+        self.shared.state().entry(id)?.duplicate(Role::Pidfd)?.ok_or_else(|| Error::NotHeld(id.to_owned()))
     }
 
-    /// A duplicate of the write end of standard input, or of the terminal's master.
-    pub fn stdin(&self, _id: &str) -> Result<OwnedFd> {
-        unbuilt("stdin")
+    /// A duplicate of the write end of standard input, or of the terminal's master; `None` if it has neither (any more).
+    pub fn stdin(&self, id: &str) -> Result<Option<OwnedFd>> {
+        let mut state = self.shared.state();
+        let entry = state.entry(id)?;
+        match entry.duplicate(Role::Stdin)? {
+            Some(fd) => Ok(Some(fd)),
+            None => entry.duplicate(Role::Tty),
+        }
     }
 
-    /// Closes the keeper's duplicate of standard input: with the caller's own closed, the program reads its end.
-    pub async fn close_stdin(&self, _id: &str) -> Result<()> {
-        unbuilt("close stdin")
+    /// Closes the duplicates of standard input that keeper and client hold: with the caller's own closed, the program reads its end.
+    pub async fn close_stdin(&self, id: &str) -> Result<()> {
+        let generation = {
+            let mut state = self.shared.state();
+            state.entry(id)?.drop_fd(Role::Stdin);
+            state.owner(id)?.0
+        };
+        self.shared.tell(generation, "close stdin", id, Request::CloseStdin { id: id.to_owned() }, &[]).await
     }
 
-    /// The terminal's size.
-    pub fn resize(&self, _id: &str, _rows: u16, _cols: u16) -> Result<()> {
-        unbuilt("resize")
+    /// The terminal's size. Invalid if it has no terminal.
+    pub fn resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
+        let mut state = self.shared.state();
+        let tty = state.entry(id)?.fd(Role::Tty).ok_or_else(|| Error::Refused {
+            what: "resize",
+            kind: ErrorKind::Invalid,
+            message: format!("{id} has no terminal"),
+        })?;
+        linux::pty::set_size(tty, linux::pty::Size { rows, cols })
+            .map_err(|source| Error::System { what: "resize", source })
     }
 
-    /// Lets go of what has ended: descriptors, log, exit file. Refused (Conflict) while it runs.
-    pub async fn forget(&self, _id: &str) -> Result<()> {
-        unbuilt("forget")
+    /// Lets go of what has ended: descriptors, log, exit file. Conflict while it runs. Nothing held by that name is fine: only its exit file, if
+    /// there is one, goes.
+    pub async fn forget(&self, id: &str) -> Result<()> {
+        let owner = {
+            let mut state = self.shared.state();
+            match state.owner(id) {
+                Err(_) => None,
+                Ok((generation, link)) => {
+                    let ended = link.held.get(id).is_some_and(|e| matches!(e.message.record.phase, Phase::Ended(_)));
+                    if !ended {
+                        return Err(Error::Refused {
+                            what: "forget",
+                            kind: ErrorKind::Conflict,
+                            message: format!("{id} has not ended"),
+                        });
+                    }
+                    link.held.remove(id);
+                    Some(generation)
+                }
+            }
+        };
+        match owner {
+            Some(generation) => {
+                let request = Request::Forget { id: id.to_owned() };
+                self.shared.tell(generation, "forget", id, request, &[]).await?;
+                self.shared.retire(generation).await;
+            }
+            None if crate::server::valid_id(id) => {
+                let _ = std::fs::remove_file(crate::server::exit_path(&self.shared.config.run, id));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// How something ended that no keeper holds any more because keeper and engine died together. `None` if nothing is known.
+    pub fn recorded_exit(&self, id: &str) -> Option<Exited> {
+        if !crate::server::valid_id(id) {
+            return None;
+        }
+        let bytes = std::fs::read(crate::server::exit_path(&self.shared.config.run, id)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// What is held under this id.
+    pub fn held(&self, id: &str) -> Option<Held> {
+        self.shared.state().entry(id).ok().map(|entry| entry.held())
     }
 
     /// Pids of the living keepers, the one for new work first.
     pub fn pids(&self) -> Vec<i32> {
-        Vec::new()
+        let state = self.shared.state();
+        let current = |link: &&Link| link.build == self.shared.build;
+        let (first, others): (Vec<&Link>, Vec<&Link>) = state.links.values().rev().partition(current);
+        first.into_iter().chain(others).map(|link| link.pid).collect()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; if it did, the maps would still be whole.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The keeper for new work, started if there is none.
+    async fn current(self: &Arc<Self>) -> Result<u32> {
+        let find = || self.state().links.iter().rev().find(|(_, link)| link.build == self.build).map(|(g, _)| *g);
+        if let Some(generation) = find() {
+            return Ok(generation);
+        }
+        let _one_at_a_time = self.starting.lock().await;
+        if let Some(generation) = find() {
+            return Ok(generation);
+        }
+        let (generation, link, reader) = self.start_keeper().await?;
+        self.install(generation, link, reader);
+        Ok(generation)
+    }
+
+    async fn start_keeper(self: &Arc<Self>) -> Result<(u32, Link, Reader)> {
+        let generation = {
+            let mut state = self.state();
+            state.generation += 1;
+            state.generation
+        };
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || spawn::spawn(&shared.config, generation, shared.build))
+            .await
+            .map_err(|_| Error::Died("start"))??;
+        let (link, reader) = link::connect(&self.config, generation).await?;
+        Ok((generation, link, reader))
+    }
+
+    fn install(self: &Arc<Self>, generation: u32, link: Link, reader: Reader) {
+        self.state().links.insert(generation, link);
+        tokio::spawn(Arc::clone(self).follow(generation, reader));
+    }
+
+    /// Reads what one keeper says until it dies, then puts another in its place.
+    async fn follow(self: Arc<Self>, generation: u32, mut reader: Reader) {
+        while let Some((message, fds)) = reader.message().await {
+            let exited = match &message {
+                ToClient::Exited { id, exited } => Some((id.clone(), *exited)),
+                _ => None,
+            };
+            if let Some(link) = self.state().links.get_mut(&generation) {
+                link.note(message, fds);
+            }
+            if let Some((id, exited)) = exited {
+                // Nobody listens any more: the engine is shutting down.
+                let _ = self.events.send(Event::Exited { id, exited });
+            }
+        }
+        let Some(mut dead) = self.state().links.remove(&generation) else { return };
+        for (_, waiting) in dead.pending.drain() {
+            let _ = waiting.send(None);
+        }
+        // A child that the keeper did not live to announce: its gate is closed for ever, or its start was never answered.
+        dead.held.retain(|_, entry| {
+            let announced = entry.message.record.phase != Phase::Starting;
+            if !announced && let Some(pidfd) = entry.fd(Role::Pidfd) {
+                let _ = linux::pidfd::send_signal(pidfd, 9);
+            }
+            announced
+        });
+        spawn::remove_socket(&self.config.run, generation);
+        if !dead.held.is_empty() {
+            self.replace(dead).await;
+        }
+    }
+
+    async fn replace(self: &Arc<Self>, mut dead: Link) {
+        let mut wait = Duration::from_millis(50);
+        loop {
+            let result = match self.start_keeper().await {
+                Ok((generation, mut link, mut reader)) => {
+                    link.common = std::mem::take(&mut dead.common);
+                    link.held = std::mem::take(&mut dead.held);
+                    match link.hand_over(&mut reader).await {
+                        Ok(()) => Ok((generation, link, reader)),
+                        Err(error) => {
+                            dead.common = link.common;
+                            dead.held = link.held;
+                            Err(error)
+                        }
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok((generation, link, reader)) => {
+                    let pid = link.pid;
+                    self.install(generation, link, reader);
+                    let _ = self.events.send(Event::Replaced { pid });
+                    return;
+                }
+                Err(error) => {
+                    if self.events.send(Event::Lost { message: error.to_string() }).is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    /// Ends a keeper of another build once it has nothing left.
+    async fn retire(&self, generation: u32) {
+        let done = {
+            let state = self.state();
+            state.links.get(&generation).is_some_and(|link| link.build != self.build && link.held.is_empty())
+        };
+        if done {
+            // Refused if something has just been started there.
+            let _ = self.ask(generation, "quit", Request::Quit, &[]).await;
+        }
+    }
+
+    /// Sends a request and waits for its answer; `None` if the keeper died first.
+    async fn ask(
+        &self,
+        generation: u32,
+        what: &'static str,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Option<Reply>> {
+        let (sender, receiver) = oneshot::channel();
+        let (socket, bytes, seq) = {
+            let mut state = self.state();
+            state.seq += 1;
+            let seq = state.seq;
+            let link = state.links.get_mut(&generation).ok_or(Error::Died(what))?;
+            let bytes = encoded(what, &FromClient::Request { seq, request })?;
+            link.pending.insert(seq, sender);
+            (Arc::clone(&link.socket), bytes, seq)
+        };
+        if send(&socket, &bytes, fds).await.is_err() {
+            if let Some(link) = self.state().links.get_mut(&generation) {
+                link.pending.remove(&seq);
+            }
+            return Ok(None);
+        }
+        Ok(receiver.await.unwrap_or(None))
+    }
+
+    /// A request whose effect is already in what would be handed over, so that the keeper's death answers it.
+    async fn tell(
+        &self,
+        generation: u32,
+        what: &'static str,
+        id: &str,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        match self.ask(generation, what, request, fds).await {
+            Ok(Some(Err(fault))) => Err(refused(what, id, fault)),
+            Ok(_) | Err(Error::Died(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn number(&self, sinks: Vec<Sink>) -> Vec<(SinkRole, OwnedFd)> {
+        let mut state = self.state();
+        let ends = sinks.into_iter().flat_map(|sink| {
+            let out = sink.stdout.map(|fd| (Stream::Stdout, fd));
+            let err = sink.stderr.map(|fd| (Stream::Stderr, fd));
+            out.into_iter().chain(err)
+        });
+        ends.map(|(stream, fd)| {
+            state.key += 1;
+            (SinkRole { key: state.key, stderr: stream == Stream::Stderr }, fd)
+        })
+        .collect()
+    }
+}
+
+/// Duplicates to send: the originals may be dropped meanwhile, by a subscription that ends.
+fn copies(sinks: &[(SinkRole, OwnedFd)]) -> Result<Vec<OwnedFd>> {
+    sinks.iter().map(|(_, fd)| duplicate(fd.as_fd())).collect()
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| Error::System {
+        what: "duplicate a descriptor",
+        source: linux::Error::new(
+            "fcntl",
+            "F_DUPFD_CLOEXEC",
+            linux::Errno::from_raw_os_error(error.raw_os_error().unwrap_or(5)),
+        ),
+    })
+}
+
+impl Entry {
+    fn held(&self) -> Held {
+        let Record { id, kind, pid, start_time, stdio, log, phase, slot: _ } = self.message.record.clone();
+        Held { id, kind, pid, start_time, stdio, log, phase }
+    }
+
+    fn duplicate(&self, role: Role) -> Result<Option<OwnedFd>> {
+        self.fd(role).map(duplicate).transpose()
+    }
+
+    fn started(&self, warnings: Vec<String>) -> Result<Started> {
+        let record = &self.message.record;
+        Ok(Started {
+            pid: record.pid,
+            start_time: record.start_time,
+            pidfd: self.duplicate(Role::Pidfd)?.ok_or_else(|| Error::NotHeld(record.id.clone()))?,
+            stdin: self.duplicate(Role::Stdin)?,
+            tty: self.duplicate(Role::Tty)?,
+            warnings,
+        })
+    }
+}
+
+fn refused(what: &'static str, id: &str, fault: Fault) -> Error {
+    let refused = |kind, message| Error::Refused { what, kind, message };
+    match fault {
+        Fault::Launch(failure) => Error::Launch(failure),
+        Fault::NotHeld => Error::NotHeld(id.to_owned()),
+        Fault::AlreadyHeld => Error::Held(id.to_owned()),
+        Fault::StillRunning => refused(ErrorKind::Conflict, format!("{id} has not ended")),
+        Fault::Refused { kind, message } => {
+            let failure = runtime::Cause::refused(kind, message.clone()).at(what.to_owned());
+            refused(failure.kind(), message)
+        }
     }
 }
