@@ -1,10 +1,37 @@
-//! The one piece of network configuration that every new network namespace needs: its loopback up. Links, addresses, routes and rules
-//! are [`crate::netlink`]'s.
+//! Small things about networks: a new namespace's loopback, and ports that are held. Links, addresses, routes and rules are
+//! [`crate::netlink`]'s.
 
-use crate::Result;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
 use crate::netlink::Socket;
+use crate::netlink::nft::Protocol;
+use crate::{Attempt, Result};
 
 /// Brings `lo` of the calling thread's network namespace up (one rtnetlink request). It is interface 1 in every namespace.
 pub fn loopback_up() -> Result<()> {
     Socket::route()?.set_up(1)
+}
+
+/// Takes a port of this machine without ever answering on it: bound, not listening, and not to be shared. Port 0 lets the
+/// kernel choose. Returns the port.
+pub fn hold_port(protocol: Protocol, address: std::net::SocketAddr) -> Result<(OwnedFd, u16)> {
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+        Protocol::Sctp => return Err(crate::Error::new("bind", "SCTP", Errno::PROTONOSUPPORT)),
+    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)
+        .attempt("socket", format_args!("{family:?}, {kind:?}"))?;
+    if address.is_ipv6() {
+        // "::" must not take the IPv4 port along: that one is published by itself.
+        rustix::net::sockopt::set_ipv6_v6only(&fd, true).attempt("setsockopt", format_args!("IPV6_V6ONLY"))?;
+    }
+    rustix::net::bind(&fd, &address).attempt("bind", format_args!("{address}"))?;
+    let bound = rustix::net::getsockname(&fd).attempt("getsockname", format_args!("{address}"))?;
+    let bound = std::net::SocketAddr::try_from(bound).attempt("getsockname", format_args!("{address}"))?;
+    Ok((fd, bound.port()))
 }

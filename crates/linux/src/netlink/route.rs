@@ -9,6 +9,7 @@ use crate::Result;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
@@ -18,6 +19,8 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -120,6 +123,16 @@ impl Socket {
 
     pub fn set_up(&mut self, index: u32) -> Result<()> {
         self.request(link(RTM_NEWLINK, 0, index, IFF_UP), format_args!("set link {index} up"))
+    }
+
+    /// Lets a bridge's port send a frame back where it came from: a container that asks for a port of the host which
+    /// leads to itself.
+    pub fn set_hairpin(&mut self, index: u32) -> Result<()> {
+        let mut header = link_header(index, 0);
+        header[0] = libc::AF_BRIDGE as u8;
+        let mut message = Message::new(RTM_SETLINK, 0, &header);
+        message.nest(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_MODE, &[1]));
+        self.request(message, format_args!("set hairpin mode of link {index}"))
     }
 
     /// Every link of the namespace.

@@ -1,0 +1,63 @@
+//! Networks, endpoints and published ports as plain values. The engine keeps them; this crate decides with them.
+
+use std::net::IpAddr;
+
+use linux::netlink::nft::Protocol;
+
+use crate::Subnet;
+
+/// 64 hex digits, as Docker's.
+pub type NetworkId = String;
+
+/// A bridge network of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub id: NetworkId,
+    /// The name of its bridge, at most 15 bytes.
+    pub bridge: String,
+    /// IPv4, IPv6 or both; each with the gateway's address, which the bridge carries.
+    pub subnets: Vec<(Subnet, IpAddr)>,
+    /// No way out and no way in, except between its own containers.
+    pub internal: bool,
+    /// Containers of the network may speak to each other (`com.docker.network.bridge.enable_icc`).
+    pub between_containers: bool,
+    /// Outgoing traffic takes the host's address (`com.docker.network.bridge.enable_ip_masquerade`).
+    pub masquerade: bool,
+    /// Bytes; `None` leaves the kernel's.
+    pub mtu: Option<u32>,
+}
+
+/// A container's place on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub network: NetworkId,
+    pub container: String,
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A port of a container that the host answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPort {
+    pub protocol: Protocol,
+    pub container_port: u16,
+    /// Unspecified (0.0.0.0 or ::) answers on every address of the host.
+    pub host_address: IpAddr,
+    pub host_port: u16,
+}
+
+/// What was asked for, before a host port is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortBinding {
+    pub protocol: Protocol,
+    pub container_port: u16,
+    pub host_address: IpAddr,
+    pub host_ports: Range,
+}
+
+/// Host ports to choose from, first and last. Docker takes the first free one of a range; 0-0 lets the engine choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    pub first: u16,
+    pub last: u16,
+}

@@ -1,0 +1,282 @@
+//! Networks and endpoints in, one nftables table out. Pure, and constant-time for a packet in the number of ports and
+//! networks: what differs by port or network stands in maps and sets.
+//!
+//! | chain | what it does |
+//! |---|---|
+//! | `prerouting`, `output` | sends a published port of this host to its container |
+//! | `postrouting` | gives outgoing traffic the host's address, and traffic that comes back in by a published port the bridge's |
+//! | `forward` | answers, published ports and traffic within a network pass; everything else to a container is dropped; an internal network sends nothing out |
+
+use std::net::IpAddr;
+
+use linux::netlink::nft::{
+    ADDRESS_LOCAL, Base, Chain, Conntrack, Data, Element, Expr, Family, Field, Found, Hook, HookKind, HookPoint, Meta,
+    Set, Table, Type, Value, Verdict, interface,
+};
+
+use crate::{Endpoint, Network, Subnet};
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+/// Conntrack state bits: established and related.
+const ANSWER: u32 = 2 | 4;
+/// Conntrack status bit `IPS_DST_NAT`.
+const PUBLISHED: u32 = 1 << 5;
+
+pub fn table_name(tag: &str) -> String {
+    format!("knarr-{tag}")
+}
+
+/// The whole table of the instance `tag`.
+pub fn table(tag: &str, networks: &[Network], endpoints: &[Endpoint]) -> Table {
+    let hook = |kind, at, priority| Some(Hook { kind, at, priority, accept: true });
+    let published = || [published_rules(IpVersion::V4), published_rules(IpVersion::V6)].concat();
+    let chains = vec![
+        Chain { name: "prerouting".into(), hook: hook(HookKind::Nat, HookPoint::Prerouting, -100), rules: published() },
+        Chain { name: "output".into(), hook: hook(HookKind::Nat, HookPoint::Output, -100), rules: published() },
+        Chain {
+            name: "postrouting".into(),
+            hook: hook(HookKind::Nat, HookPoint::Postrouting, 100),
+            rules: networks.iter().flat_map(masquerade_rules).chain([loopback_rule()]).collect(),
+        },
+        Chain { name: "forward".into(), hook: hook(HookKind::Filter, HookPoint::Forward, 0), rules: forward_rules() },
+    ];
+    let sets =
+        [port_maps(IpVersion::V4, endpoints), port_maps(IpVersion::V6, endpoints), bridge_sets(networks)].concat();
+    Table { family: Family::Inet, name: table_name(tag), sets, chains }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IpVersion {
+    V4,
+    V6,
+}
+
+impl IpVersion {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+        }
+    }
+
+    const fn address_type(self) -> Type {
+        match self {
+            Self::V4 => Type::Ipv4,
+            Self::V6 => Type::Ipv6,
+        }
+    }
+
+    /// Address length in registers of four bytes.
+    const fn registers(self) -> u8 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 4,
+        }
+    }
+
+    /// Where the destination address stands in the header.
+    const fn destination(self) -> (u32, u32) {
+        match self {
+            Self::V4 => (16, 4),
+            Self::V6 => (24, 16),
+        }
+    }
+
+    const fn source(self) -> (u32, u32) {
+        match self {
+            Self::V4 => (12, 4),
+            Self::V6 => (8, 16),
+        }
+    }
+
+    fn is_spoken(self) -> [Expr; 2] {
+        let protocol = if self == Self::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+        [
+            Expr::Meta { key: Meta::NetworkProtocol, to: 0 },
+            Expr::Compare { from: 0, equal: true, value: vec![protocol] },
+        ]
+    }
+
+    const fn family(self) -> Family {
+        match self {
+            Self::V4 => Family::Ip,
+            Self::V6 => Family::Ip6,
+        }
+    }
+}
+
+/// Two maps: ports published on one address of the host (`ports4at`), and on all (`ports4`).
+fn port_maps(version: IpVersion, endpoints: &[Endpoint]) -> Vec<Set> {
+    let (mut at, mut all) = (Vec::new(), Vec::new());
+    for endpoint in endpoints {
+        let Some(address) = endpoint.addresses.iter().copied().find(|address| IpVersion::of(*address) == version)
+        else {
+            continue;
+        };
+        for port in endpoint.ports.iter().filter(|port| IpVersion::of(port.host_address) == version) {
+            let value = Value::Fields(vec![Field::Address(address), Field::Port(port.container_port)]);
+            let mut key = vec![Field::Protocol(port.protocol), Field::Port(port.host_port)];
+            if port.host_address.is_unspecified() {
+                all.push(Element { key, value });
+            } else {
+                key.insert(0, Field::Address(port.host_address));
+                at.push(Element { key, value });
+            }
+        }
+    }
+    let data = Data::Values(vec![version.address_type(), Type::Port]);
+    let name = format!("ports{}", version.suffix());
+    vec![
+        Set {
+            name: format!("{name}at"),
+            key: vec![version.address_type(), Type::Protocol, Type::Port],
+            data: data.clone(),
+            elements: at,
+        },
+        Set { name, key: vec![Type::Protocol, Type::Port], data, elements: all },
+    ]
+}
+
+fn bridge_sets(networks: &[Network]) -> Vec<Set> {
+    let names = |name: &str, wanted: &dyn Fn(&&Network) -> bool| Set {
+        name: name.into(),
+        key: vec![Type::Interface],
+        data: Data::None,
+        elements: networks
+            .iter()
+            .filter(wanted)
+            .map(|network| Element { key: vec![Field::Interface(network.bridge.clone())], value: Value::None })
+            .collect(),
+    };
+    let pairs = networks.iter().filter(|network| network.between_containers).map(|network| {
+        let bridge = Field::Interface(network.bridge.clone());
+        Element { key: vec![bridge.clone(), bridge], value: Value::None }
+    });
+    let within =
+        Set { name: "within".into(), key: vec![Type::Interface; 2], data: Data::None, elements: pairs.collect() };
+    vec![names("bridges", &|_| true), names("internal", &|network| network.internal), within]
+}
+
+fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
+    let (offset, length) = version.destination();
+    let after_address = version.registers();
+    let local = [
+        Expr::AddressType { destination: true, to: 0 },
+        Expr::Compare { from: 0, equal: true, value: ADDRESS_LOCAL.to_ne_bytes().to_vec() },
+    ];
+    let name = format!("ports{}", version.suffix());
+    let dnat = Expr::DestinationNat { family: version.family(), address: 0, port: Some(after_address) };
+    let port_at = |register| {
+        [
+            Expr::Meta { key: Meta::TransportProtocol, to: register },
+            Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: register + 1 },
+        ]
+    };
+    let mut at = version.is_spoken().to_vec();
+    at.extend(local.clone());
+    at.push(Expr::Payload { base: Base::Network, offset, length, to: 0 });
+    at.extend(port_at(after_address));
+    at.push(Expr::Lookup { set: format!("{name}at"), from: 0, found: Found::Value(0) });
+    at.push(dnat.clone());
+    let mut all = version.is_spoken().to_vec();
+    all.extend(local);
+    all.extend(port_at(0));
+    all.push(Expr::Lookup { set: name, from: 0, found: Found::Value(0) });
+    all.push(dnat);
+    vec![at, all]
+}
+
+fn from_subnet(subnet: &Subnet) -> Vec<Expr> {
+    let version = IpVersion::of(subnet.address());
+    let (offset, length) = version.source();
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let mask = (0..length * 8).map(|bit| bit < u32::from(subnet.prefix()));
+    let mask: Vec<bool> = mask.collect();
+    let mask = mask.chunks(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect();
+    let mut rule = version.is_spoken().to_vec();
+    rule.extend([
+        Expr::Payload { base: Base::Network, offset, length, to: 0 },
+        Expr::Mask { from: 0, mask, to: 0 },
+        Expr::Compare { from: 0, equal: true, value: octets(subnet.address()) },
+    ]);
+    rule
+}
+
+fn leaves_by(bridge: &str, equal: bool) -> [Expr; 2] {
+    [Expr::Meta { key: Meta::OutputName, to: 0 }, Expr::Compare { from: 0, equal, value: interface(bridge) }]
+}
+
+fn masquerade_rules(network: &Network) -> Vec<Vec<Expr>> {
+    let mut rules = Vec::new();
+    for (subnet, _) in &network.subnets {
+        if network.masquerade && !network.internal {
+            let mut out = from_subnet(subnet);
+            out.extend(leaves_by(&network.bridge, false));
+            out.push(Expr::Masquerade);
+            rules.push(out);
+        }
+        // A container that asks for its own (or a neighbour's) published port: the answer must come back through the host.
+        let mut back = from_subnet(subnet);
+        back.extend(leaves_by(&network.bridge, true));
+        back.extend(has_bits(Conntrack::Status, PUBLISHED));
+        back.push(Expr::Masquerade);
+        rules.push(back);
+    }
+    rules
+}
+
+/// From 127.0.0.0/8 to a container: no container could answer that address.
+fn loopback_rule() -> Vec<Expr> {
+    let loopback = Subnet::of([127, 0, 0, 0].into(), 8).expect("a prefix of eight bits");
+    let mut rule = from_subnet(&loopback);
+    rule.push(Expr::Meta { key: Meta::OutputName, to: 0 });
+    rule.push(Expr::Lookup { set: "bridges".into(), from: 0, found: Found::Match });
+    rule.push(Expr::Masquerade);
+    rule
+}
+
+/// Any of the bits is set.
+fn has_bits(key: Conntrack, bits: u32) -> [Expr; 3] {
+    [
+        Expr::Conntrack { key, to: 0 },
+        Expr::Mask { from: 0, mask: bits.to_ne_bytes().to_vec(), to: 0 },
+        Expr::Compare { from: 0, equal: false, value: vec![0; 4] },
+    ]
+}
+
+fn forward_rules() -> Vec<Vec<Expr>> {
+    let mut answers = has_bits(Conntrack::State, ANSWER).to_vec();
+    answers.push(Expr::Verdict(Verdict::Accept));
+    let within = vec![
+        Expr::Meta { key: Meta::InputName, to: 0 },
+        Expr::Meta { key: Meta::OutputName, to: 4 },
+        Expr::Lookup { set: "within".into(), from: 0, found: Found::Match },
+        Expr::Verdict(Verdict::Accept),
+    ];
+    let edge = |key, set: &str| {
+        vec![
+            Expr::Meta { key, to: 0 },
+            Expr::Lookup { set: set.into(), from: 0, found: Found::Match },
+            Expr::Counter,
+            Expr::Verdict(Verdict::Drop),
+        ]
+    };
+    let mut published = has_bits(Conntrack::Status, PUBLISHED).to_vec();
+    published.push(Expr::Verdict(Verdict::Accept));
+    vec![
+        answers,
+        within,
+        edge(Meta::InputName, "internal"),
+        edge(Meta::OutputName, "internal"),
+        published,
+        edge(Meta::OutputName, "bridges"),
+    ]
+}

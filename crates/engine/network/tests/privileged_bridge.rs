@@ -1,0 +1,198 @@
+//! Real traffic between namespaces: one plays the host, one the world outside, the others containers on three networks.
+//! All of it lives in namespaces of the test's own.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use linux::netlink::Socket;
+use linux::netlink::route::Veth;
+use linux::ns::{self, Namespaces};
+use network::{Bridges, Endpoint, Network, NetworkError, Plug, PortBinding, Protocol, Range};
+
+/// Runs the test with a network namespace of its own as the host.
+fn on_a_host_of_its_own(test: impl FnOnce() + Send) {
+    if linux::cred::effective_ids().0 != 0 {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            ns::unshare(Namespaces::NET).unwrap();
+            linux::net::loopback_up().unwrap();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn network(id: &str, subnet: &str, internal: bool) -> Network {
+    let subnet: network::Subnet = subnet.parse().unwrap();
+    Network {
+        id: id.into(),
+        bridge: format!("kn{id}"),
+        subnets: vec![(subnet, subnet.nth(1).unwrap())],
+        internal,
+        between_containers: true,
+        masquerade: true,
+        mtu: None,
+    }
+}
+
+struct Container {
+    netns: OwnedFd,
+    endpoint: Endpoint,
+}
+
+fn container(bridges: &mut Bridges, network: &Network, name: &str, address: &str) -> Container {
+    let netns = Bridges::new_netns().unwrap();
+    let addresses = [ip(address)];
+    let plug = Plug { network, host_name: name, name: "eth0", addresses: &addresses, mac: None, default_route: true };
+    bridges.plug(&netns, &plug).unwrap();
+    serve(&netns, 80);
+    let endpoint = Endpoint {
+        network: network.id.clone(),
+        container: name.into(),
+        addresses: addresses.into(),
+        ports: Vec::new(),
+    };
+    Container { netns, endpoint }
+}
+
+/// Answers each connection with the caller's address, until the test's process ends.
+fn serve(netns: &OwnedFd, port: u16) {
+    let netns = netns.try_clone().unwrap();
+    let (ready, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        ns::setns(&netns, Namespaces::NET).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        ready.send(()).unwrap();
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let peer = stream.peer_addr().unwrap().ip().to_string();
+            let _ = stream.write_all(peer.as_bytes());
+        }
+    });
+    wait.recv().unwrap();
+}
+
+/// Whom the server at `address` sees; `-` if there is no connection.
+fn ask(address: &str) -> String {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut answer = String::new();
+    match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        Ok(mut stream) => {
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            stream.read_to_string(&mut answer).map_or("-".into(), |_| answer)
+        }
+        Err(_) => "-".into(),
+    }
+}
+
+fn ask_from(netns: &OwnedFd, address: &str) -> String {
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            ns::setns(netns, Namespaces::NET).unwrap();
+            ask(address)
+        });
+        asking.join().unwrap()
+    })
+}
+
+/// The world: 192.0.2.2, which knows the way to the containers' subnets through the host.
+fn world() -> OwnedFd {
+    let world = Bridges::new_netns().unwrap();
+    let mut route = Socket::route().unwrap();
+    let veth = Veth { name: "up0", master: None, peer_name: "eth0", peer_netns: &world, peer_mac: None, mtu: None };
+    route.add_veth(&veth).unwrap();
+    let up = route.link("up0").unwrap().unwrap();
+    route.add_address(up.index, ip("192.0.2.1"), 24).unwrap();
+    let mut inside = Socket::route_in(&world).unwrap();
+    let eth0 = inside.link("eth0").unwrap().unwrap();
+    inside.set_up(eth0.index).unwrap();
+    inside.add_address(eth0.index, ip("192.0.2.2"), 24).unwrap();
+    inside.add_route(Some((ip("10.1.0.0"), 16)), ip("192.0.2.1"), eth0.index).unwrap();
+    serve(&world, 80);
+    world
+}
+
+fn tcp(host_address: &str, first: u16, last: u16) -> PortBinding {
+    let host_ports = Range { first, last };
+    PortBinding { protocol: Protocol::Tcp, container_port: 80, host_address: ip(host_address), host_ports }
+}
+
+#[test]
+fn networks_join_isolate_publish_and_reach_out() {
+    on_a_host_of_its_own(|| {
+        let world = world();
+        let mut bridges = Bridges::new("test").unwrap();
+        let networks =
+            [network("a", "10.1.0.0/24", false), network("b", "10.1.1.0/24", false), network("i", "10.1.2.0/24", true)];
+        for network in &networks {
+            bridges.add_network(network).unwrap();
+            bridges.add_network(network).unwrap();
+        }
+        let mut one = container(&mut bridges, &networks[0], "one", "10.1.0.2");
+        let two = container(&mut bridges, &networks[0], "two", "10.1.0.3");
+        let other = container(&mut bridges, &networks[1], "other", "10.1.1.2");
+        let inner = container(&mut bridges, &networks[2], "inner", "10.1.2.2");
+        let inner_too = container(&mut bridges, &networks[2], "innertoo", "10.1.2.3");
+        one.endpoint.ports.push(bridges.hold_port(&tcp("0.0.0.0", 8080, 8080)).unwrap());
+        one.endpoint.ports.push(bridges.hold_port(&tcp("127.0.0.1", 8081, 8081)).unwrap());
+        let endpoints: Vec<_> =
+            [&one, &two, &other, &inner, &inner_too].map(|container| container.endpoint.clone()).into();
+        bridges.apply_rules(&networks, &endpoints).unwrap();
+        assert!(bridges.has_rules().unwrap());
+
+        let rows = [
+            ("neighbours on one network", ask_from(&one.netns, "10.1.0.3:80"), "10.1.0.2"),
+            ("another network", ask_from(&one.netns, "10.1.1.2:80"), "-"),
+            ("from the host", ask("10.1.0.2:80"), "10.1.0.1"),
+            ("out, with the host's address", ask_from(&one.netns, "192.0.2.2:80"), "192.0.2.1"),
+            ("in, straight to a container", ask_from(&world, "10.1.0.2:80"), "-"),
+            ("in, by a published port, address kept", ask_from(&world, "192.0.2.1:8080"), "192.0.2.2"),
+            ("a port of loopback only, from outside", ask_from(&world, "192.0.2.1:8081"), "-"),
+            ("a published port on loopback", ask("127.0.0.1:8080"), "10.1.0.1"),
+            ("a port of loopback only", ask("127.0.0.1:8081"), "10.1.0.1"),
+            ("its own published port", ask_from(&one.netns, "10.1.0.1:8080"), "10.1.0.1"),
+            ("a neighbour's published port", ask_from(&two.netns, "192.0.2.1:8080"), "10.1.0.1"),
+            ("another network's published port", ask_from(&other.netns, "192.0.2.1:8080"), "10.1.0.1"),
+            ("within an internal network", ask_from(&inner.netns, "10.1.2.3:80"), "10.1.2.2"),
+            ("out of an internal network", ask_from(&inner.netns, "192.0.2.2:80"), "-"),
+            ("into an internal network", ask_from(&one.netns, "10.1.2.2:80"), "-"),
+        ];
+        let wrong: Vec<_> = rows.iter().filter(|(_, seen, expected)| seen != expected).collect();
+        assert!(wrong.is_empty(), "(what, seen, expected): {wrong:#?}");
+
+        let taken = bridges.hold_port(&tcp("0.0.0.0", 8080, 8080)).unwrap_err();
+        assert_eq!(taken.to_string(), "Bind for 0.0.0.0:8080 failed: port is already allocated");
+        assert_eq!(
+            bridges.hold_port(&tcp("0.0.0.0", 8080, 8082)).unwrap().host_port,
+            8082,
+            "8081 is taken on loopback"
+        );
+        assert_ne!(bridges.hold_port(&tcp("0.0.0.0", 0, 0)).unwrap().host_port, 0);
+        let full = bridges.hold_port(&tcp("0.0.0.0", 8080, 8081)).unwrap_err();
+        assert!(matches!(full, NetworkError::PortsExhausted { .. }), "{full}");
+
+        bridges.unplug("one").unwrap();
+        assert_eq!(ask_from(&two.netns, "10.1.0.2:80"), "-");
+        bridges.apply_rules(&networks, &[]).unwrap();
+        assert_eq!(ask_from(&world, "192.0.2.1:8080"), "-");
+        bridges.remove_rules().unwrap();
+        assert!(!bridges.has_rules().unwrap());
+        for network in &networks {
+            bridges.remove_network(network).unwrap();
+            bridges.remove_network(network).unwrap();
+        }
+        let left = Socket::route().unwrap().links().unwrap();
+        assert!(left.iter().all(|link| link.kind.as_deref() != Some("bridge")), "{left:?}");
+    });
+}
