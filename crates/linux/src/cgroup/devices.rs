@@ -262,11 +262,11 @@ impl V1List {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cgroup) mod tests {
     use super::*;
 
     /// `allow c 1:3 rwm`, `deny a *:* rwm`.
-    pub(in super::super) fn rule(text: &str) -> DeviceRule {
+    pub(in crate::cgroup) fn rule(text: &str) -> DeviceRule {
         let words: Vec<&str> = text.split_whitespace().collect();
         let number = |n: &str| if n == "*" { None } else { Some(n.parse().unwrap()) };
         let (major, minor) = words[2].split_once(':').unwrap();

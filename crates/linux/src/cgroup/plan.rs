@@ -545,3 +545,7 @@ impl Planner<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use vocab::ErrorKind;
 
 use super::arch::{Arch, X32_BIT};
-use super::policy::{ARM_PRIVATE, Decision, Policy, RET_KILL_PROCESS, Test};
+use super::policy::{ARM_PRIVATE, Decision, Names, Policy, RET_KILL_PROCESS, Test};
 use super::profile::{Action, Flag, Operator, Profile};
 
 /// `struct sock_filter`.
@@ -97,7 +97,8 @@ pub fn compile(profile: &Profile, native: Arch) -> Result<Filter, CompileError> 
             arches.push(*arch);
         }
     }
-    let policies = arches.iter().map(|a| Policy::of(profile, *a)).collect::<Result<Vec<_>, _>>()?;
+    let names = Names::of(profile);
+    let policies = arches.iter().map(|a| Policy::of(profile, &names, *a)).collect::<Result<Vec<_>, _>>()?;
     let instructions = assemble(&policies);
     if instructions.len() > INSTRUCTIONS_MAX {
         return Err(CompileError::TooLong(instructions.len()));
@@ -194,19 +195,19 @@ fn ranges<'a>(policies: &[&'a Policy]) -> Vec<Range<'a>> {
     for policy in sorted {
         let first = if policy.arch == Arch::X32 { X32_BIT } else { 0 };
         put(first, Answer::Return(policy.default));
-        let newest = policy.newest.unwrap_or(if policy.arch == Arch::Arm { ARM_PRIVATE - 1 } else { u32::MAX - 1 });
-        for (number, decision) in policy.calls.range(..=newest) {
-            put(*number, answer_of(policy, decision));
-            put(number + 1, Answer::Return(policy.default));
-        }
-        if policy.newest.is_some() {
-            put(newest + 1, Answer::Return(policy.unknown()));
-        }
-        if policy.arch == Arch::Arm {
-            put(ARM_PRIVATE, Answer::Return(policy.default));
-            for (number, decision) in policy.calls.range(ARM_PRIVATE..) {
+        // ARM's private calls are far from the others and no newer.
+        let end = if policy.arch == Arch::Arm { ARM_PRIVATE } else { u32::MAX };
+        let private = if policy.arch == Arch::Arm { (ARM_PRIVATE, u32::MAX) } else { (0, 0) };
+        for (from, to) in [(0, end), private] {
+            if from > 0 {
+                put(from, Answer::Return(policy.default));
+            }
+            for (number, decision) in policy.between(from, to) {
                 put(*number, answer_of(policy, decision));
                 put(number + 1, Answer::Return(policy.default));
+            }
+            if let Some(newest) = policy.newest.filter(|_| from == 0) {
+                put(newest + 1, Answer::Return(policy.unknown()));
             }
         }
     }

@@ -4,12 +4,10 @@
 //! conditions decides its call whatever else there is, the first such rule first; among rules with conditions the first that
 //! matches decides.
 
-use std::collections::BTreeMap;
-
 use super::arch::Arch;
 use super::compile::CompileError;
-use super::profile::{Action, Condition, Operator, Profile};
-use super::syscalls;
+use super::profile::{Action, Condition, Operator, Profile, Rule};
+use super::syscalls::{self, Row};
 
 pub(super) const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_KILL_THREAD: u32 = 0x0000_0000;
@@ -49,7 +47,8 @@ pub(super) struct Test {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
     pub arch: Arch,
-    pub calls: BTreeMap<u32, Decision>,
+    /// By number, ascending; each once.
+    pub calls: Vec<(u32, Decision)>,
     pub default: u32,
     /// Calls above this number are newer than the profile: see [`Policy::of`].
     pub newest: Option<u32>,
@@ -83,27 +82,27 @@ const NARROW: &[(&str, &[u32])] = &[
 ];
 
 /// `socketcall(2)` numbers (linux/net.h).
-const SOCKETCALL: &[&str] = &[
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
+const SOCKETCALL: &[(&str, u64)] = &[
+    ("socket", 1),
+    ("bind", 2),
+    ("connect", 3),
+    ("listen", 4),
+    ("accept", 5),
+    ("getsockname", 6),
+    ("getpeername", 7),
+    ("socketpair", 8),
+    ("send", 9),
+    ("recv", 10),
+    ("sendto", 11),
+    ("recvfrom", 12),
+    ("shutdown", 13),
+    ("setsockopt", 14),
+    ("getsockopt", 15),
+    ("sendmsg", 16),
+    ("recvmsg", 17),
+    ("accept4", 18),
+    ("recvmmsg", 19),
+    ("sendmmsg", 20),
 ];
 
 /// `ipc(2)` numbers (linux/ipc.h).
@@ -122,81 +121,108 @@ const IPC: &[(&str, u64)] = &[
     ("shmctl", 24),
 ];
 
+/// The names of a profile's rules looked up once for all architectures, rule by rule.
+pub(super) struct Names(Vec<Vec<Option<Row>>>);
+
+impl Names {
+    pub fn of(profile: &Profile) -> Self {
+        Self(profile.syscalls.iter().map(|rule| rule.names.iter().map(|name| syscalls::find(name)).collect()).collect())
+    }
+}
+
 impl Policy {
     /// Where the default action stops a call, a call above the newest one that the profile names answers ENOSYS: the profile cannot
     /// have meant to refuse what did not exist, and libraries fall back only on ENOSYS.
-    pub fn of(profile: &Profile, arch: Arch) -> Result<Self, CompileError> {
+    pub fn of(profile: &Profile, names: &Names, arch: Arch) -> Result<Self, CompileError> {
         let default = return_value(profile.default_action, profile.default_errno_ret)?;
-        let mut policy = Self { arch, calls: BTreeMap::new(), default, newest: None };
+        let mut newest = None;
+        let mut found = Vec::with_capacity(512);
         for (position, rule) in profile.syscalls.iter().enumerate() {
             if let Some(bad) = rule.args.iter().find(|c| c.index > 5) {
                 return Err(CompileError::Argument { rule: position, index: bad.index });
             }
             let answer = return_value(rule.action, rule.errno_ret)?;
-            for name in &rule.names {
+            for (name, row) in rule.names.iter().zip(&names.0[position]) {
                 if rule.action == Action::Notify && name == "write" {
                     return Err(CompileError::NotifyWrite);
                 }
-                if let Some(number) = syscalls::number(arch, name) {
+                if let Some(number) = row.and_then(|row| row.number(arch)) {
                     if !(arch == Arch::Arm && number >= ARM_PRIVATE) {
-                        policy.newest = policy.newest.max(Some(number));
+                        newest = newest.max(Some(number));
                     }
                     if answer != default {
-                        policy.add(number, alternatives(arch, name, &rule.args), answer);
+                        found.push(Found { number, alternatives: alternatives(arch, name, &rule.args), answer });
                     }
                 }
                 if answer != default && arch.multiplexes() {
-                    policy.add_multiplexed(name, &rule.args, rule.action, answer);
+                    found.extend(multiplexed(arch, name, rule, answer));
                 }
             }
         }
         if profile.default_action.lets_through() {
-            policy.newest = None;
+            newest = None;
         }
-        Ok(policy)
+        // Stable: rules on one call stay in the profile's order.
+        found.sort_by_key(|f| f.number);
+        let calls =
+            found.chunk_by(|a, b| a.number == b.number).map(|same| (same[0].number, Found::decide(same))).collect();
+        Ok(Self { arch, calls, default, newest })
+    }
+
+    /// The calls with numbers in `from..to`.
+    pub fn between(&self, from: u32, to: u32) -> &[(u32, Decision)] {
+        let at = |n: u32| self.calls.partition_point(|(number, _)| *number < n);
+        &self.calls[at(from)..at(to).max(at(from))]
+    }
+
+    #[cfg(test)]
+    pub fn get(&self, number: u32) -> Option<&Decision> {
+        self.between(number, number + 1).first().map(|(_, decision)| decision)
     }
 
     pub fn unknown(&self) -> u32 {
         if self.newest.is_some() { RET_ERRNO | ENOSYS } else { self.default }
     }
+}
 
-    fn add(&mut self, number: u32, alternatives: Vec<Vec<Test>>, answer: u32) {
-        if alternatives.iter().any(Vec::is_empty) {
-            match self.calls.get(&number) {
-                Some(Decision::Return(_)) => {}
-                _ => drop(self.calls.insert(number, Decision::Return(answer))),
-            }
-            return;
-        }
-        let decision = self.calls.entry(number).or_insert_with(|| Decision::First(Vec::new()));
-        if let Decision::First(list) = decision {
-            list.extend(alternatives.into_iter().map(|tests| (tests, answer)));
-        }
-    }
+/// One rule's word on one call.
+struct Found {
+    number: u32,
+    /// Of tests that must all hold; none where the rule has no conditions.
+    alternatives: Vec<Vec<Test>>,
+    answer: u32,
+}
 
-    /// The arguments of a call inside `socketcall` or `ipc` are in memory, out of a filter's sight. A rule with conditions is
-    /// taken as refused there: it lets nothing through, and stops everything it might stop.
-    fn add_multiplexed(&mut self, name: &str, args: &[Condition], action: Action, answer: u32) {
-        if !args.is_empty() && (action.lets_through() || action == Action::Notify) {
-            return;
+impl Found {
+    fn decide(same: &[Self]) -> Decision {
+        if let Some(whole) = same.iter().find(|f| f.alternatives.is_empty()) {
+            return Decision::Return(whole.answer);
         }
-        let mut put = |carrier: &str, mask: u64, value: u64| {
-            if let Some(number) = syscalls::number(self.arch, carrier) {
-                let test = Test { argument: 0, operator: Operator::Eq, mask, value, narrow: true };
-                self.add(number, vec![vec![test]], answer);
-            }
-        };
-        if let Some(i) = SOCKETCALL.iter().position(|n| *n == name) {
-            put("socketcall", u64::MAX, i as u64 + 1);
-        }
-        if let Some((_, n)) = IPC.iter().find(|(n, _)| *n == name) {
-            put("ipc", 0xffff, *n);
-        }
+        let with_answer = |f: &Self| f.alternatives.iter().map(|tests| (tests.clone(), f.answer)).collect::<Vec<_>>();
+        Decision::First(same.iter().flat_map(with_answer).collect())
     }
+}
+
+/// The arguments of a call inside `socketcall` or `ipc` are in memory, out of a filter's sight. A rule with conditions is
+/// taken as refused there: it lets nothing through, and stops everything it might stop.
+fn multiplexed(arch: Arch, name: &str, rule: &Rule, answer: u32) -> Option<Found> {
+    if !rule.args.is_empty() && (rule.action.lets_through() || rule.action == Action::Notify) {
+        return None;
+    }
+    let inside = |list: &[(&str, u64)]| list.iter().find(|(n, _)| *n == name).map(|(_, which)| *which);
+    let (carrier, mask, value) = match inside(SOCKETCALL) {
+        Some(which) => ("socketcall", u64::MAX, which),
+        None => ("ipc", 0xffff, inside(IPC)?),
+    };
+    let test = Test { argument: 0, operator: Operator::Eq, mask, value, narrow: true };
+    Some(Found { number: syscalls::number(arch, carrier)?, alternatives: vec![vec![test]], answer })
 }
 
 /// The conditions as alternatives of tests that must all hold.
 fn alternatives(arch: Arch, name: &str, args: &[Condition]) -> Vec<Vec<Test>> {
+    if args.is_empty() {
+        return Vec::new();
+    }
     let narrow = NARROW.iter().find(|(n, _)| *n == name).map_or(&[][..], |(_, positions)| positions);
     let test = |c: &Condition| Test {
         argument: c.index,

@@ -11,25 +11,38 @@ const COLUMNS: usize = 11;
 /// Private calls of 32-bit ARM are kept as 0xf000 + n for 0x0f0000 + n.
 const ARM_PRIVATE: u16 = 0xf000;
 
+/// A name found in the table: to be asked for its number on each architecture of a filter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row(&'static [u16; COLUMNS]);
+
+pub(super) fn find(name: &str) -> Option<Row> {
+    TABLE.binary_search_by_key(&name, |row| row.0).ok().map(|i| Row(&TABLE[i].1))
+}
+
+impl Row {
+    pub fn number(self, arch: Arch) -> Option<u32> {
+        match self.0[column(arch)?] {
+            _N => None,
+            n if arch == Arch::Arm && n >= ARM_PRIVATE => Some(0x000f_0000 + u32::from(n - ARM_PRIVATE)),
+            n => Some(u32::from(n) | if arch == Arch::X32 { super::arch::X32_BIT } else { 0 }),
+        }
+    }
+}
+
 /// The number of a call as it appears in `seccomp_data.nr` (x32 calls carry bit 30). `None` if the architecture has no such call,
 /// or no table here.
 pub fn number(arch: Arch, name: &str) -> Option<u32> {
-    let row = TABLE.binary_search_by_key(&name, |row| row.0).ok()?;
-    match TABLE[row].1[column(arch)?] {
-        _N => None,
-        n if arch == Arch::Arm && n >= ARM_PRIVATE => Some(0x000f_0000 + u32::from(n - ARM_PRIVATE)),
-        n => Some(u32::from(n) | if arch == Arch::X32 { super::arch::X32_BIT } else { 0 }),
-    }
+    find(name)?.number(arch)
 }
 
 /// Whether any architecture has a call of this name.
 pub fn is_known(name: &str) -> bool {
-    TABLE.binary_search_by_key(&name, |row| row.0).is_ok()
+    find(name).is_some()
 }
 
 /// All calls of an architecture, by name.
 pub fn all(arch: Arch) -> impl Iterator<Item = (&'static str, u32)> {
-    TABLE.iter().filter_map(move |row| Some((row.0, number(arch, row.0)?)))
+    TABLE.iter().filter_map(move |row| Some((row.0, Row(&row.1).number(arch)?)))
 }
 
 fn column(arch: Arch) -> Option<usize> {
