@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::{Inner, PutOptions, blocking};
 use crate::*;
 
 /// Where an instance lives. Everything else (sockets, cgroup parent, tags) derives from these.
@@ -26,8 +27,7 @@ pub struct EngineConfig {
 /// The engine. Cheap to clone; the last clone's death does not stop anything: containers run on.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    #[allow(dead_code)]
-    inner: Arc<EngineConfig>,
+    inner: Arc<Inner>,
 }
 
 /// A wait that is already armed: an exit between [`Engine::wait`] and [`Waiter::outcome`] is not missed.
@@ -47,242 +47,290 @@ impl Waiter {
     }
 }
 
-fn unbuilt<T>(what: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("{what} is not supported by this build")))
-}
-
 /// Life of the engine.
 impl Engine {
     /// Opens the root, starts or finds the keeper, adopts what runs, finishes what a crash interrupted and applies
     /// restart policies. Refuses a root that another engine has open.
     pub async fn open(config: EngineConfig) -> Result<Self> {
-        Ok(Self { inner: Arc::new(config) })
+        Ok(Self { inner: Inner::open(config).await? })
     }
 
     /// Stops accepting work and lets go of everything. Containers run on.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let inner = self.inner.clone();
+        let ids: Vec<_> = inner.registry().all().iter().map(|c| c.id).collect();
+        if let Err(error) = blocking(move || inner.save_states(&ids)).await {
+            tracing::error!(%error, "cannot write the state of containers");
+        }
+    }
 }
 
 /// Containers.
 impl Engine {
     /// Makes a container; nothing runs. The image must exist ([`Error::NoSuchImage`]): pulling is the caller's step.
-    pub async fn create(&self, _request: CreateRequest) -> Result<Created> {
-        unbuilt("create")
+    pub async fn create(&self, request: CreateRequest) -> Result<Created> {
+        let inner = self.inner.clone();
+        blocking(move || inner.create(request)).await
     }
 
     /// Starts it. [`Error::NotModified`] if it runs, [`Error::Start`] if the workload cannot be executed.
-    pub async fn start(&self, _reference: &str) -> Result<()> {
-        unbuilt("start")
+    pub async fn start(&self, reference: &str) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.start(&container).await
     }
 
     /// Sends the stop signal (`signal`, else the container's, else TERM), waits `timeout` (else the container's, else
     /// 10 s; negative: for ever), then kills; returns when it has exited. [`Error::NotModified`] if it does not run.
-    pub async fn stop(&self, _reference: &str, _signal: Option<&str>, _timeout_secs: Option<i64>) -> Result<()> {
-        unbuilt("stop")
+    pub async fn stop(&self, reference: &str, signal: Option<&str>, timeout_secs: Option<i64>) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.stop(&container, signal, timeout_secs).await
     }
 
     /// Sends a signal (a name with or without `SIG`, or a number; empty is KILL). With KILL it returns after the exit.
-    pub async fn kill(&self, _reference: &str, _signal: &str) -> Result<()> {
-        unbuilt("kill")
+    pub async fn kill(&self, reference: &str, signal: &str) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.kill(&container, reference, signal).await
     }
 
-    pub async fn restart(&self, _reference: &str, _signal: Option<&str>, _timeout_secs: Option<i64>) -> Result<()> {
-        unbuilt("restart")
+    pub async fn restart(&self, reference: &str, signal: Option<&str>, timeout_secs: Option<i64>) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.restart(&container, signal, timeout_secs).await
     }
 
     /// Freezes every process of the container.
-    pub async fn pause(&self, _reference: &str) -> Result<()> {
-        unbuilt("pause")
+    pub async fn pause(&self, reference: &str) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.pause(&container).await
     }
 
-    pub async fn unpause(&self, _reference: &str) -> Result<()> {
-        unbuilt("unpause")
+    pub async fn unpause(&self, reference: &str) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.unpause(&container).await
     }
 
-    pub async fn rename(&self, _reference: &str, _name: &str) -> Result<()> {
-        unbuilt("rename")
+    pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        let _alone = container.operation.lock().await;
+        let (inner, held, name) = (self.inner.clone(), container.clone(), name.to_owned());
+        blocking(move || inner.rename(&held, &name)).await
     }
 
     /// Changes limits and restart policy, of a running container at once. Returns warnings.
-    pub async fn update(&self, _reference: &str, _request: UpdateRequest) -> Result<Vec<String>> {
-        unbuilt("update")
+    pub async fn update(&self, reference: &str, request: UpdateRequest) -> Result<Vec<String>> {
+        let container = self.inner.find(reference)?;
+        let _alone = container.operation.lock().await;
+        let (inner, held) = (self.inner.clone(), container.clone());
+        blocking(move || inner.update(&held, request)).await
     }
 
-    pub async fn remove(&self, _reference: &str, _options: RemoveOptions) -> Result<()> {
-        unbuilt("remove")
+    pub async fn remove(&self, reference: &str, options: RemoveOptions) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.remove(&container, options).await
     }
 
     /// Removes stopped containers. Filters: `until`, `label`, `label!`.
-    pub async fn prune_containers(&self, _filters: &Filters) -> Result<Pruned> {
-        unbuilt("prune")
+    pub async fn prune_containers(&self, filters: &Filters) -> Result<Pruned> {
+        self.inner.prune(filters).await
     }
 
     /// Arms a wait; see [`WaitCondition`].
-    pub async fn wait(&self, _reference: &str, _condition: WaitCondition) -> Result<Waiter> {
-        unbuilt("wait")
+    pub async fn wait(&self, reference: &str, condition: WaitCondition) -> Result<Waiter> {
+        let container = self.inner.find(reference)?;
+        Ok(Waiter { receiver: container.wait(condition) })
     }
 
-    pub async fn inspect(&self, _reference: &str, _size: bool) -> Result<ContainerView> {
-        unbuilt("inspect")
+    pub async fn inspect(&self, reference: &str, size: bool) -> Result<ContainerView> {
+        let container = self.inner.find(reference)?;
+        let inner = self.inner.clone();
+        blocking(move || inner.view(&container, size)).await
     }
 
     /// Newest first. Filters: `id`, `name` (regular expression-like: a substring, `^` and `$` anchors), `label`,
     /// `status`, `exited`, `ancestor`, `before`, `since`, `volume`, `network`, `health`, `is-task`, `publish`, `expose`.
-    pub async fn list(&self, _options: ListOptions) -> Result<Vec<ContainerSummary>> {
-        unbuilt("list")
+    pub async fn list(&self, options: ListOptions) -> Result<Vec<ContainerSummary>> {
+        let inner = self.inner.clone();
+        blocking(move || inner.list(&options)).await
     }
 
     /// `ps_args` as `docker top` passes them; empty is `-ef`.
-    pub async fn top(&self, _reference: &str, _ps_args: &str) -> Result<TopTable> {
-        unbuilt("top")
+    pub async fn top(&self, reference: &str, ps_args: &str) -> Result<TopTable> {
+        let container = self.inner.find(reference)?;
+        let (inner, ps_args) = (self.inner.clone(), ps_args.to_owned());
+        blocking(move || inner.top(&container, &ps_args)).await
     }
 
     /// One reading. A container that does not run gives [`Stats::running`] false and zeros.
-    pub async fn stats(&self, _reference: &str) -> Result<Stats> {
-        unbuilt("stats")
+    pub async fn stats(&self, reference: &str) -> Result<Stats> {
+        let container = self.inner.find(reference)?;
+        let inner = self.inner.clone();
+        blocking(move || inner.stats(&container)).await
     }
 
     /// Paths that differ from the image.
-    pub async fn changes(&self, _reference: &str) -> Result<Vec<Change>> {
-        unbuilt("diff")
+    pub async fn changes(&self, reference: &str) -> Result<Vec<Change>> {
+        let container = self.inner.find(reference)?;
+        let inner = self.inner.clone();
+        blocking(move || inner.changes(&container)).await
     }
 
     /// The root file system as a tar.
-    pub async fn export(&self, _reference: &str) -> Result<ByteStream> {
-        unbuilt("export")
+    pub async fn export(&self, reference: &str) -> Result<ByteStream> {
+        let container = self.inner.find(reference)?;
+        Ok(self.inner.export(&container))
     }
 
     /// Makes an image of the container's changes; returns its id. Volumes and the init layer are never part of it.
-    pub async fn commit(&self, _reference: &str, _request: CommitRequest) -> Result<vocab::Digest> {
-        unbuilt("commit")
+    pub async fn commit(&self, reference: &str, request: CommitRequest) -> Result<vocab::Digest> {
+        let container = self.inner.find(reference)?;
+        self.inner.commit(&container, request).await
     }
 
     /// `docker cp` asks what a path is. Paths resolve inside the container's root, running or not.
-    pub async fn archive_stat(&self, _reference: &str, _path: &str) -> Result<PathStat> {
-        unbuilt("archive")
+    pub async fn archive_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
+        let container = self.inner.find(reference)?;
+        let (inner, path) = (self.inner.clone(), path.to_owned());
+        blocking(move || inner.archive_stat(&container, &path)).await
     }
 
     /// A tar of the path, entries named from its last component on.
-    pub async fn archive_get(&self, _reference: &str, _path: &str) -> Result<(PathStat, ByteStream)> {
-        unbuilt("archive")
+    pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, ByteStream)> {
+        let container = self.inner.find(reference)?;
+        self.inner.archive_get(&container, path).await
     }
 
     /// Unpacks a tar (plain, gzip or zstd) into a directory of the container. `no_overwrite_dir_non_dir` refuses to
     /// replace a directory by something else or the reverse; `copy_uid_gid` gives the archive's owner instead of root.
     pub async fn archive_put(
         &self,
-        _reference: &str,
-        _path: &str,
-        _no_overwrite_dir_non_dir: bool,
-        _copy_uid_gid: bool,
-        _body: Body,
+        reference: &str,
+        path: &str,
+        no_overwrite_dir_non_dir: bool,
+        copy_uid_gid: bool,
+        body: Body,
     ) -> Result<()> {
-        unbuilt("archive")
+        let container = self.inner.find(reference)?;
+        let options = PutOptions { no_overwrite_dir_non_dir, copy_uid_gid };
+        let (inner, path) = (self.inner.clone(), path.to_owned());
+        blocking(move || inner.archive_put(&container, &path, options, body)).await
     }
 }
 
 /// Output and input.
 impl Engine {
     /// The container's log. Whether its stdout and stderr are one terminal stream is [`ContainerConfig::tty`].
-    pub async fn logs(&self, _reference: &str, _options: LogOptions) -> Result<LogStream> {
-        unbuilt("logs")
+    pub async fn logs(&self, reference: &str, options: LogOptions) -> Result<LogStream> {
+        let container = self.inner.find(reference)?;
+        self.inner.logs(&container, options).await
     }
 
     /// Joins the container's streams. May be called before `start`: nothing that it writes is missed then.
-    pub async fn attach(&self, _reference: &str, _options: AttachOptions) -> Result<Attached> {
-        unbuilt("attach")
+    pub async fn attach(&self, reference: &str, options: AttachOptions) -> Result<Attached> {
+        let container = self.inner.find(reference)?;
+        self.inner.attach(&container, options).await
     }
 
     /// Sets the terminal's size; remembered as the first size if it has not been started.
-    pub async fn resize(&self, _reference: &str, _size: ConsoleSize) -> Result<()> {
-        unbuilt("resize")
+    pub async fn resize(&self, reference: &str, size: ConsoleSize) -> Result<()> {
+        let container = self.inner.find(reference)?;
+        self.inner.resize(&container, size)
     }
 
-    pub async fn exec_create(&self, _reference: &str, _config: ExecConfig) -> Result<ExecId> {
-        unbuilt("exec")
+    pub async fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<ExecId> {
+        let container = self.inner.find(reference)?;
+        self.inner.exec_create(&container, config)
     }
 
     /// Starts an exec. `None` when detached; else its streams, whose output ends with the process.
-    pub async fn exec_start(&self, _id: &str, _options: ExecStart) -> Result<Option<Attached>> {
-        unbuilt("exec")
+    pub async fn exec_start(&self, id: &str, options: ExecStart) -> Result<Option<Attached>> {
+        self.inner.exec_start(id, options).await
     }
 
-    pub async fn exec_inspect(&self, _id: &str) -> Result<ExecView> {
-        unbuilt("exec")
+    pub async fn exec_inspect(&self, id: &str) -> Result<ExecView> {
+        self.inner.exec_view(id)
     }
 
-    pub async fn exec_resize(&self, _id: &str, _size: ConsoleSize) -> Result<()> {
-        unbuilt("exec")
+    pub async fn exec_resize(&self, id: &str, size: ConsoleSize) -> Result<()> {
+        self.inner.exec_resize(id, size)
     }
 }
 
 /// Images. `reference` is a name (`busybox`, `busybox:1.36`, `host/repo@sha256:...`), an id or a unique prefix of an id.
 impl Engine {
-    pub async fn image_list(&self, _options: ImageListOptions) -> Result<Vec<ImageSummary>> {
-        unbuilt("images")
+    pub async fn image_list(&self, options: ImageListOptions) -> Result<Vec<ImageSummary>> {
+        let inner = self.inner.clone();
+        blocking(move || inner.image_list(&options)).await
     }
 
-    pub async fn image_inspect(&self, _reference: &str) -> Result<ImageView> {
-        unbuilt("image inspect")
+    pub async fn image_inspect(&self, reference: &str) -> Result<ImageView> {
+        let (inner, name) = (self.inner.clone(), reference.to_owned());
+        blocking(move || inner.image_view(&name)).await
     }
 
-    pub async fn image_history(&self, _reference: &str) -> Result<Vec<HistoryEntry>> {
-        unbuilt("history")
+    pub async fn image_history(&self, reference: &str) -> Result<Vec<HistoryEntry>> {
+        let (inner, name) = (self.inner.clone(), reference.to_owned());
+        blocking(move || inner.image_history(&name)).await
     }
 
     /// `target`: `repository[:tag]`.
-    pub async fn image_tag(&self, _reference: &str, _target: &str) -> Result<()> {
-        unbuilt("tag")
+    pub async fn image_tag(&self, reference: &str, target: &str) -> Result<()> {
+        let (inner, name, target) = (self.inner.clone(), reference.to_owned(), target.to_owned());
+        blocking(move || inner.image_tag(&name, &target)).await
     }
 
     /// `force` also untags what stopped containers use; `no_prune` keeps untagged parents.
-    pub async fn image_remove(&self, _reference: &str, _force: bool, _no_prune: bool) -> Result<Vec<ImageRemoval>> {
-        unbuilt("rmi")
+    pub async fn image_remove(&self, reference: &str, force: bool, no_prune: bool) -> Result<Vec<ImageRemoval>> {
+        let (inner, name) = (self.inner.clone(), reference.to_owned());
+        blocking(move || inner.image_remove(&name, force, no_prune)).await
     }
 
     /// Filters: `dangling` (default true), `until`, `label`.
-    pub async fn image_prune(&self, _filters: &Filters) -> Result<ImagePruned> {
-        unbuilt("image prune")
+    pub async fn image_prune(&self, filters: &Filters) -> Result<ImagePruned> {
+        let (inner, filters) = (self.inner.clone(), filters.clone());
+        blocking(move || inner.image_prune(&filters)).await
     }
 
     /// Loads a docker-archive or an OCI layout (plain, gzip or zstd). Names move only after everything is verified and
     /// durable; the stream ends after the last of them, or with the error.
-    pub async fn image_load(&self, _body: Body) -> Result<ItemStream<LoadProgress>> {
-        unbuilt("load")
+    pub async fn image_load(&self, body: Body) -> Result<ItemStream<LoadProgress>> {
+        Ok(self.inner.image_load(body))
     }
 
     /// An archive that both `docker load` and OCI tools read.
-    pub async fn image_save(&self, _references: &[String]) -> Result<ByteStream> {
-        unbuilt("save")
+    pub async fn image_save(&self, references: &[String]) -> Result<ByteStream> {
+        self.inner.image_save(references.to_vec()).await
     }
 
     /// Makes an image of one root file system tar; returns its id.
-    pub async fn image_import(&self, _request: ImportRequest, _body: Body) -> Result<vocab::Digest> {
-        unbuilt("import")
+    pub async fn image_import(&self, request: ImportRequest, body: Body) -> Result<vocab::Digest> {
+        let inner = self.inner.clone();
+        blocking(move || inner.image_import(request, body)).await
     }
 }
 
 /// The engine itself.
 impl Engine {
-    pub async fn events(&self, _query: EventQuery) -> Result<EventStream> {
-        unbuilt("events")
+    pub async fn events(&self, query: EventQuery) -> Result<EventStream> {
+        self.inner.event_stream(query)
     }
 
     pub async fn info(&self) -> Result<Info> {
-        unbuilt("info")
+        let inner = self.inner.clone();
+        Ok(blocking(move || inner.info()).await)
     }
 
     pub async fn disk_usage(&self) -> Result<DiskUsage> {
-        unbuilt("system df")
+        let inner = self.inner.clone();
+        blocking(move || inner.disk_usage()).await
     }
 
     /// Compares the database with mounts, cgroups, processes, layers, blobs, logs and the run directory. Empty: clean.
     pub async fn doctor(&self) -> Result<Vec<Finding>> {
-        unbuilt("doctor")
+        let inner = self.inner.clone();
+        blocking(move || inner.doctor()).await
     }
 
     /// How long since this engine was opened.
     pub fn uptime(&self) -> Duration {
-        Duration::ZERO
+        self.inner.opened.elapsed()
     }
 }

@@ -42,12 +42,18 @@ pub enum Error {
     /// executable, 128 anything else in the container's own setup.
     #[error("{message}")]
     Start { exit_code: i32, message: String },
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    #[error(transparent)]
+    Kernel(#[from] linux::Error),
     #[error("{what}: {message}")]
     Other { what: String, kind: ErrorKind, message: String },
 }
 
 impl Error {
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchContainer(_)
             | Self::NoSuchExec(_)
@@ -61,6 +67,9 @@ impl Error {
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Start { exit_code: 126 | 127, .. } => ErrorKind::Invalid,
             Self::Start { .. } => ErrorKind::Internal,
+            Self::Image(source) => source.kind(),
+            Self::Db(source) => source.kind(),
+            Self::Kernel(source) => source.kind(),
             Self::Other { kind, .. } => *kind,
         }
     }

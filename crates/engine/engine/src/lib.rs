@@ -7,8 +7,10 @@
 //! * `api_*` — the methods of [`Engine`], one file a story
 
 mod api;
+mod core;
 mod decide;
 mod error;
+mod logs;
 mod model;
 mod spec;
 mod stream;

@@ -83,20 +83,36 @@ impl Read for Body {
     }
 }
 
-/// The writing end of a [`ByteStream`] for blocking code.
-pub(crate) struct ByteSink(pub(crate) mpsc::Sender<Result<Bytes>>);
+/// The writing end of a [`ByteStream`] for blocking code. Small writes are gathered; flush before the end.
+pub(crate) struct ByteSink {
+    sender: mpsc::Sender<Result<Bytes>>,
+    gathered: Vec<u8>,
+}
+
+const PIECE: usize = 64 << 10;
+
+impl ByteSink {
+    pub(crate) fn new(sender: mpsc::Sender<Result<Bytes>>) -> Self {
+        Self { sender, gathered: Vec::new() }
+    }
+}
 
 impl io::Write for ByteSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = &bytes[..bytes.len().min(64 << 10)];
-        match self.0.blocking_send(Ok(Bytes::copy_from_slice(piece))) {
-            Ok(()) => Ok(piece.len()),
-            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+        let count = bytes.len().min(PIECE - self.gathered.len().min(PIECE - 1));
+        self.gathered.extend_from_slice(&bytes[..count]);
+        if self.gathered.len() >= PIECE {
+            self.flush()?;
         }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let piece = Bytes::from(std::mem::take(&mut self.gathered));
+        self.sender.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -127,6 +143,16 @@ impl InputSink {
     pub fn close(self) {
         self.inner.close();
     }
+}
+
+/// Waits for a descriptor in the runtime's loop.
+pub(crate) fn register(
+    fd: std::os::fd::OwnedFd,
+    interest: tokio::io::Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // Deprecated because a type could change its descriptor while it is registered; an OwnedFd cannot.
+    #[allow(deprecated)]
+    tokio::io::unix::AsyncFd::with_interest(fd, interest)
 }
 
 /// Both directions of an attached process.

@@ -111,7 +111,7 @@ fn healthcheck(rest: &str) -> Result<crate::Healthcheck> {
 }
 
 /// `1h2m3.5s`, `300ms`.
-fn duration(text: &str) -> Option<std::time::Duration> {
+pub(crate) fn duration(text: &str) -> Option<std::time::Duration> {
     let mut total = 0.0f64;
     let mut rest = text;
     while !rest.is_empty() {

@@ -1,0 +1,184 @@
+//! Create: check everything, take the name, make the root file system, commit, publish.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::records::{CONTAINERS, ContainerRecord, STATES, StateRecord, VOLUMES, VolumeRecord};
+use super::{Container, Inner};
+use crate::decide::merge::merge_config;
+use crate::decide::mounts::{ContainerMount, parse_volumes_from, plan_mounts};
+use crate::decide::names::{generate_name, parse_name};
+use crate::decide::{caps, request, signal};
+use crate::spec::{self, NamespaceMode};
+use crate::{ContainerId, CreateRequest, Created, Error, HostConfig, MountKind, Result};
+
+impl Inner {
+    /// Blocking.
+    pub(crate) fn create(&self, request: CreateRequest) -> Result<Created> {
+        let CreateRequest { name, platform, config, mut host, networks } = request;
+        let mut warnings = Vec::new();
+        request::check_config(&config)?;
+        request::fill_defaults(&mut host, &self.facts);
+        request::check_host(&host, self.facts.cpus, &mut warnings)?;
+        for network in networks.keys() {
+            if !matches!(network.as_str(), "bridge" | "default" | "none" | "host") {
+                return Err(Error::NoSuchNetwork(network.clone()));
+            }
+        }
+        spec::check_files(&config.hostname, &config.domainname, &host)?;
+        caps::decide_caps(&host.cap_add, &host.cap_drop, host.privileged, self.facts.capabilities)?;
+        let security = spec::parse_security_opt(&host.security_opt)?;
+        super::seccomp::check(&security.seccomp)?;
+        self.check_joined(&host)?;
+
+        let image = self.image_for_create(&config.image, platform.as_deref())?;
+        let mut config = merge_config(config, &image.config)?;
+        request::check_config(&config)?;
+        if let Some(name) = &config.stop_signal {
+            signal::parse_signal(name)?;
+        }
+        let mut mounts = plan_mounts(&config, &host)?;
+        self.add_volumes_from(&host, &mut mounts)?;
+        for mount in mounts.iter().filter(|m| m.kind == MountKind::Bind && !m.create_source) {
+            if !std::path::Path::new(&mount.source).exists() {
+                return Err(Error::Invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    mount.source
+                )));
+            }
+        }
+        let volumes = self.settle_volumes(&mut mounts);
+
+        let id = self.new_id();
+        if config.hostname.is_empty() {
+            let shared =
+                spec::uts_mode(&host)? == NamespaceMode::Host || spec::network_mode(&host)? == NamespaceMode::Host;
+            config.hostname = if shared { super::info::hostname() } else { id.short() };
+        }
+        let name = self.take_name(name.as_deref(), id)?;
+        let record = ContainerRecord {
+            name: name.clone(),
+            created_at: Timestamp::now(),
+            image: image.id,
+            platform: "linux".into(),
+            config,
+            host,
+            mounts,
+        };
+        match self.commit_new(id, record, &volumes) {
+            Ok(container) => {
+                for (name, record) in volumes {
+                    self.volumes.learn(name, record);
+                }
+                self.container_event(&container, "create", &[]);
+                Ok(Created { id, warnings })
+            }
+            Err(error) => {
+                self.registry().release_name(&name, id);
+                Err(error)
+            }
+        }
+    }
+
+    fn take_name(&self, asked: Option<&str>, id: ContainerId) -> Result<String> {
+        if let Some(asked) = asked.filter(|n| !n.is_empty()) {
+            let name = parse_name(asked)?.to_owned();
+            self.registry().reserve_name(&name, id)?;
+            return Ok(name);
+        }
+        for attempt in 0.. {
+            let name = generate_name(u64::from_le_bytes(self.random_bytes()), attempt);
+            if self.registry().reserve_name(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        unreachable!("later attempts have ever more digits")
+    }
+
+    /// The root file system first, then the record: a crash in between leaves a snapshot that nobody speaks of, which
+    /// the next start removes.
+    fn commit_new(
+        &self,
+        id: ContainerId,
+        record: ContainerRecord,
+        volumes: &[(String, VolumeRecord)],
+    ) -> Result<Arc<Container>> {
+        let key = id.to_string();
+        vocab::crash::point("engine.create.before_snapshot");
+        self.images.prepare(&key, &record.image)?;
+        vocab::crash::point("engine.create.after_snapshot");
+        let saved = StateRecord::default();
+        let committed = self.db.write(|txn| {
+            for (name, volume) in volumes {
+                txn.put(&VOLUMES, name, volume)?;
+            }
+            txn.put(&CONTAINERS, &id, &record)?;
+            txn.put(&STATES, &id, &saved)
+        });
+        if let Err(error) = committed {
+            if let Err(left) = self.images.remove_snapshot(&key) {
+                tracing::warn!(container = %id, error = %left, "the root file system of a failed create stays behind");
+            }
+            return Err(error.into());
+        }
+        vocab::crash::point("engine.create.after_commit");
+        let container = Arc::new(Container::new(id, record, saved));
+        self.registry().insert(container.clone());
+        Ok(container)
+    }
+
+    /// Names anonymous volumes, finds sources, and lists the volumes that are to be made.
+    fn settle_volumes(&self, mounts: &mut [ContainerMount]) -> Vec<(String, VolumeRecord)> {
+        let mut new = Vec::new();
+        for mount in mounts.iter_mut().filter(|m| m.kind == MountKind::Volume) {
+            if mount.volume.is_empty() {
+                mount.volume = ContainerId::from_bytes(self.random_bytes()).to_string();
+            }
+            mount.source = self.volumes.data(&mount.volume).to_string_lossy().into_owned();
+            if self.volumes.get(&mount.volume).is_none() {
+                let record = VolumeRecord {
+                    created_at: Timestamp::now(),
+                    anonymous: mount.anonymous,
+                    labels: Default::default(),
+                    options: Default::default(),
+                    populated: !mount.copy_up,
+                };
+                new.push((mount.volume.clone(), record));
+            }
+        }
+        new
+    }
+
+    fn add_volumes_from(&self, host: &HostConfig, mounts: &mut Vec<ContainerMount>) -> Result<()> {
+        for text in &host.volumes_from {
+            let from = parse_volumes_from(text)?;
+            let other = self.find(from.container)?;
+            for mount in other.record().mounts.iter().filter(|m| m.kind != MountKind::Tmpfs) {
+                // What the new container's image declares yields, what its caller asked for stays.
+                let covered = mounts.iter().position(|m| m.destination == mount.destination);
+                match covered {
+                    Some(at) if mounts[at].anonymous => drop(mounts.remove(at)),
+                    Some(_) => continue,
+                    None => {}
+                }
+                mounts.push(ContainerMount {
+                    rw: mount.rw && !from.read_only,
+                    mode: from.mode.to_owned(),
+                    ..mount.clone()
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Containers whose namespaces are to be joined must exist.
+    fn check_joined(&self, host: &HostConfig) -> Result<()> {
+        for mode in [spec::network_mode(host)?, spec::pid_mode(host)?, spec::ipc_mode(host)?] {
+            if let NamespaceMode::Container(name) = mode {
+                self.find(name)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! Further processes in a running container.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use keeper::client::{Sink, StartRequest, Work};
+use keeper::{Exited, Stdio};
+use oci_spec::runtime::{ProcessBuilder, UserBuilder};
+
+use super::attach::Input;
+use super::inner::blocking;
+use super::start::{UserFiles, launch_message};
+use super::{Container, Inner};
+use crate::decide::merge::{DEFAULT_PATH, environment};
+use crate::stream::Attached;
+use crate::{ConsoleSize, ContainerId, Error, ExecConfig, ExecId, ExecStart, ExecView, Result, Status};
+
+/// How long an ended exec can still be inspected.
+const KEPT: Duration = Duration::from_secs(300);
+
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) id: ExecId,
+    pub(crate) container: ContainerId,
+    config: ExecConfig,
+    state: Mutex<ExecState>,
+}
+
+#[derive(Debug, Default)]
+struct ExecState {
+    started: bool,
+    running: bool,
+    pid: i32,
+    exit_code: Option<i32>,
+    ended_at: Option<Instant>,
+    console: Option<ConsoleSize>,
+    /// Its end, told before its start was.
+    early_exit: Option<Exited>,
+}
+
+impl Exec {
+    fn state(&self) -> std::sync::MutexGuard<'_, ExecState> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Inner {
+    pub(crate) fn exec_create(&self, container: &Container, config: ExecConfig) -> Result<ExecId> {
+        match container.status() {
+            Status::Running => {}
+            Status::Paused => {
+                return Err(Error::Conflict(format!(
+                    "Container {} is paused, unpause the container before exec",
+                    container.id
+                )));
+            }
+            Status::Restarting => {
+                return Err(Error::Conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    container.id
+                )));
+            }
+            _ => return Err(container.not_running()),
+        }
+        if config.cmd.is_empty() {
+            return Err(Error::Invalid("No exec command specified".into()));
+        }
+        if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+            return Err(Error::Invalid(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                config.working_dir
+            )));
+        }
+        if config.cmd.iter().chain(&config.env).any(|t| t.contains('\0')) {
+            return Err(Error::Invalid("invalid exec configuration: a value contains a NUL byte".into()));
+        }
+        let id = self.new_id();
+        let command = config.cmd.join(" ");
+        let state = ExecState { console: config.console_size, ..Default::default() };
+        let exec = Arc::new(Exec { id, container: container.id, config, state: Mutex::new(state) });
+        {
+            let mut live = container.live();
+            let now = Instant::now();
+            live.execs.retain(|_, e| e.state().ended_at.is_none_or(|at| now.duration_since(at) < KEPT));
+            live.execs.insert(id, exec.clone());
+        }
+        let mut all = self.execs();
+        let now = Instant::now();
+        all.retain(|_, e| e.state().ended_at.is_none_or(|at| now.duration_since(at) < KEPT));
+        all.insert(id, exec);
+        drop(all);
+        self.container_event(container, format!("exec_create: {command}"), &[("execID", id.to_string())]);
+        Ok(id)
+    }
+
+    pub(crate) fn find_exec(&self, id: &str) -> Result<Arc<Exec>> {
+        let missing = || Error::NoSuchExec(id.to_owned());
+        let parsed = id.parse().map_err(|_| missing())?;
+        self.execs().get(&parsed).cloned().ok_or_else(missing)
+    }
+
+    pub(crate) async fn exec_start(self: &Arc<Self>, id: &str, options: ExecStart) -> Result<Option<Attached>> {
+        let exec = self.find_exec(id)?;
+        let container = self.registry().get(exec.container).ok_or_else(|| Error::NoSuchExec(id.to_owned()))?;
+        match container.status() {
+            Status::Running => {}
+            Status::Paused => {
+                return Err(Error::Conflict(format!(
+                    "Container {} is paused, unpause the container before exec",
+                    container.id
+                )));
+            }
+            _ => return Err(container.not_running()),
+        }
+        {
+            let mut state = exec.state();
+            if state.started {
+                let why = if state.running { "is already running" } else { "has already run" };
+                return Err(Error::Conflict(format!("Error: Exec command {id} {why}")));
+            }
+            state.started = true;
+            state.console = options.console_size.or(state.console);
+        }
+        let config = &exec.config;
+        let attached = !options.detach;
+        let (sink, streams) = if attached && (config.attach_stdout || config.attach_stderr || config.tty) {
+            let (sink, streams) = Sink::new(config.attach_stdout || config.tty, config.attach_stderr && !config.tty)
+                .map_err(|e| Error::internal("open exec streams", e))?;
+            (Some(sink), Some(streams))
+        } else {
+            (None, None)
+        };
+        let result = self.launch_exec(&container, &exec, sink, attached).await;
+        if let Err(error) = result {
+            let exit_code = match &error {
+                Error::Start { exit_code, .. } => *exit_code,
+                _ => 126,
+            };
+            let mut state = exec.state();
+            state.exit_code = Some(exit_code);
+            state.ended_at = Some(Instant::now());
+            return Err(error);
+        }
+        if !attached {
+            return Ok(None);
+        }
+        let input = (config.attach_stdin).then(|| Input::exec(self.clone(), exec.id));
+        Ok(Some(self.attached(config.tty, streams, Vec::new(), input)))
+    }
+
+    async fn launch_exec(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        exec: &Arc<Exec>,
+        sink: Option<Sink>,
+        attached: bool,
+    ) -> Result<()> {
+        let pidfd = container.pidfd()?;
+        let (inner, held, planned) = (self.clone(), container.clone(), exec.clone());
+        let plan = blocking(move || inner.plan_exec(&held, &planned)).await?;
+        let config = &exec.config;
+        let console = exec.state().console.unwrap_or(ConsoleSize { rows: 24, cols: 80 });
+        let stdio = match () {
+            _ if config.tty => Stdio::Tty { rows: console.rows, cols: console.cols },
+            _ => Stdio::Pipes { stdin: attached && config.attach_stdin },
+        };
+        let target = pidfd.try_clone().map_err(|e| Error::internal("duplicate a pidfd", e))?;
+        let program = config.cmd[0].clone();
+        let failed = |error: keeper::client::Error| exec_error(&program, error);
+        let request = StartRequest {
+            id: exec.id.to_string(),
+            work: Work::exec(&plan, target).map_err(failed)?,
+            stdio,
+            log: None,
+            sinks: sink.into_iter().collect(),
+            gated: false,
+        };
+        let command = config.cmd.join(" ");
+        let extra = [("execID", exec.id.to_string())];
+        self.container_event(container, format!("exec_start: {command}"), &extra);
+        vocab::crash::point("engine.exec.before_start");
+        let started = self.keeper.start(request).await.map_err(failed)?;
+        vocab::crash::point("engine.exec.after_start");
+        let early = {
+            let mut state = exec.state();
+            state.running = true;
+            state.pid = started.pid;
+            state.early_exit.take()
+        };
+        if let Some(exited) = early {
+            self.exec_exited(exec.id, exited).await;
+        }
+        Ok(())
+    }
+
+    /// Blocking.
+    fn plan_exec(&self, container: &Container, exec: &Exec) -> Result<runtime::ExecPlan> {
+        let record = container.record();
+        let (pid, target) = {
+            let live = container.live();
+            (live.saved.state.pid, live.target.clone())
+        };
+        let target = match target {
+            Some(target) => target,
+            None => Arc::new(self.rebuild_target(container)?),
+        };
+        let (config, host) = (&exec.config, &record.host);
+        let user_word = if config.user.is_empty() { &record.config.user } else { &config.user };
+        let user = UserFiles::of_process(pid).resolve(user_word, &host.group_add)?;
+        let mut own_env = record.config.env.clone();
+        own_env.extend(config.env.iter().cloned());
+        let env = environment(&own_env, DEFAULT_PATH, &record.config.hostname, config.tty, &user.home);
+        let cwd = match (config.working_dir.as_str(), record.config.working_dir.as_str()) {
+            ("", "") => "/",
+            ("", own) => own,
+            (asked, _) => asked,
+        };
+        let privileged = crate::HostConfig { privileged: host.privileged || config.privileged, ..host.clone() };
+        let security = crate::spec::parse_security_opt(&host.security_opt)?;
+        let broken = |e| Error::internal("build the exec's process", e);
+        let process = ProcessBuilder::default()
+            .terminal(config.tty)
+            .user(
+                UserBuilder::default()
+                    .uid(user.uid)
+                    .gid(user.gid)
+                    .additional_gids(user.groups)
+                    .build()
+                    .map_err(broken)?,
+            )
+            .args(config.cmd.clone())
+            .env(env)
+            .cwd(cwd)
+            .capabilities(crate::spec::capabilities(&privileged, user.uid, &self.facts)?)
+            .no_new_privileges(security.no_new_privileges && !config.privileged)
+            .oom_score_adj(host.oom_score_adj)
+            .build()
+            .map_err(broken)?;
+        runtime::plan_exec(&process, &target, &self.runtime_facts, 0)
+            .map_err(|e| Error::Start { exit_code: 126, message: format!("OCI runtime exec failed: {e}") })
+    }
+
+    /// After a restart of the engine nobody remembers what was launched; it follows from the record.
+    fn rebuild_target(&self, container: &Container) -> Result<runtime::ExecTarget> {
+        let prepared = self.prepare_target(container)?;
+        let target = Arc::new(prepared);
+        container.live().target = Some(target.clone());
+        Ok((*target).clone())
+    }
+
+    pub(crate) async fn exec_exited(&self, id: ExecId, exited: Exited) {
+        let exec = self.execs().get(&id).cloned();
+        if let Some(exec) = &exec {
+            {
+                let mut state = exec.state();
+                if !state.running {
+                    // `launch_exec` takes it up; one that failed to launch has ended already.
+                    state.early_exit = Some(exited);
+                    return;
+                }
+                state.running = false;
+                state.pid = 0;
+                state.exit_code = Some(exited.code());
+                state.ended_at = Some(Instant::now());
+            }
+            let container = self.registry().get(exec.container);
+            if let Some(container) = container {
+                container.live().execs.remove(&id);
+                let extra = [("execID", id.to_string()), ("exitCode", exited.code().to_string())];
+                self.container_event(&container, "exec_die", &extra);
+            }
+        }
+        self.forget(&id.to_string()).await;
+    }
+
+    pub(crate) fn exec_view(&self, id: &str) -> Result<ExecView> {
+        let exec = self.find_exec(id)?;
+        let state = exec.state();
+        Ok(ExecView {
+            id: exec.id,
+            container: exec.container,
+            config: exec.config.clone(),
+            running: state.running,
+            exit_code: state.exit_code,
+            pid: state.pid,
+            can_remove: state.ended_at.is_some(),
+            labels: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn exec_resize(&self, id: &str, size: ConsoleSize) -> Result<()> {
+        let exec = self.find_exec(id)?;
+        let mut state = exec.state();
+        state.console = Some(size);
+        if !state.started {
+            return Ok(());
+        }
+        if !state.running {
+            return Err(Error::Conflict(format!("exec {id} is not running")));
+        }
+        drop(state);
+        self.keeper.resize(&exec.id.to_string(), size.rows, size.cols).map_err(|e| Error::internal("resize", e))
+    }
+}
+
+fn exec_error(program: &str, error: keeper::client::Error) -> Error {
+    let keeper::client::Error::Launch(failure) = &error else {
+        return Error::Other { what: "cannot exec".into(), kind: error.kind(), message: error.to_string() };
+    };
+    let (exit_code, text) = (super::start::launch_exit_code(failure), failure.to_string());
+    let exit_code = if exit_code == 128 { 126 } else { exit_code };
+    let message = launch_message(program, exit_code, &text);
+    let tail = message.split("unable to start container process").nth(1).unwrap_or(&message);
+    Error::Start {
+        exit_code,
+        message: format!("OCI runtime exec failed: exec failed: unable to start container process{tail}"),
+    }
+}

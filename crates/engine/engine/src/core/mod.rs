@@ -1,0 +1,34 @@
+//! The engine's inside: what it remembers and what it does about it. `api` is its face.
+
+mod archive;
+mod attach;
+mod container;
+mod copy;
+mod create;
+mod devices;
+mod doctor;
+mod events;
+mod exec;
+mod exits;
+mod files;
+mod follow;
+mod images;
+pub(crate) mod info;
+mod inner;
+mod lifecycle;
+mod list;
+mod open;
+mod records;
+mod registry;
+mod remove;
+mod seccomp;
+mod start;
+mod stats;
+mod top;
+mod update;
+mod view;
+mod volumes;
+
+pub(crate) use archive::PutOptions;
+pub(crate) use container::Container;
+pub(crate) use inner::{Inner, blocking};

@@ -1,0 +1,72 @@
+//! The engine's tables. A record is JSON: fields that a newer version adds read as their default.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use vocab::Digest;
+
+use crate::decide::mounts::ContainerMount;
+use crate::{ConsoleSize, ContainerConfig, ContainerId, ContainerState, HostConfig};
+
+pub(crate) const CONTAINERS: db::Table<ContainerId, ContainerRecord> = db::Table::new("engine.containers");
+pub(crate) const STATES: db::Table<ContainerId, StateRecord> = db::Table::new("engine.states");
+pub(crate) const VOLUMES: db::Table<String, VolumeRecord> = db::Table::new("engine.volumes");
+pub(crate) const FACTS: db::Table<String, String> = db::Table::new("engine.facts");
+
+impl db::Key for ContainerId {
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self::from_bytes(bytes.try_into().ok()?))
+    }
+}
+
+/// What a container is. Changes with `rename` and `update` alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    /// Without a slash.
+    pub(crate) name: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) image: Digest,
+    pub(crate) platform: String,
+    /// Merged with the image's.
+    pub(crate) config: ContainerConfig,
+    /// With defaults filled in.
+    pub(crate) host: HostConfig,
+    pub(crate) mounts: Vec<ContainerMount>,
+}
+
+/// What a container does. Changes with every start and exit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StateRecord {
+    pub(crate) state: ContainerState,
+    /// The last end was a user's wish.
+    pub(crate) stopped_by_user: bool,
+    /// Restarts by policy since a user last started it.
+    pub(crate) restarts: u32,
+    /// The start time (clock ticks after boot) of process 1: with the pid it names one process of this boot.
+    pub(crate) pid_start: u64,
+    pub(crate) boot_id: String,
+    /// Removal has begun: the next start of the engine finishes it.
+    pub(crate) removing: bool,
+    /// The terminal's size before the first start.
+    pub(crate) console: Option<ConsoleSize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    pub(crate) created_at: Timestamp,
+    pub(crate) anonymous: bool,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) options: BTreeMap<String, String>,
+    /// Copied up already, or not to be.
+    #[serde(default)]
+    pub(crate) populated: bool,
+}

@@ -1,0 +1,87 @@
+//! What inspect shows.
+
+use std::collections::BTreeMap;
+
+use super::{Container, Inner};
+use crate::decide::merge::command_line;
+use crate::decide::mounts::ContainerMount;
+use crate::{
+    ContainerPaths, ContainerSize, ContainerView, EndpointSettings, GraphView, HostConfig, MountKind, MountPoint,
+    PortBinding, Result,
+};
+
+impl Inner {
+    /// Blocking: asks the image store where the layers are.
+    pub(crate) fn view(&self, container: &Container, size: bool) -> Result<ContainerView> {
+        let record = container.record();
+        let (state, restarts, exec_ids) = {
+            let live = container.live();
+            (live.saved.state.clone(), live.saved.restarts, live.execs.keys().copied().collect())
+        };
+        let (path, args) = command_line(&record.config);
+        let dir = self.container_dir(container.id);
+        let snapshot = self.images.snapshot(&container.id.to_string()).ok();
+        let running = state.status.is_running() && state.pid != 0;
+        Ok(ContainerView {
+            id: container.id,
+            name: record.name.clone(),
+            created_at: record.created_at,
+            path,
+            args,
+            image_id: record.image,
+            config: record.config.clone(),
+            host: record.host.clone(),
+            restart_count: restarts,
+            driver: "overlay2",
+            platform: record.platform.clone(),
+            mounts: mount_points(&record.mounts),
+            exec_ids,
+            paths: ContainerPaths {
+                resolv_conf: dir.join("resolv.conf"),
+                hostname: dir.join("hostname"),
+                hosts: dir.join("hosts"),
+                log: self.log_path(container.id, &record.host).unwrap_or_default(),
+            },
+            graph: snapshot.map(|s| GraphView { lowers: s.lowers, upper: s.upper, work: s.work }).unwrap_or_default(),
+            networks: networks(&record.host),
+            ports: record
+                .config
+                .exposed_ports
+                .iter()
+                .map(|port| (port.clone(), Vec::<PortBinding>::new()))
+                .filter(|_| running)
+                .collect(),
+            sandbox_key: if running { format!("/proc/{}/ns/net", state.pid) } else { String::new() },
+            size: if size { Some(self.container_size(container)?) } else { None },
+            state,
+        })
+    }
+
+    pub(crate) fn container_size(&self, container: &Container) -> Result<ContainerSize> {
+        let (rw_bytes, lower_bytes) = self.images.snapshot_usage(&container.id.to_string())?;
+        Ok(ContainerSize { rw_bytes, root_fs_bytes: rw_bytes + lower_bytes })
+    }
+}
+
+/// The networks that a container is on, by name.
+pub(crate) fn networks(host: &HostConfig) -> BTreeMap<String, EndpointSettings> {
+    match host.network_mode.as_str() {
+        mode if mode.starts_with("container:") => BTreeMap::new(),
+        "" | "default" => [("bridge".to_owned(), EndpointSettings::default())].into(),
+        mode => [(mode.to_owned(), EndpointSettings::default())].into(),
+    }
+}
+
+pub(crate) fn mount_points(mounts: &[ContainerMount]) -> Vec<MountPoint> {
+    let shown = mounts.iter().map(|m| MountPoint {
+        kind: m.kind,
+        name: m.volume.clone(),
+        source: m.source.clone(),
+        destination: m.destination.clone(),
+        driver: if m.kind == MountKind::Volume { "local".into() } else { String::new() },
+        mode: m.mode.clone(),
+        rw: m.rw,
+        propagation: m.propagation.clone(),
+    });
+    shown.collect()
+}
