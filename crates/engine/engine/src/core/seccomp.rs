@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use linux::seccomp::docker::{DockerProfile, Target, default_profile};
-use linux::seccomp::{Arch, Filter, compile};
+use linux::seccomp::{Arch, compile};
 use runtime::plan::SeccompPlan;
 
 use crate::spec::SeccompChoice;
@@ -73,18 +73,7 @@ fn make(key: &Key) -> Result<Option<SeccompPlan>> {
             "seccomp profile: SCMP_ACT_NOTIFY needs a listener, which docker has no way to name".into(),
         ));
     }
-    Ok(Some(SeccompPlan { flags: u64::from(filter.flags), program: bytes(&filter), listener: None }))
-}
-
-/// `struct sock_filter` by `struct sock_filter`.
-fn bytes(filter: &Filter) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(filter.instructions.len() * 8);
-    for i in &filter.instructions {
-        bytes.extend(i.code.to_ne_bytes());
-        bytes.extend([i.jt, i.jf]);
-        bytes.extend(i.k.to_ne_bytes());
-    }
-    bytes
+    Ok(Some(SeccompPlan { filter, listener: None }))
 }
 
 fn kernel_version() -> (u32, u32) {
