@@ -127,7 +127,8 @@ impl Inner {
         }
         let until = crate::decide::time::parse_until(filters, jiff::Timestamp::now())?;
         let mut pruned = Pruned::default();
-        for container in self.registry().all() {
+        let all = self.registry().all();
+        for container in all {
             let record = container.record();
             let idle = matches!(container.status(), Status::Created | Status::Exited | Status::Dead);
             let excluded = filters.has("label!") && filters.allows_labels("label!", &record.config.labels);
