@@ -182,6 +182,7 @@ impl Input {
             Target::Exec(id) => id.to_string(),
         };
         let fd = self.inner.keeper.stdin(&key).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        let fd = fd.ok_or(io::ErrorKind::BrokenPipe)?;
         self.pipe = Some(crate::stream::register(fd, Interest::WRITABLE)?);
         Ok(())
     }
