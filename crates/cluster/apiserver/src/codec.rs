@@ -1,0 +1,200 @@
+//! Between trees and stored bytes.
+//!
+//! An object is stored as JSON with sorted keys, with an empty place for its resource version that the store fills in,
+//! so that what readers get is what is stored. `apiVersion` comes first, so that another version of the same shape is
+//! made by exchanging the head.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+/// Bytes to store and where the resource version goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    pub bytes: Bytes,
+    pub stamp_at: u32,
+}
+
+/// Encodes an object; a resource version it carries is left out.
+pub fn encode(object: &Value) -> Encoded {
+    let mut out = Vec::with_capacity(1024);
+    let mut stamp_at = 0;
+    out.push(b'{');
+    let empty = serde_json::Map::new();
+    let fields = object.as_object().unwrap_or(&empty);
+    let mut first = true;
+    for (key, value) in fields {
+        comma(&mut out, &mut first);
+        write(&mut out, key);
+        out.push(b':');
+        if key != "metadata" {
+            write(&mut out, value);
+            continue;
+        }
+        out.push(b'{');
+        let mut first = true;
+        let meta = value.as_object().unwrap_or(&empty);
+        let stamp = |out: &mut Vec<u8>, first: &mut bool| {
+            comma(out, first);
+            out.extend_from_slice(b"\"resourceVersion\":\"");
+            let at = out.len() as u32;
+            out.push(b'"');
+            at
+        };
+        for (key, value) in meta {
+            if stamp_at == 0 && key.as_str() >= "resourceVersion" {
+                stamp_at = stamp(&mut out, &mut first);
+            }
+            if key != "resourceVersion" {
+                comma(&mut out, &mut first);
+                write(&mut out, key);
+                out.push(b':');
+                write(&mut out, value);
+            }
+        }
+        if stamp_at == 0 {
+            stamp_at = stamp(&mut out, &mut first);
+        }
+        out.push(b'}');
+    }
+    out.push(b'}');
+    Encoded { bytes: out.into(), stamp_at }
+}
+
+fn comma(out: &mut Vec<u8>, first: &mut bool) {
+    if !std::mem::replace(first, false) {
+        out.push(b',');
+    }
+}
+
+fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(out, value).expect("trees always encode into memory");
+}
+
+/// A stored object with another `apiVersion`, for versions that differ in nothing else.
+pub fn with_api_version(stored: &Bytes, from: &str, to: &str) -> Bytes {
+    let head = format!("{{\"apiVersion\":\"{from}\"");
+    match stored.strip_prefix(head.as_bytes()) {
+        Some(rest) if from != to => {
+            let mut out = Vec::with_capacity(stored.len() + to.len());
+            out.extend_from_slice(b"{\"apiVersion\":\"");
+            out.extend_from_slice(to.as_bytes());
+            out.push(b'"');
+            out.extend_from_slice(rest);
+            out.into()
+        }
+        _ => stored.clone(),
+    }
+}
+
+/// A list item: items inside lists of built-in kinds go without `apiVersion` and `kind`; clients accept both, and
+/// leaving them in lets the bytes be shared.
+pub fn decode(stored: &[u8]) -> Value {
+    serde_json::from_slice(stored).expect("what is stored was encoded here")
+}
+
+/// Renders YAML, block style, for clients that ask for it.
+pub fn to_yaml(value: &Value) -> String {
+    let mut out = String::new();
+    yaml(value, 0, false, &mut out);
+    if !out.ends_with('\n') {
+        out.push('\n');
+    }
+    out
+}
+
+fn yaml(value: &Value, indent: usize, inline: bool, out: &mut String) {
+    let pad = |out: &mut String, n: usize| out.extend(std::iter::repeat_n(' ', n));
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (at, (key, value)) in map.iter().enumerate() {
+                if at > 0 || !inline {
+                    pad(out, indent);
+                }
+                out.push_str(&scalar(key));
+                out.push(':');
+                nested(value, indent, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                pad(out, indent);
+                out.push_str("- ");
+                match item {
+                    Value::Object(map) if !map.is_empty() => yaml(item, indent + 2, true, out),
+                    Value::Array(inner) if !inner.is_empty() => {
+                        out.pop();
+                        out.push('\n');
+                        yaml(item, indent + 2, false, out);
+                    }
+                    item => {
+                        yaml(item, 0, true, out);
+                        out.push('\n');
+                    }
+                }
+            }
+        }
+        Value::Object(_) => out.push_str("{}"),
+        Value::Array(_) => out.push_str("[]"),
+        Value::String(text) => out.push_str(&scalar(text)),
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+fn nested(value: &Value, indent: usize, out: &mut String) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            out.push('\n');
+            yaml(value, indent + 2, false, out);
+        }
+        Value::Array(items) if !items.is_empty() => {
+            out.push('\n');
+            yaml(value, indent, false, out);
+        }
+        value => {
+            out.push(' ');
+            yaml(value, 0, true, out);
+            out.push('\n');
+        }
+    }
+}
+
+/// Plain where no YAML reader could take it for something else, JSON's quotes otherwise.
+fn scalar(text: &str) -> String {
+    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+        && !matches!(
+            text.to_ascii_lowercase().as_str(),
+            "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
+        );
+    if plain { text.to_owned() } else { Value::from(text).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_place_of_the_resource_version_is_known() {
+        for meta in [json!({}), json!({"name": "a", "uid": "u"}), json!({"resourceVersion": "7", "name": "a"})] {
+            let object = json!({"apiVersion": "v1", "kind": "X", "metadata": meta, "spec": {"a": [1]}});
+            let encoded = encode(&object);
+            let at = encoded.stamp_at as usize;
+            let stamped = [&encoded.bytes[..at], b"42", &encoded.bytes[at..]].concat();
+            let mut expected = object.clone();
+            expected["metadata"]["resourceVersion"] = "42".into();
+            assert_eq!(decode(&stamped), expected);
+            let other = with_api_version(&Bytes::from(stamped), "v1", "g/v2");
+            expected["apiVersion"] = "g/v2".into();
+            assert_eq!(decode(&other), expected);
+        }
+    }
+
+    #[test]
+    fn yaml_reads_back_the_same() {
+        let value = json!({"a": {"b": [1, {"c": "yes", "d": []}, "x: y", [true, null]], "e": {}}, "t": "line\nbreak",
+            "n": "1.0", "empty": ""});
+        let read: Value = serde_saphyr::from_str(&to_yaml(&value)).unwrap();
+        assert_eq!(read, value, "{}", to_yaml(&value));
+    }
+}

@@ -1,0 +1,216 @@
+//! Job, CronJob, HorizontalPodAutoscaler, PodDisruptionBudget.
+
+use serde_json::{Value, json};
+
+use super::rules::{Faults, default_to, spec, sub};
+use super::{Strategy, podspec};
+use crate::meta;
+
+pub(super) const JOB: Strategy = Strategy {
+    default: |object| {
+        let labels_missing = object["metadata"].get("labels").is_none();
+        default_job(spec(object));
+        if labels_missing && let Some(labels) = object["spec"]["template"]["metadata"].get("labels").cloned() {
+            meta::set(object, "labels", labels);
+        }
+    },
+    prepare_create: |job| {
+        // The controller knows its pods by the job's uid, which is set before this.
+        let (name, uid) = (meta::name(job).to_owned(), meta::uid(job).to_owned());
+        if job["spec"]["manualSelector"] != true && !uid.is_empty() {
+            let labels = meta::object_at(job, &["spec", "template", "metadata", "labels"]);
+            for (key, value) in [
+                ("batch.kubernetes.io/controller-uid", &uid),
+                ("controller-uid", &uid),
+                ("batch.kubernetes.io/job-name", &name),
+                ("job-name", &name),
+            ] {
+                labels.entry(key).or_insert_with(|| value.as_str().into());
+            }
+            job["spec"]["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+        }
+    },
+    validate: |job, faults| validate_job(&job["spec"], "spec", faults),
+    validate_update: |new, old, faults| {
+        for field in ["selector", "completionMode", "podFailurePolicy", "successPolicy"] {
+            faults.immutable(new["spec"].get(field), old["spec"].get(field), &format!("spec.{field}"));
+        }
+        if old["spec"]["completionMode"] != "Indexed" {
+            faults.immutable(new["spec"].get("completions"), old["spec"].get("completions"), "spec.completions");
+        }
+        if new["spec"]["template"] != old["spec"]["template"] && old["spec"]["suspend"] != true {
+            faults.invalid("spec.template", new["spec"]["template"].clone(), "field is immutable");
+        }
+    },
+    generation: true,
+    ..Strategy::PLAIN
+};
+
+pub(super) const CRON_JOB: Strategy = Strategy {
+    default: |object| {
+        let spec = spec(object);
+        default_to(spec, "concurrencyPolicy", "Allow");
+        default_to(spec, "suspend", false);
+        default_to(spec, "successfulJobsHistoryLimit", 3);
+        default_to(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = sub(spec, "jobTemplate").and_then(|template| sub(template, "spec")) {
+            // The template gets the pod's defaults, not the job's: those come when a job is made.
+            podspec::default_template(job);
+        }
+    },
+    validate: |object, faults| {
+        let spec = &object["spec"];
+        let schedule = spec["schedule"].as_str().unwrap_or_default();
+        if schedule.is_empty() {
+            faults.required("spec.schedule", "");
+        } else if let Some(fault) = cron_fault(schedule) {
+            faults.invalid("spec.schedule", schedule, fault);
+        }
+        faults.required_one_of(spec, "concurrencyPolicy", "spec", &["Allow", "Forbid", "Replace"]);
+        for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+            faults.non_negative(spec, field, "spec");
+        }
+        validate_job(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", faults);
+        if meta::name(object).len() > 52 {
+            faults.invalid("metadata.name", meta::name(object), "must be no more than 52 characters");
+        }
+    },
+    generation: true,
+    ..Strategy::PLAIN
+};
+
+pub(super) const AUTOSCALER: Strategy = Strategy {
+    default: |object| {
+        let spec = spec(object);
+        default_to(spec, "minReplicas", 1);
+        let v2 = !spec.contains_key("targetCPUUtilizationPercentage");
+        if v2 && spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}});
+            spec.insert("metrics".into(), json!([{"type": "Resource", "resource": cpu}]));
+        }
+    },
+    validate: |object, faults| {
+        let spec = &object["spec"];
+        if let Some(max) = spec["maxReplicas"].as_i64() {
+            if max < 1 {
+                faults.invalid("spec.maxReplicas", max, "must be greater than 0");
+            }
+            if spec["minReplicas"].as_i64().is_some_and(|min| max < min) {
+                faults.invalid("spec.maxReplicas", max, "must be greater than or equal to `minReplicas`");
+            }
+        } else {
+            faults.invalid("spec.maxReplicas", 0, "must be greater than 0");
+        }
+        for field in ["kind", "name"] {
+            if spec["scaleTargetRef"][field].as_str().unwrap_or_default().is_empty() {
+                faults.required(&format!("spec.scaleTargetRef.{field}"), "");
+            }
+        }
+    },
+    ..Strategy::PLAIN
+};
+
+pub(super) const DISRUPTION_BUDGET: Strategy = Strategy {
+    validate: |object, faults| {
+        let spec = &object["spec"];
+        if spec.get("minAvailable").is_some() && spec.get("maxUnavailable").is_some() {
+            let detail = "minAvailable and maxUnavailable cannot be both set";
+            faults.invalid("spec", spec.clone(), detail);
+        }
+        faults.label_selector(&spec["selector"], "spec.selector");
+    },
+    generation: true,
+    ..Strategy::PLAIN
+};
+
+fn default_job(spec: &mut serde_json::Map<String, Value>) {
+    podspec::default_template(spec);
+    if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
+        spec.insert("completions".into(), 1.into());
+        spec.insert("parallelism".into(), 1.into());
+    }
+    default_to(spec, "parallelism", 1);
+    if spec.get("backoffLimitPerIndex").is_some() {
+        default_to(spec, "backoffLimit", i32::MAX);
+    }
+    default_to(spec, "backoffLimit", 6);
+    default_to(spec, "completionMode", "NonIndexed");
+    default_to(spec, "suspend", false);
+    let replacement = if spec.get("podFailurePolicy").is_some() { "Failed" } else { "TerminatingOrFailed" };
+    default_to(spec, "podReplacementPolicy", replacement);
+}
+
+fn validate_job(spec: &Value, path: &str, faults: &mut Faults) {
+    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"] {
+        faults.non_negative(spec, field, path);
+    }
+    podspec::validate_template(&spec["template"], &format!("{path}.template"), faults);
+    let policy = spec["template"]["spec"]["restartPolicy"].as_str().unwrap_or_default();
+    if policy != "OnFailure" && policy != "Never" && !policy.is_empty() {
+        let here = format!("{path}.template.spec.restartPolicy");
+        faults.push(crate::FieldError::required(here, "valid values: \"OnFailure\", \"Never\""));
+    }
+    faults.one_of(spec, "completionMode", path, &["NonIndexed", "Indexed"]);
+}
+
+/// Why this is no schedule: five fields of `*`, numbers, names, ranges, steps and lists, or `@daily` and the like.
+fn cron_fault(schedule: &str) -> Option<String> {
+    let text = match schedule.strip_prefix("TZ=").or(schedule.strip_prefix("CRON_TZ=")) {
+        Some(_) => return Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead".into()),
+        None => schedule.trim(),
+    };
+    if let Some(word) = text.strip_prefix('@') {
+        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
+        return (!known.contains(&word) && !word.starts_with("every "))
+            .then(|| format!("unrecognized descriptor: {text}"));
+    }
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)];
+    let months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let days = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    for (at, (field, (low, high))) in fields.iter().zip(bounds).enumerate() {
+        let number = |text: &str| -> Option<u32> {
+            let word = text.to_ascii_lowercase();
+            match at {
+                3 => months.iter().position(|name| *name == word).map(|n| n as u32 + 1),
+                4 => days.iter().position(|name| *name == word).map(|n| n as u32),
+                _ => None,
+            }
+            .or_else(|| text.parse().ok())
+            .filter(|n| (low..=high).contains(n))
+        };
+        for part in field.split(',') {
+            let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+            if step.is_some_and(|step| step.parse::<u32>().ok().is_none_or(|step| step == 0)) {
+                return Some(format!("failed to parse step of {part:?}"));
+            }
+            let good = match range.split_once('-') {
+                _ if range == "*" || range == "?" => true,
+                Some((from, to)) => number(from).zip(number(to)).is_some_and(|(from, to)| from <= to),
+                None => number(range).is_some(),
+            };
+            if !good {
+                return Some(format!("failed to parse {part:?}: not a number, name or range within {low}-{high}"));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_are_judged() {
+        for good in ["* * * * *", "*/5 0-6 1,15 jan-mar mon", "@daily", "@every 5m", "0 0 * * 7"] {
+            assert_eq!(cron_fault(good), None, "{good}");
+        }
+        for bad in ["* * * *", "60 * * * *", "* * 0 * *", "*/0 * * * *", "@never", "TZ=UTC * * * * *", "5-1 * * * *"] {
+            assert!(cron_fault(bad).is_some(), "{bad}");
+        }
+    }
+}
