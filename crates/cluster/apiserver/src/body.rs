@@ -15,7 +15,12 @@ const CHUNK: usize = 128 << 10;
 pub enum Body {
     Whole(Option<Bytes>),
     /// Head, items joined by commas, tail. The items are the stored bytes; only one chunk is copied at a time.
-    List { head: Bytes, items: VecDeque<Bytes>, tail: Bytes, started: bool },
+    List {
+        head: Bytes,
+        items: VecDeque<Bytes>,
+        tail: Bytes,
+        started: bool,
+    },
     Stream(mpsc::Receiver<Bytes>),
 }
 

@@ -1,1 +1,170 @@
 //! The Kubernetes API over HTTP; the only crate that knows it.
+//!
+//! A request is read once ([`request`]), its sender identified ([`authn`]) and judged ([`authz`]), and then answered from
+//! the store: objects are stored as the JSON that readers get ([`codec`]), so reads and lists share bytes with the store.
+//! [`Server`] puts it together; [`controllers`] runs what the API cannot do without.
+
+mod api;
+mod authn;
+mod authz;
+mod body;
+mod bootstrap;
+mod catalog;
+mod codec;
+mod controllers;
+mod convert;
+mod deletion;
+mod discovery;
+mod garbage;
+mod objects;
+mod openapi;
+mod pki;
+mod request;
+mod respond;
+mod reviews;
+mod server;
+mod services;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use store::{Embedded, Options, Store};
+use tokio::net::TcpListener;
+
+pub use authn::User;
+pub use catalog::Catalog;
+pub use services::Range as ServiceRange;
+
+/// How to run a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where state lives: the store, the authority, keys. `None` keeps everything in memory.
+    pub root: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where to write a kubeconfig for the administrator.
+    pub kubeconfig: Option<PathBuf>,
+    /// Static bearer tokens, CSV as upstream's `--token-auth-file`.
+    pub tokens: Option<PathBuf>,
+    pub service_range: ServiceRange,
+    /// More names and addresses for the serving certificate.
+    pub names: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            kubeconfig: None,
+            tokens: None,
+            service_range: ServiceRange::default(),
+            names: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("make {path}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    #[error(transparent)]
+    Keys(#[from] authn::KeyError),
+    #[error("make the objects of a new cluster: {0}")]
+    Bootstrap(resources::Status),
+}
+
+/// A running server. Dropping it does not stop it; [`Server::stop`] does.
+pub struct Server {
+    api: Arc<api::Api>,
+    address: SocketAddr,
+    kubeconfig: String,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts a server; it is ready when this returns.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store: Arc<dyn Store> = match &config.root {
+            None => Arc::new(Embedded::ephemeral()),
+            Some(root) => {
+                make_private(root)?;
+                Arc::new(Embedded::open(&root.join("cluster.db"), &Options::default())?)
+            }
+        };
+        let dir = match &config.root {
+            None => None,
+            Some(root) => {
+                let dir = root.join("pki");
+                make_private(&dir)?;
+                Some(dir)
+            }
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let authority = pki::Authority::open(dir.as_deref())?;
+        let own = IpAddr::V4(config.service_range.first());
+        let mut addresses = vec![own, address.ip()];
+        let (ips, names): (Vec<_>, Vec<_>) =
+            config.names.iter().cloned().partition(|name| name.parse::<IpAddr>().is_ok());
+        addresses.extend(ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()));
+        let leaf = authority.server(&addresses, &names)?;
+        let tls = pki::tls(&authority, &leaf)?;
+        let tokens = match &config.tokens {
+            Some(path) => authn::Keys::read_tokens(path)?,
+            None => HashMap::new(),
+        };
+        let key = pki::signing_key(dir.as_deref())?;
+        let issuer = "https://kubernetes.default.svc.cluster.local";
+        let keys = authn::Keys::new(&key, issuer, &authority.pem, tokens)?;
+        let reach = if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+        let admin = authority.client("kubernetes-admin", &["system:masters"])?;
+        let kubeconfig =
+            pki::kubeconfig(&format!("https://{}", SocketAddr::new(reach, address.port())), &authority.pem, &admin);
+
+        let api = api::Api::new(store, keys, config.service_range);
+        bootstrap::run(&api, &reach.to_string(), address.port()).await.map_err(StartError::Bootstrap)?;
+        controllers::load_definitions(&api).await.map_err(StartError::Bootstrap)?;
+        controllers::start(&api);
+        let accepting = tokio::spawn(server::serve(api.clone(), listener, tls));
+        api.ready.store(true, Ordering::Release);
+        if let Some(path) = &config.kubeconfig {
+            pki::write_secret(path, kubeconfig.as_bytes())?;
+        }
+        Ok(Self { api, address, kubeconfig, accepting })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A kubeconfig for the administrator.
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+
+    /// Ends connections and watches, and waits until the listener is closed.
+    pub async fn stop(self) {
+        self.api.stopping.cancel();
+        let _ = self.accepting.await;
+    }
+}
+
+fn make_private(path: &std::path::Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let failed = |source| StartError::Directory { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // A directory that others can read is repaired: it holds keys and secrets.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}

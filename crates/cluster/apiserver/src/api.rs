@@ -1,0 +1,216 @@
+//! The heart: store, catalog, keys and rules in one place, and the steps that every write shares.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use resources::{Status, Value, decode};
+use store::{KeyValue, Op, OpReply, Put, RangeRequest, Span, Store, StoreError, Test, Txn};
+
+use crate::authn::Keys;
+use crate::authz::Rbac;
+use crate::catalog::{Catalog, Resource};
+use crate::codec;
+
+/// Largest request body, as upstream.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+
+pub struct Api {
+    pub store: Arc<dyn Store>,
+    catalog: RwLock<Arc<Catalog>>,
+    pub rbac: Rbac,
+    pub keys: Keys,
+    pub service_range: crate::services::Range,
+    /// Held while an address or port is chosen and its service written.
+    pub allocation: Arc<tokio::sync::Mutex<()>>,
+    pub ready: AtomicBool,
+    pub stopping: tokio_util::sync::CancellationToken,
+    pub metrics: Metrics,
+    pub openapi: crate::openapi::Cache,
+    pub events_lease: tokio::sync::Mutex<Option<(store::LeaseId, std::time::Instant)>>,
+}
+
+/// Counters that `/metrics` shows.
+#[derive(Default)]
+pub struct Metrics {
+    pub requests: AtomicU64,
+    pub errors: AtomicU64,
+    pub watches: AtomicU64,
+}
+
+pub type Outcome<T> = Result<T, Status>;
+
+/// The store's errors as clients see them.
+pub fn store_error(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { asked, oldest } => {
+            Status::expired(format!("The provided resource version {asked} is too old; the oldest kept is {oldest}"))
+        }
+        StoreError::Future { asked, current } => {
+            let message = format!("Too large resource version: {asked}, current: {current}");
+            let mut status =
+                Status::new(504, "Timeout", message).cause("ResourceVersionTooLarge", "Too large resource version", "");
+            status.retry_after_secs = 1;
+            status
+        }
+        StoreError::TooLarge { limit, .. } => Status::too_large(limit),
+        StoreError::Full { .. } | StoreError::Write { .. } | StoreError::Closed => {
+            let mut status = Status::new(503, "ServiceUnavailable", format!("the store cannot write: {error}"));
+            status.retry_after_secs = 1;
+            status
+        }
+        error => Status::internal(error),
+    }
+}
+
+impl Api {
+    pub fn new(store: Arc<dyn Store>, keys: Keys, service_range: crate::services::Range) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            catalog: RwLock::new(Arc::new(Catalog::builtin())),
+            rbac: Rbac::default(),
+            keys,
+            service_range,
+            allocation: Arc::default(),
+            ready: AtomicBool::new(false),
+            stopping: tokio_util::sync::CancellationToken::new(),
+            metrics: Metrics::default(),
+            openapi: crate::openapi::Cache::default(),
+            events_lease: tokio::sync::Mutex::new(None),
+        })
+    }
+
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_catalog(&self, mut catalog: Catalog) {
+        let mut place = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        catalog.serial = place.serial + 1;
+        *place = Arc::new(catalog);
+    }
+
+    /// The resource in the preferred version; for our own use with names that exist.
+    pub fn builtin(&self, group: &str, plural: &str) -> Arc<Resource> {
+        let catalog = self.catalog();
+        catalog.preferred(group, plural).unwrap_or_else(|| panic!("{plural}.{group} is built in")).clone()
+    }
+
+    pub async fn get_kv(&self, key: &str) -> Outcome<Option<KeyValue>> {
+        let request = RangeRequest::newest(Span::key(key.to_owned()));
+        let reply = self.store.range(request).await.map_err(store_error)?;
+        Ok(reply.kvs.into_iter().next())
+    }
+
+    /// A stored object as a tree, with its revision.
+    pub async fn get_object(&self, resource: &Resource, namespace: &str, name: &str) -> Outcome<Option<(Value, u64)>> {
+        let found = self.get_kv(&resource.key(namespace, name)).await?;
+        Ok(found.map(|kv| (codec::decode(&kv.value), kv.mod_revision)))
+    }
+
+    /// All objects of a resource below a namespace (all namespaces when empty).
+    pub async fn list_objects(&self, resource: &Resource, namespace: &str) -> Outcome<Vec<Value>> {
+        let span = Span::prefix(resource.collection(namespace));
+        let reply = self.store.range(RangeRequest::newest(span)).await.map_err(store_error)?;
+        Ok(reply.kvs.iter().map(|kv| codec::decode(&kv.value)).collect())
+    }
+
+    /// Writes a new object; `Ok(None)` if there is one already. `present` are keys that must exist.
+    pub async fn put_new(&self, key: &str, object: &Value, present: &[String], lease: u64) -> Outcome<Created> {
+        let encoded = codec::encode(object);
+        let put = Put { key: key.to_owned().into(), value: encoded.bytes, lease, stamp_at: Some(encoded.stamp_at) };
+        let mut txn =
+            Txn::new().when(key.to_owned(), Test::Absent).then(Op::Put(put)).otherwise(Op::get(key.to_owned()));
+        for key in present {
+            txn = txn.when(key.clone(), Test::Exists);
+        }
+        let reply = self.store.txn(txn).await.map_err(store_error)?;
+        match reply.replies.into_iter().next() {
+            Some(OpReply::Put { now, .. }) => Ok(Created::Yes(now.value)),
+            Some(OpReply::Get { kvs }) if kvs.is_empty() => Ok(Created::Orphan),
+            _ => Ok(Created::Exists),
+        }
+    }
+
+    /// Overwrites an object whose revision is still `revision`; `Ok(None)` if it is not.
+    pub async fn put_over(&self, key: &str, object: &Value, revision: u64) -> Outcome<Option<Bytes>> {
+        let encoded = codec::encode(object);
+        let put = Put { key: key.to_owned().into(), value: encoded.bytes, lease: 0, stamp_at: Some(encoded.stamp_at) };
+        let txn = Txn::new().when(key.to_owned(), Test::ModRevision(revision)).then(Op::Put(put));
+        let reply = self.store.txn(txn).await.map_err(store_error)?;
+        Ok(match reply.replies.into_iter().next() {
+            Some(OpReply::Put { now, .. }) => Some(now.value),
+            _ => None,
+        })
+    }
+
+    /// Deletes an object whose revision is still `revision`; answers whether it did.
+    pub async fn delete_at(&self, key: &str, revision: u64) -> Outcome<bool> {
+        let txn = Txn::new().when(key.to_owned(), Test::ModRevision(revision)).then(Op::delete(key.to_owned()));
+        Ok(self.store.txn(txn).await.map_err(store_error)?.succeeded)
+    }
+
+    /// Reads, changes and writes an object until nobody interferes. `change` answers false to leave it alone.
+    pub async fn modify(&self, key: &str, mut change: impl FnMut(&mut Value) -> bool) -> Outcome<Option<Value>> {
+        loop {
+            let Some(kv) = self.get_kv(key).await? else { return Ok(None) };
+            let mut object = codec::decode(&kv.value);
+            if !change(&mut object) {
+                return Ok(Some(object));
+            }
+            if let Some(stored) = self.put_over(key, &object, kv.mod_revision).await? {
+                return Ok(Some(codec::decode(&stored)));
+            }
+        }
+    }
+
+    /// A lease of an hour or so for events, shared by those of some minutes.
+    pub async fn event_lease(&self) -> Outcome<u64> {
+        const EVENT_SECS: u64 = 3600;
+        const SHARE_SECS: u64 = 300;
+        let mut current = self.events_lease.lock().await;
+        if let Some((id, until)) = *current
+            && std::time::Instant::now() < until
+        {
+            return Ok(id);
+        }
+        let id = self.store.lease_grant(0, EVENT_SECS + SHARE_SECS).await.map_err(store_error)?;
+        *current = Some((id, std::time::Instant::now() + std::time::Duration::from_secs(SHARE_SECS)));
+        Ok(id)
+    }
+}
+
+pub enum Created {
+    Yes(Bytes),
+    Exists,
+    /// Something that had to be there (the namespace) is not.
+    Orphan,
+}
+
+/// Now, as objects write it.
+pub fn now() -> String {
+    decode::format_time(Timestamp::now(), 0)
+}
+
+/// A random UUID, version 4.
+pub fn new_uid() -> String {
+    let mut bytes: [u8; 16] = random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// What follows a `generateName`: five letters and digits that spell no words.
+pub fn name_suffix() -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let bytes: [u8; 5] = random();
+    bytes.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()] as char).collect()
+}
+
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness is available");
+    bytes
+}

@@ -1,0 +1,393 @@
+//! What makes the API usable by itself: namespaces end, owners take their dependents along, every namespace has its
+//! service account and the authority's certificate, roles and definitions take effect, history is trimmed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use resources::{Value, crd, meta};
+use serde_json::json;
+use store::{Span, WatchRequest};
+
+use crate::api::{Api, Created, Outcome, new_uid, now, store_error};
+use crate::catalog::{Catalog, Resource, Subresource};
+use crate::deletion::{self, Options};
+
+/// Runs all of them until the server stops.
+pub fn start(api: &Arc<Api>) {
+    let run =
+        |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = Outcome<()>> + Send>>, api: &Arc<Api>| {
+            let stopping = api.stopping.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    outcome = task => {
+                        if let Err(status) = outcome {
+                            tracing::error!(controller = name, message = status.message, "a controller ended");
+                        }
+                    }
+                    () = stopping.cancelled() => {}
+                }
+            });
+        };
+    run("rbac", Box::pin(follow_rbac(api.clone())), api);
+    run("crd", Box::pin(follow_definitions(api.clone())), api);
+    run("namespaces", Box::pin(follow_namespaces(api.clone())), api);
+    run("garbage", Box::pin(crate::garbage::collect(api.clone())), api);
+    run("compaction", Box::pin(compact(api.clone())), api);
+}
+
+/// Calls `work` at once and again after every change below `prefix`; changes that come together are one call.
+async fn on_change<F, Fut>(api: &Arc<Api>, prefix: &str, mut work: F) -> Outcome<()>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Outcome<()>>,
+{
+    loop {
+        let request = WatchRequest { span: Span::prefix(prefix.to_owned()), start: 0 };
+        let mut watch = api.store.watch(request).await.map_err(store_error)?;
+        loop {
+            if let Err(status) = work().await {
+                tracing::warn!(prefix, message = status.message, "a controller will try again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+            if watch.next().await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+pub async fn load_rbac(api: &Api) -> Outcome<()> {
+    let list = |plural: &'static str| async move { api.list_objects(&api.builtin(RBAC, plural), "").await };
+    let (roles, cluster_roles) = (list("roles").await?, list("clusterroles").await?);
+    let (bindings, cluster_bindings) = (list("rolebindings").await?, list("clusterrolebindings").await?);
+    api.rbac.set(crate::authz::View::new(&roles, &cluster_roles, &bindings, &cluster_bindings));
+    Ok(())
+}
+
+async fn follow_rbac(api: Arc<Api>) -> Outcome<()> {
+    on_change(&api, "/registry/rbac.authorization.k8s.io/", || load_rbac(&api)).await
+}
+
+/// Puts the resources of all definitions into the catalog.
+pub async fn load_definitions(api: &Api) -> Outcome<()> {
+    let definitions = api.builtin("apiextensions.k8s.io", "customresourcedefinitions");
+    let mut catalog = Catalog::builtin();
+    for definition in api.list_objects(&definitions, "").await? {
+        establish(api, &definitions, &definition).await?;
+        if meta::is_terminating(&definition) {
+            continue;
+        }
+        add_custom(&mut catalog, &definition);
+    }
+    api.set_catalog(catalog);
+    // Definitions that are being deleted go when their objects have gone.
+    for definition in api.list_objects(&definitions, "").await? {
+        if meta::is_terminating(&definition) {
+            finish_definition(api, &definitions, &definition).await?;
+        }
+    }
+    Ok(())
+}
+
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+fn add_custom(catalog: &mut Catalog, definition: &Value) {
+    let spec = &definition["spec"];
+    let text = |path: &[&str]| meta::str_at(spec, path).to_owned();
+    let words = |path: &[&str]| -> Vec<String> {
+        meta::list_at(spec, path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let group = text(&["group"]);
+    let plural = text(&["names", "plural"]);
+    let versions = crd::versions(definition);
+    let Some(stored) = versions.iter().find(|version| version.storage).map(|version| version.name.clone()) else {
+        return;
+    };
+    for version in versions.into_iter().filter(|version| version.served) {
+        if catalog.resource(&group, &version.name, &plural).is_some() {
+            continue;
+        }
+        let mut subresources = Vec::new();
+        let usual = || ["get", "patch", "update"].map(str::to_owned).to_vec();
+        if version.has_status {
+            let kind = text(&["names", "kind"]);
+            subresources.push(Subresource {
+                name: "status".into(),
+                group: String::new(),
+                version: String::new(),
+                kind,
+                verbs: usual(),
+            });
+        }
+        if version.scale.is_some() {
+            subresources.push(Subresource {
+                name: "scale".into(),
+                group: "autoscaling".into(),
+                version: "v1".into(),
+                kind: "Scale".into(),
+                verbs: usual(),
+            });
+        }
+        let resource = Resource {
+            group: group.clone(),
+            version: version.name.clone(),
+            plural: plural.clone(),
+            singular: text(&["names", "singular"]),
+            kind: text(&["names", "kind"]),
+            list_kind: text(&["names", "listKind"]),
+            namespaced: spec["scope"] == "Namespaced",
+            verbs: resources::facts::USUAL_VERBS.map(str::to_owned).to_vec(),
+            short_names: words(&["names", "shortNames"]),
+            categories: words(&["names", "categories"]),
+            subresources,
+            node: version.node.clone(),
+            prefix: format!("/registry/{group}/{plural}/"),
+            stored_as: (crate::catalog::api_version(&group, &stored), text(&["names", "kind"])),
+            strategy: resources::kinds::Strategy::PLAIN,
+            custom: Some(Arc::new(version.clone())),
+        };
+        catalog.add(&group, &version.name, vec![Arc::new(resource)]);
+    }
+}
+
+/// Says in its status that a definition is in effect.
+async fn establish(api: &Api, definitions: &Resource, definition: &Value) -> Outcome<()> {
+    let conditions = meta::list_at(definition, &["status", "conditions"]);
+    let names = &definition["spec"]["names"];
+    let done = conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+        && definition["status"]["acceptedNames"] == *names;
+    if done {
+        return Ok(());
+    }
+    let key = definitions.key("", meta::name(definition));
+    api.modify(&key, |object| {
+        let time = jiff::Timestamp::now();
+        use resources::kinds::conditions_set as set;
+        set(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", time);
+        set(object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", time);
+        let versions = meta::list_at(object, &["spec", "versions"]).iter().find(|version| version["storage"] == true);
+        let stored = versions.map(|version| version["name"].clone()).unwrap_or(Value::Null);
+        object["status"]["acceptedNames"] = object["spec"]["names"].clone();
+        let known = meta::object_at(object, &["status"]).entry("storedVersions").or_insert_with(|| json!([]));
+        if let Some(known) = known.as_array_mut()
+            && !known.contains(&stored)
+        {
+            known.push(stored);
+        }
+        let mut finalizers = meta::finalizers(object);
+        if !meta::is_terminating(object) && !finalizers.iter().any(|name| name == CLEANUP) {
+            finalizers.push(CLEANUP.into());
+            meta::set_finalizers(object, finalizers);
+        }
+        true
+    })
+    .await?;
+    Ok(())
+}
+
+async fn finish_definition(api: &Api, definitions: &Resource, definition: &Value) -> Outcome<()> {
+    let spec = &definition["spec"];
+    let prefix = format!("/registry/{}/{}/", meta::str_at(spec, &["group"]), meta::str_at(spec, &["names", "plural"]));
+    // Its objects: their finalizers no longer have an API to be removed through, so they go with it.
+    let txn = store::Txn::new().then(store::Op::Delete(store::Delete { span: Span::prefix(prefix) }));
+    api.store.txn(txn).await.map_err(store_error)?;
+    let key = definitions.key("", meta::name(definition));
+    let Some((object, revision)) = api.get_object(definitions, "", meta::name(definition)).await? else {
+        return Ok(());
+    };
+    let mut finalizers = meta::finalizers(&object);
+    finalizers.retain(|name| name != CLEANUP);
+    if finalizers.is_empty() {
+        api.delete_at(&key, revision).await?;
+    } else {
+        api.modify(&key, |object| {
+            meta::set_finalizers(object, finalizers.clone());
+            true
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn follow_definitions(api: Arc<Api>) -> Outcome<()> {
+    on_change(&api, "/registry/apiextensions.k8s.io/customresourcedefinitions/", || load_definitions(&api)).await
+}
+
+async fn follow_namespaces(api: Arc<Api>) -> Outcome<()> {
+    let namespaces = api.builtin("", "namespaces");
+    loop {
+        let request = WatchRequest { span: Span::prefix(namespaces.prefix.clone()), start: 0 };
+        let mut changes = api.store.watch(request).await.map_err(store_error)?;
+        loop {
+            let mut left = false;
+            for namespace in api.list_objects(&namespaces, "").await? {
+                let outcome = match meta::is_terminating(&namespace) {
+                    true => empty_namespace(&api, &namespaces, &namespace).await.map(|done| left |= !done),
+                    false => ensure_namespace(&api, meta::name(&namespace)).await,
+                };
+                if let Err(status) = outcome {
+                    tracing::warn!(
+                        namespace = meta::name(&namespace),
+                        message = status.message,
+                        "namespace controller"
+                    );
+                    left = true;
+                }
+            }
+            // Objects with finalizers keep a namespace waiting; look again soon.
+            let next = match left {
+                true => match tokio::time::timeout(Duration::from_millis(200), changes.next()).await {
+                    Ok(next) => next,
+                    Err(_) => continue,
+                },
+                false => changes.next().await,
+            };
+            if next.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+async fn ensure_namespace(api: &Api, namespace: &str) -> Outcome<()> {
+    ensure_service_account(api, namespace).await?;
+    let maps = api.builtin("", "configmaps");
+    let wanted = json!({"ca.crt": api.keys.ca_pem});
+    match api.get_object(&maps, namespace, "kube-root-ca.crt").await? {
+        Some((map, _)) if map["data"] == wanted => Ok(()),
+        Some(_) => {
+            let key = maps.key(namespace, "kube-root-ca.crt");
+            api.modify(&key, |map| {
+                map["data"] = wanted.clone();
+                true
+            })
+            .await
+            .map(drop)
+        }
+        None => {
+            let annotation = json!({"kubernetes.io/description":
+                "The certificate of this cluster's own authority, for clients inside it."});
+            let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": wanted,
+                "metadata": {"name": "kube-root-ca.crt", "namespace": namespace, "annotations": annotation}});
+            make(api, &maps, map).await
+        }
+    }
+}
+
+pub async fn ensure_service_account(api: &Api, namespace: &str) -> Outcome<()> {
+    let accounts = api.builtin("", "serviceaccounts");
+    if api.get_kv(&accounts.key(namespace, "default")).await?.is_some() {
+        return Ok(());
+    }
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "default", "namespace": namespace}});
+    make(api, &accounts, account).await
+}
+
+/// Makes an object of ours unless it is there. Only in namespaces that exist.
+pub async fn make(api: &Api, resource: &Resource, mut object: Value) -> Outcome<()> {
+    meta::set(&mut object, "uid", new_uid());
+    meta::set(&mut object, "creationTimestamp", now());
+    if resource.strategy.generation {
+        meta::set(&mut object, "generation", 1);
+    }
+    (resource.strategy.default)(&mut object);
+    (resource.strategy.prepare_create)(&mut object);
+    let writer = resources::apply::Writer {
+        operation: resources::apply::Operation::Update,
+        manager: "knarr".into(),
+        api_version: resource.api_version(),
+        subresource: String::new(),
+    };
+    let reset = resources::apply::Set::default();
+    resources::apply::update(None, &mut object, &resource.node, &writer, &reset, &now());
+    let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+    let present = match resource.namespaced {
+        true => vec![api.builtin("", "namespaces").key("", &namespace)],
+        false => Vec::new(),
+    };
+    match api.put_new(&resource.key(&namespace, &name), &object, &present, 0).await? {
+        Created::Yes(_) | Created::Exists | Created::Orphan => Ok(()),
+    }
+}
+
+/// Deletes what is in a namespace, then the namespace; answers whether it is done.
+async fn empty_namespace(api: &Arc<Api>, namespaces: &Resource, namespace: &Value) -> Outcome<bool> {
+    let name = meta::name(namespace);
+    let mut left = 0;
+    let mut held: Vec<String> = Vec::new();
+    for resource in api.catalog().stored().iter().filter(|resource| resource.namespaced) {
+        for object in api.list_objects(resource, name).await? {
+            let key = resource.key(name, meta::name(&object));
+            let options = Options { policy: Some(deletion::Policy::Background), ..Options::default() };
+            if meta::is_terminating(&object) {
+                left += 1;
+                held.extend(meta::finalizers(&object));
+                continue;
+            }
+            if let deletion::Deleted::Waiting(object) = deletion::delete(api, resource, &key, &options).await? {
+                left += 1;
+                held.extend(meta::finalizers(&object));
+            }
+        }
+    }
+    let key = namespaces.key("", name);
+    if left > 0 {
+        held.sort();
+        held.dedup();
+        let (remaining, message) = match held.is_empty() {
+            true => ("False", "All content-preserving finalizers finished".to_owned()),
+            false => ("True", format!("Some content in the namespace has finalizers remaining: {}", held.join(", "))),
+        };
+        let reason = if held.is_empty() { "ContentHasNoFinalizers" } else { "SomeFinalizersRemain" };
+        api.modify(&key, |namespace| {
+            let before = namespace.clone();
+            let time = jiff::Timestamp::now();
+            resources::kinds::conditions_set(
+                namespace,
+                "NamespaceFinalizersRemaining",
+                remaining,
+                reason,
+                &message,
+                time,
+            );
+            let more = format!("Some resources are remaining: {left}");
+            resources::kinds::conditions_set(
+                namespace,
+                "NamespaceContentRemaining",
+                "True",
+                "SomeResourcesRemain",
+                &more,
+                time,
+            );
+            *namespace != before
+        })
+        .await?;
+        return Ok(false);
+    }
+    let Some((mut object, revision)) = api.get_object(namespaces, "", name).await? else { return Ok(true) };
+    let finalizers: Vec<Value> =
+        meta::list_at(&object, &["spec", "finalizers"]).iter().filter(|name| *name != "kubernetes").cloned().collect();
+    if finalizers.is_empty() && meta::finalizers(&object).is_empty() {
+        return api.delete_at(&key, revision).await;
+    }
+    object["spec"]["finalizers"] = finalizers.into();
+    api.put_over(&key, &object, revision).await?;
+    Ok(true)
+}
+
+/// Forgets history older than some minutes, and earlier when there is much of it.
+async fn compact(api: Arc<Api>) -> Outcome<()> {
+    const EVERY: Duration = Duration::from_secs(300);
+    loop {
+        let before = api.store.revision().await.map_err(store_error)?;
+        tokio::time::sleep(EVERY).await;
+        match api.store.compact(before).await {
+            Ok(()) | Err(store::StoreError::Compacted { .. }) => {}
+            Err(error) => tracing::warn!(%error, "compact the store"),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Watches: what is there first (if asked), then changes as they come, with bookmarks between.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response};
+use resources::{Status, Value};
+use serde_json::json;
+use std::sync::Arc;
+use store::{Change, Event, RangeRequest, Watch, WatchRequest};
+use tokio::sync::mpsc;
+
+use super::Call;
+use super::read::Selection;
+use crate::api::{Outcome, store_error};
+use crate::body::Body;
+use crate::catalog::Resource;
+use crate::codec;
+use crate::respond::{self, As, Wanted};
+
+/// Time between bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Batches waiting for a slow client; the store keeps the rest.
+const WAITING_MAX: usize = 8;
+/// Longest watch without a timeout of its own, as upstream: between half an hour and an hour.
+const TIMEOUT_SECS_MIN: u64 = 1800;
+
+struct Stream {
+    resource: Arc<Resource>,
+    selection: Selection,
+    wanted: Wanted,
+    include: String,
+    bookmarks: bool,
+    out: mpsc::Sender<Bytes>,
+}
+
+impl Call {
+    pub(super) async fn watch(&mut self) -> Outcome<Response<Body>> {
+        let selection = self.selection()?;
+        let span = self.span(&selection);
+        let asked = self.resource_version()?;
+        let bookmarks = self.query.flag("allowWatchBookmarks")?;
+        let streaming = self.query.has("sendInitialEvents");
+        let initial = self.query.flag("sendInitialEvents")?;
+        let matching = self.query.get("resourceVersionMatch");
+        if streaming && matching != "NotOlderThan" {
+            let error = resources::FieldError::forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+        }
+        if !streaming && !matching.is_empty() {
+            let error = resources::FieldError::forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+        }
+        let random: [u8; 2] = crate::api::random();
+        let limit = self.query.number("timeoutSeconds")?.filter(|secs| *secs > 0);
+        let timeout = limit.unwrap_or(TIMEOUT_SECS_MIN + u64::from(u16::from_le_bytes(random)) % TIMEOUT_SECS_MIN);
+
+        // Without a version, or with 0, the client wants to begin with what is there.
+        let begin_with_state = if streaming { initial } else { matches!(asked, None | Some(0)) };
+        let mut state = Vec::new();
+        let start = if begin_with_state {
+            if let Some(version) = asked.filter(|version| *version != 0) {
+                self.wait_for(version).await?;
+            }
+            let reply = self.api.store.range(RangeRequest::newest(span.clone())).await.map_err(store_error)?;
+            state = reply.kvs;
+            reply.revision
+        } else {
+            match asked {
+                Some(version) if version != 0 => version,
+                _ => self.api.store.revision().await.map_err(store_error)?,
+            }
+        };
+        let watch = self.api.store.watch(WatchRequest { span, start: start + 1 }).await;
+        let (out, events) = mpsc::channel(WAITING_MAX);
+        let stream = Stream {
+            resource: self.resource.clone(),
+            selection,
+            wanted: self.wanted,
+            include: self.query.get("includeObject").to_owned(),
+            bookmarks,
+            out,
+        };
+        let announce = streaming && initial && bookmarks;
+        let stopping = self.api.stopping.clone();
+        match watch {
+            Err(error) => {
+                // Watchers learn of a version that is gone by an event, as upstream's cache answers them.
+                let status = store_error(error);
+                tokio::spawn(async move { stream.fail(&status).await });
+            }
+            Ok(watch) => {
+                let run = async move {
+                    let work = async {
+                        let mut pending = BytesMut::new();
+                        for kv in state {
+                            let shown = stream.shown(&kv.value);
+                            if stream.selection.matches(&shown) {
+                                stream.encode("ADDED", &shown, &mut pending);
+                            }
+                            if pending.len() > 64 << 10 && stream.out.send(pending.split().freeze()).await.is_err() {
+                                return;
+                            }
+                        }
+                        if announce {
+                            stream.bookmark(start, true, &mut pending);
+                        }
+                        if !pending.is_empty() && stream.out.send(pending.freeze()).await.is_err() {
+                            return;
+                        }
+                        stream.follow(watch, Duration::from_secs(timeout)).await;
+                    };
+                    tokio::select! {
+                        () = work => {}
+                        () = stream.out.closed() => {}
+                        () = stopping.cancelled() => {}
+                    }
+                };
+                self.api.metrics.watches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::spawn(run);
+            }
+        }
+        let mut response = Response::new(Body::Stream(events));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("no-cache, private"));
+        Ok(response)
+    }
+}
+
+impl Stream {
+    fn shown(&self, stored: &Bytes) -> Bytes {
+        crate::convert::to_version(stored, &self.resource)
+    }
+
+    async fn follow(&self, mut watch: Box<dyn Watch>, timeout: Duration) {
+        let end = tokio::time::Instant::now() + timeout;
+        let mut next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
+        loop {
+            let wake = end.min(next_bookmark);
+            let batch = tokio::time::timeout_at(wake, watch.next()).await;
+            let mut pending = BytesMut::new();
+            match batch {
+                Ok(Ok(batch)) => batch.events.iter().for_each(|event| self.event(event, &mut pending)),
+                Ok(Err(error)) => return self.fail(&store_error(error)).await,
+                Err(_) => {
+                    next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
+                    match watch.poll().await {
+                        Ok(batch) => {
+                            batch.events.iter().for_each(|event| self.event(event, &mut pending));
+                            if self.bookmarks {
+                                self.bookmark(batch.through, false, &mut pending);
+                            }
+                        }
+                        Err(error) => return self.fail(&store_error(error)).await,
+                    }
+                }
+            }
+            if !pending.is_empty() && self.out.send(pending.freeze()).await.is_err() {
+                return;
+            }
+            if tokio::time::Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    /// What a change means to this watcher: an object can come into the selection and leave it.
+    fn event(&self, event: &Event, out: &mut BytesMut) {
+        let before = event.prev.as_ref().is_some_and(|prev| self.selection.matches(&self.shown(&prev.value)));
+        match event.change {
+            Change::Put => {
+                let shown = self.shown(&event.kv.value);
+                let now = self.selection.matches(&shown);
+                match (before, now) {
+                    (false, true) => self.encode("ADDED", &shown, out),
+                    (true, true) => self.encode("MODIFIED", &shown, out),
+                    // What leaves is shown as it is now.
+                    (true, false) => self.encode("DELETED", &shown, out),
+                    (false, false) => {}
+                }
+            }
+            Change::Delete => {
+                if self.selection.matches(&self.shown(&event.kv.value)) {
+                    self.encode("DELETED", &self.shown(&event.kv.restamped(event.revision)), out);
+                }
+            }
+        }
+    }
+
+    fn encode(&self, kind: &str, shown: &Bytes, out: &mut BytesMut) {
+        out.put_slice(b"{\"type\":\"");
+        out.put_slice(kind.as_bytes());
+        out.put_slice(b"\",\"object\":");
+        match self.wanted.form {
+            As::Object => out.put_slice(shown),
+            As::Metadata => put_value(out, &respond::partial(&codec::decode(shown))),
+            As::Table => {
+                let object = codec::decode(shown);
+                let version = resources::meta::resource_version(&object).to_owned();
+                let rows = vec![respond::row(&self.resource, &object, &self.include)];
+                put_value(out, &respond::table_value(&self.resource, rows, json!({"resourceVersion": version})));
+            }
+        }
+        out.put_slice(b"}\n");
+    }
+
+    fn bookmark(&self, revision: u64, initial_end: bool, out: &mut BytesMut) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.wanted.form {
+            As::Table => respond::table_value(&self.resource, Vec::new(), metadata),
+            As::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            As::Object => {
+                json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
+            }
+        };
+        put_value(out, &json!({"type": "BOOKMARK", "object": object}));
+        out.put_slice(b"\n");
+    }
+
+    async fn fail(&self, status: &Status) {
+        let mut out = BytesMut::new();
+        put_value(&mut out, &json!({"type": "ERROR", "object": status.to_value()}));
+        out.put_slice(b"\n");
+        let _ = self.out.send(out.freeze()).await;
+    }
+}
+
+fn put_value(out: &mut BytesMut, value: &Value) {
+    serde_json::to_writer(out.writer(), value).expect("trees always encode into memory");
+}

@@ -1,0 +1,502 @@
+//! HTTP: connections, who asks, may they, and which part answers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use resources::Status;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{Api, BODY_BYTES_MAX, Outcome};
+use crate::authn::{User, certificate_user};
+use crate::authz::Action;
+use crate::body::Body;
+use crate::objects::Call;
+use crate::request::{self, RequestInfo, Target};
+use crate::{discovery, respond, reviews};
+
+/// What this server says it is.
+pub const VERSION: (&str, &str, &str) = ("1", "36", "v1.36.0");
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADER_TIME: Duration = Duration::from_secs(32);
+const HEADER_BYTES_MAX: u32 = 64 << 10;
+const STREAMS_MAX: u32 = 250;
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// Accepts connections until the server stops.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    let acceptor = TlsAcceptor::from(tls);
+    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = api.stopping.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: let some connections end.
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (api, acceptor) = (api.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let user = certificate.and_then(|der| certificate_user(der));
+            connection(api, stream, user).await;
+        });
+    }
+}
+
+async fn connection<S>(api: Arc<Api>, stream: S, user: Option<User>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let stopping = api.stopping.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (api, user) = (api.clone(), user.clone());
+        async move { Ok::<_, Infallible>(handle(api, user, request).await) }
+    });
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(Duration::from_secs(2), connection).await;
+        }
+    }
+}
+
+/// Answers one request; every error becomes a Status.
+pub async fn handle(api: Arc<Api>, certificate: Option<User>, request: Request<Incoming>) -> Response<Body> {
+    api.metrics.requests.fetch_add(1, Ordering::Relaxed);
+    let head = request.method() == Method::HEAD;
+    let mut warnings = Vec::new();
+    let mut response = match route(&api, certificate, request, &mut warnings).await {
+        Ok(response) => response,
+        Err(status) => {
+            if status.code >= 500 {
+                api.metrics.errors.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(code = status.code, message = status.message, "request failed");
+            }
+            respond::status(&status)
+        }
+    };
+    respond::warn(&mut response, &warnings);
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+async fn route(
+    api: &Arc<Api>,
+    certificate: Option<User>,
+    request: Request<Incoming>,
+    warnings: &mut Vec<String>,
+) -> Outcome<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let info = request::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default())?;
+    let user = authenticate(api, certificate, &parts.headers).await?;
+    let user = impersonate(api, user, &parts.headers)?;
+    authorize(api, &user, &info)?;
+    match &info.target {
+        Target::Path(path) => {
+            let body = read_body(&parts.headers, body).await?;
+            path_request(api, &user, path, &info, &parts.method, &parts.headers, body).await
+        }
+        Target::Resource(path) => {
+            let catalog = api.catalog();
+            let resource =
+                catalog.resource(&path.group, &path.version, &path.resource).ok_or_else(Status::no_such_path)?;
+            let wanted = respond::negotiate(&parts.headers)?;
+            let body = read_body(&parts.headers, body).await?;
+            let text =
+                |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+            let content_type = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            if reviews::is_review(&path.group, &path.resource) && info.verb == "create" {
+                let body = crate::objects::limit_json(&content_type, &body)?;
+                let answer = reviews::answer(api, &user, &path.resource, &path.namespace, body).await?;
+                return Ok(respond::value(201, &answer, wanted.format));
+            }
+            if path.resource == "componentstatuses" {
+                return component_statuses(path, wanted);
+            }
+            let mut call = Call {
+                api: api.clone(),
+                resource: resource.clone(),
+                path: path.clone(),
+                verb: info.verb,
+                query: info.query,
+                user,
+                agent: text(USER_AGENT).to_owned(),
+                wanted,
+                content_type,
+                body,
+                warnings: Vec::new(),
+            };
+            if let Some(warning) = deprecation(resource) {
+                call.warnings.push(warning);
+            }
+            let outcome = call.answer().await;
+            warnings.append(&mut call.warnings);
+            outcome
+        }
+    }
+}
+
+fn deprecation(resource: &crate::catalog::Resource) -> Option<String> {
+    match (resource.group.as_str(), resource.plural.as_str()) {
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+        _ => {
+            let custom = resource.custom.as_ref()?;
+            let text = custom.deprecated.as_ref()?;
+            Some(match text.is_empty() {
+                true => format!("{} {} is deprecated", resource.api_version(), resource.kind),
+                false => text.clone(),
+            })
+        }
+    }
+}
+
+fn component_statuses(path: &request::ResourcePath, wanted: respond::Wanted) -> Outcome<Response<Body>> {
+    let one = |name: &str| {
+        json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
+            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
+    };
+    match path.name.as_str() {
+        "" => {
+            let list =
+                json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": [one("etcd-0")]});
+            Ok(respond::value(200, &list, wanted.format))
+        }
+        "etcd-0" => Ok(respond::value(200, &one("etcd-0"), wanted.format)),
+        name => Err(Status::not_found("", "componentstatuses", name)),
+    }
+}
+
+async fn read_body(headers: &HeaderMap, body: Incoming) -> Outcome<Bytes> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Status::new(415, "UnsupportedMediaType", "compressed request bodies are not supported"));
+    }
+    let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
+    let time = Duration::from_secs(60);
+    match tokio::time::timeout(time, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<http_body_util::LengthLimitError>().is_some() => {
+            Err(Status::too_large(BODY_BYTES_MAX))
+        }
+        Ok(Err(error)) => Err(Status::bad_request(format!("read the request's body: {error}"))),
+        Err(_) => Err(Status::new(408, "Timeout", "the request's body did not arrive in time")),
+    }
+}
+
+async fn authenticate(api: &Arc<Api>, certificate: Option<User>, headers: &HeaderMap) -> Outcome<User> {
+    if let Some(user) = certificate {
+        return Ok(user);
+    }
+    let Some(header) = headers.get(AUTHORIZATION) else { return Ok(User::anonymous()) };
+    let token = header.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    let token = token.filter(|token| !token.is_empty()).ok_or_else(Status::unauthorized)?;
+    let audience = [api.keys.issuer.clone()];
+    match reviews::token_user(api, token, &audience).await? {
+        Some((user, _)) => Ok(user),
+        None => Err(Status::unauthorized()),
+    }
+}
+
+fn impersonate(api: &Api, user: User, headers: &HeaderMap) -> Outcome<User> {
+    let text = |value: &HeaderValue| {
+        value.to_str().map(str::to_owned).map_err(|_| Status::bad_request("invalid impersonation header"))
+    };
+    let Some(name) = headers.get("impersonate-user") else {
+        let others = ["impersonate-group", "impersonate-uid"].iter().any(|name| headers.contains_key(*name));
+        return match others {
+            true => Err(Status::bad_request("requested impersonation without impersonating a user")),
+            false => Ok(user),
+        };
+    };
+    let name = text(name)?;
+    let groups = headers.get_all("impersonate-group").iter().map(text).collect::<Outcome<Vec<String>>>()?;
+    let view = api.rbac.view();
+    let check = |resource: &str, namespace: &str, name: &str| {
+        let action = Action {
+            verb: "impersonate".into(),
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Action::default()
+        };
+        match view.allows(&user, &action) {
+            Some(_) => Ok(()),
+            None => Err(refusal(&user, &action)),
+        }
+    };
+    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+    let mut becomes = match account {
+        Some((namespace, account)) => {
+            check("serviceaccounts", namespace, account)?;
+            match groups.is_empty() {
+                true => User::service_account(namespace, account, ""),
+                false => User { name: name.clone(), ..User::default() },
+            }
+        }
+        None => {
+            check("users", "", &name)?;
+            User { name: name.clone(), ..User::default() }
+        }
+    };
+    for group in groups {
+        check("groups", "", &group)?;
+        becomes.groups.push(group);
+    }
+    if let Some(uid) = headers.get("impersonate-uid") {
+        let uid = text(uid)?;
+        check("uids", "", &uid)?;
+        becomes.uid = uid;
+    }
+    Ok(match name.as_str() {
+        "system:anonymous" => User { groups: vec!["system:unauthenticated".into()], ..becomes },
+        _ => becomes.authenticated(),
+    })
+}
+
+fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
+    let action = match &info.target {
+        Target::Path(path) => Action { verb: info.verb.into(), path: Some(path.clone()), ..Action::default() },
+        Target::Resource(path) => Action {
+            verb: info.verb.into(),
+            group: path.group.clone(),
+            resource: path.resource.clone(),
+            subresource: path.subresource.clone(),
+            namespace: path.namespace.clone(),
+            name: path.name.clone(),
+            path: None,
+        },
+    };
+    match api.rbac.view().allows(user, &action) {
+        Some(_) => Ok(()),
+        None => Err(refusal(user, &action)),
+    }
+}
+
+/// The refusal in upstream's words.
+fn refusal(user: &User, action: &Action) -> Status {
+    let who = format!("User {:?}", user.name);
+    if let Some(path) = &action.path {
+        return Status::new(403, "Forbidden", format!("forbidden: {who} cannot {} path {path:?}", action.verb));
+    }
+    let resource = match action.subresource.as_str() {
+        "" => action.resource.clone(),
+        sub => format!("{}/{sub}", action.resource),
+    };
+    let scope = match action.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let why = format!("{who} cannot {} resource {resource:?} in API group {:?} {scope}", action.verb, action.group);
+    Status::forbidden(&action.group, &action.resource, &action.name, &why)
+}
+
+async fn path_request(
+    api: &Arc<Api>,
+    _user: &User,
+    path: &str,
+    info: &RequestInfo,
+    method: &Method,
+    headers: &HeaderMap,
+    _body: Bytes,
+) -> Outcome<Response<Body>> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Err(Status::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let json = |value: &resources::Value| Ok(respond::value(200, value, respond::Format::Json));
+    let catalog = api.catalog();
+    let words: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match words[..] {
+        ["api"] | ["apis"] if discovery::wants_aggregated(headers) => {
+            let document = discovery::aggregated(&catalog, words[0] == "api");
+            let kind = discovery::aggregated_type(headers);
+            let mut document = document;
+            if kind.contains("v2beta1") {
+                document["apiVersion"] = "apidiscovery.k8s.io/v2beta1".into();
+            }
+            let mut response = respond::value(200, &document, respond::Format::Json);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response.headers_mut().insert("vary", HeaderValue::from_static("Accept"));
+            Ok(response)
+        }
+        ["api"] => {
+            let host = headers.get("host").and_then(|value| value.to_str().ok()).unwrap_or_default();
+            json(&discovery::versions(host))
+        }
+        ["apis"] => json(&discovery::group_list(&catalog)),
+        ["api", version] => json(&discovery::resource_list(&catalog, "", version).ok_or_else(Status::no_such_path)?),
+        ["apis", group] => json(&discovery::group(&catalog, group).ok_or_else(Status::no_such_path)?),
+        ["apis", group, version] => {
+            json(&discovery::resource_list(&catalog, group, version).ok_or_else(Status::no_such_path)?)
+        }
+        ["version"] => json(&json!({"major": VERSION.0, "minor": VERSION.1, "emulationMajor": VERSION.0,
+            "emulationMinor": VERSION.1, "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+            "gitVersion": format!("{}+knarr", VERSION.2), "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", arch())})),
+        ["livez" | "readyz" | "healthz"] => Ok(health(api, words[0], info)),
+        ["livez" | "readyz" | "healthz", check] => {
+            let checks = checks(api, words[0]);
+            let found = checks.iter().find(|(name, _)| *name == check).ok_or_else(Status::no_such_path)?;
+            Ok(if found.1 { respond::text(200, "ok") } else { respond::text(500, "internal server error: not ready") })
+        }
+        ["metrics"] => Ok(respond::text(200, metrics(api).await?)),
+        ["openapi", "v2"] => crate::openapi::v2(api, &catalog, headers).await,
+        ["openapi", "v3"] => crate::openapi::v3_index(api, &catalog).await,
+        ["openapi", "v3", ref rest @ ..] => crate::openapi::v3(api, &catalog, &rest.join("/"), headers).await,
+        [".well-known", "openid-configuration"] => json(&json!({
+            "issuer": api.keys.issuer,
+            "jwks_uri": format!("{}/openid/v1/jwks", api.keys.issuer),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })),
+        ["openid", "v1", "jwks"] => {
+            let mut response = respond::value(200, &api.keys.jwks(), respond::Format::Json);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+            Ok(response)
+        }
+        [""] => {
+            let mut paths =
+                vec!["/.well-known/openid-configuration".to_owned(), "/api".into(), "/api/v1".into(), "/apis".into()];
+            for group in catalog.groups.iter().filter(|group| !group.name.is_empty()) {
+                paths.push(format!("/apis/{}", group.name));
+                paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
+            }
+            paths.extend(
+                [
+                    "/healthz",
+                    "/livez",
+                    "/metrics",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/openid/v1/jwks",
+                    "/readyz",
+                    "/version",
+                ]
+                .map(str::to_owned),
+            );
+            json(&json!({"paths": paths}))
+        }
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn checks(api: &Api, kind: &str) -> Vec<(&'static str, bool)> {
+    let ready = api.ready.load(Ordering::Acquire);
+    let mut out = vec![("ping", true), ("store", true)];
+    if kind != "livez" {
+        out.push(("start-objects", ready));
+    }
+    if kind == "readyz" {
+        out.push(("shutdown", !api.stopping.is_cancelled()));
+    }
+    out
+}
+
+fn health(api: &Api, kind: &str, info: &RequestInfo) -> Response<Body> {
+    let excluded: Vec<&str> = info.query.all("exclude").collect();
+    let checks = checks(api, kind);
+    let mut good = true;
+    let mut lines = String::new();
+    for (name, passes) in &checks {
+        if excluded.contains(name) {
+            lines += &format!("[+]{name} excluded: ok\n");
+            continue;
+        }
+        good &= passes;
+        lines += &if *passes { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") };
+    }
+    match (good, info.query.has("verbose")) {
+        (true, false) => respond::text(200, "ok"),
+        (true, true) => respond::text(200, format!("{lines}{kind} check passed\n")),
+        (false, _) => respond::text(500, format!("{lines}{kind} check failed\n")),
+    }
+}
+
+async fn metrics(api: &Api) -> Outcome<String> {
+    let revision = api.store.revision().await.map_err(crate::api::store_error)?;
+    let count = |name: &str, help: &str, value: u64, kind: &str| {
+        format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+    };
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Ok([
+        count("apiserver_request_total", "Requests received.", load(&api.metrics.requests), "counter"),
+        count(
+            "apiserver_request_errors_total",
+            "Requests answered with a server error.",
+            load(&api.metrics.errors),
+            "counter",
+        ),
+        count("apiserver_watches_started_total", "Watches begun.", load(&api.metrics.watches), "counter"),
+        count("store_revision", "The store's newest revision.", revision, "gauge"),
+    ]
+    .concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_as_upstreams() {
+        let user = User { name: "ann".into(), ..User::default() };
+        let action =
+            Action { verb: "list".into(), resource: "pods".into(), namespace: "n".into(), ..Action::default() };
+        let text =
+            "pods is forbidden: User \"ann\" cannot list resource \"pods\" in API group \"\" in the namespace \"n\"";
+        assert_eq!(refusal(&user, &action).message, text);
+        let path = Action { verb: "get".into(), path: Some("/metrics".into()), ..Action::default() };
+        assert_eq!(refusal(&user, &path).message, "forbidden: User \"ann\" cannot get path \"/metrics\"");
+    }
+}
