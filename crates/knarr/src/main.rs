@@ -10,6 +10,7 @@ mod create;
 mod daemon;
 mod failure;
 mod flags;
+mod server;
 mod settings;
 mod show;
 mod template;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     match words.first().and_then(|word| word.to_str()) {
         Some("runtime") => return daemon::runtime(words[1..].to_vec()),
         Some("keeper") => return daemon::keeper(words[1..].to_vec()),
+        Some("server") => return server::main(&words[1..]),
         _ => {}
     }
     commands::main(words)

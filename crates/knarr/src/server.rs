@@ -1,0 +1,108 @@
+//! `knarr server`: the Kubernetes API of one cluster. So far it runs without nodes, which has to be said.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use apiserver::{Config, Server};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::flags::{self, Flag, switch, text};
+
+const FLAGS: &[Flag] = &[
+    switch("no-node", "Serve the API alone, without running pods on this machine"),
+    switch("ephemeral", "Keep everything in memory and forget it at the end"),
+    text("root", "Directory of everything that lasts (default: /var/lib/knarr)"),
+    text("run", "Directory of this boot's state (default: /run/knarr)"),
+    text("address", "Address to listen on (default: 127.0.0.1)"),
+    text("port", "Port to listen on; 0 takes a free one (default: 6443)"),
+    text("kubeconfig", "Where to write the administrator's kubeconfig (default: kubeconfig in the run directory)"),
+    text("token-auth-file", "File of static bearer tokens: token,user,uid,\"group1,group2\""),
+    text("tls-san", "More names and addresses for the serving certificate, separated by commas"),
+    switch("debug", "Say more about what happens").short('D'),
+    switch("help", "Print this help").short('h'),
+];
+
+/// Threads that serve the API.
+const WORKERS: usize = 2;
+
+pub fn main(words: &[OsString]) -> ExitCode {
+    match serve(words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("knarr server: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(words: &[OsString]) -> Result<(), String> {
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let matches = flags::parse(&[FLAGS], true, &words).map_err(|error| error.to_string())?;
+    if matches.is("help") {
+        let options = flags::help(&[FLAGS]);
+        println!(
+            "Usage:  knarr server --no-node [OPTIONS]\n\nServe the Kubernetes API of a cluster\n\nOptions:\n{options}"
+        );
+        return Ok(());
+    }
+    if !matches.is("no-node") {
+        return Err("this build cannot run pods yet; say --no-node to serve the API alone".into());
+    }
+    let path = |flag: &str, default: &str| PathBuf::from(matches.text(flag).unwrap_or(default));
+    let (root, run) = (path("root", "/var/lib/knarr"), path("run", "/run/knarr"));
+    let address: IpAddr = match matches.text("address") {
+        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Some(text) => text.parse().map_err(|error| format!("--address {text}: {error}"))?,
+    };
+    let port: u16 = match matches.text("port") {
+        None => 6443,
+        Some(text) => text.parse().map_err(|error| format!("--port {text}: {error}"))?,
+    };
+    let kubeconfig = matches.text("kubeconfig").map_or_else(|| run.join("kubeconfig"), PathBuf::from);
+    if let Some(parent) = kubeconfig.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|error| format!("make {}: {error}", parent.display()))?;
+    }
+    let level = if matches.is("debug") { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    let names = matches.text("tls-san").unwrap_or_default();
+    let config = Config {
+        root: (!matches.is("ephemeral")).then(|| root.join("cluster")),
+        listen: SocketAddr::new(address, port),
+        kubeconfig: Some(kubeconfig.clone()),
+        tokens: matches.text("token-auth-file").map(PathBuf::from),
+        names: names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("start threads: {error}"))?;
+    runtime.block_on(async {
+        let begun = std::time::Instant::now();
+        let server = Server::start(config).await.map_err(|error| chain(&error))?;
+        tracing::info!(address = %server.address(), kubeconfig = %kubeconfig.display(), after = ?begun.elapsed(), "ready");
+        let failed = |error: std::io::Error| format!("listen for signals: {error}");
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
