@@ -1,19 +1,31 @@
-//! SHA-256 in the shapes that the store needs.
+//! SHA-256 in the shapes that the store needs. By aws-lc: on processors without instructions of their own for it, it is
+//! twice as fast as anything written in Rust, and hashing is the largest part of loading an image there.
 
 use std::io::{self, Read, Write};
 
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use vocab::Digest;
 
 pub fn sha256(bytes: &[u8]) -> Digest {
-    Digest::from_sha256(Sha256::digest(bytes).into())
+    from(&digest(&SHA256, bytes))
+}
+
+fn from(hash: &aws_lc_rs::digest::Digest) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(hash.as_ref());
+    Digest::from_sha256(bytes)
 }
 
 /// Hashes what it is given piece by piece.
-#[derive(Default)]
 pub struct Hasher {
-    state: Sha256,
+    state: Context,
     bytes: u64,
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self { state: Context::new(&SHA256), bytes: 0 }
+    }
 }
 
 impl Hasher {
@@ -28,7 +40,7 @@ impl Hasher {
     }
 
     pub fn finish(self) -> Digest {
-        Digest::from_sha256(self.state.finalize().into())
+        from(&self.state.finish())
     }
 }
 

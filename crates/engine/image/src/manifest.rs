@@ -226,7 +226,7 @@ mod tests {
             (
                 r#"{"schemaVersion":2,"manifests":[{"digest":"$D","size":-1}]}"#.into(),
                 "",
-                "m: invalid value: integer `-1`, expected u64 at line 1 column 123",
+                "m: invalid value: integer `-1`, expected u64 at line 1 column 125",
             ),
         ];
         for (json, media_type, expected) in rows {

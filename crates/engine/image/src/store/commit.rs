@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use vocab::{Digest, Reference, crash};
 
-use super::Store;
 use super::ingest::{Packing, StagedLayer};
 use super::records::*;
 use super::staging::{Staging, remove_tree, unique};
+use super::{Pins, Store};
 use crate::chunk::{Pool, ReadSource};
 use crate::config::{Config, chain_ids};
 use crate::error::{Context, Error, Result};
@@ -32,7 +32,7 @@ pub(crate) struct NewImage {
 
 /// What one commit adds.
 #[derive(Default)]
-struct Additions {
+struct Additions<'a> {
     layers: BTreeMap<Digest, LayerRecord>,
     /// From staging to their place.
     moves: Vec<(PathBuf, PathBuf)>,
@@ -42,6 +42,8 @@ struct Additions {
     taken: HashSet<PathBuf>,
     /// Where new layers' folders are for now.
     staged_at: BTreeMap<String, PathBuf>,
+    /// Layers of the store whose folders are shared.
+    pins: Vec<Pins<'a>>,
 }
 
 impl Store {
@@ -72,9 +74,19 @@ impl Store {
         result
     }
 
-    fn publish<'a>(&self, add: &'a Additions, moved: &mut Vec<&'a Path>) -> Result<()> {
+    fn publish<'a>(&self, add: &'a Additions<'_>, moved: &mut Vec<&'a Path>) -> Result<()> {
+        // Another load may have brought the same layer while this one was on its way: the first one stays.
+        let read = self.db.read()?;
+        let mut new: BTreeMap<&Digest, &LayerRecord> = BTreeMap::new();
+        for (chain, layer) in &add.layers {
+            if read.get(&LAYERS, chain)?.is_none() {
+                new.insert(chain, layer);
+            }
+        }
+        drop(read);
+        let needed: HashSet<PathBuf> = new.values().map(|layer| self.layers_dir().join(&layer.folder)).collect();
         for (from, to) in &add.moves {
-            if to.exists() {
+            if to.exists() || to.starts_with(self.layers_dir()) && !needed.contains(to) {
                 continue;
             }
             std::fs::rename(from, to).context(|| format!("rename {} to {}", from.display(), to.display()))?;
@@ -86,7 +98,7 @@ impl Store {
         }
         crash::point("image.commit.before_record");
         self.db.write(|txn| {
-            for (chain, layer) in &add.layers {
+            for (chain, layer) in &new {
                 txn.put(&LAYERS, chain, layer)?;
             }
             for (digest, bytes) in &add.blobs {
@@ -113,7 +125,7 @@ impl Store {
         Ok(())
     }
 
-    fn add_image(&self, staging: &Staging, image: NewImage, now: i64, add: &mut Additions) -> Result<()> {
+    fn add_image<'a>(&'a self, staging: &Staging, image: NewImage, now: i64, add: &mut Additions<'a>) -> Result<()> {
         let chains = chain_ids(&image.parsed.rootfs.diff_ids);
         let mut lowers: Vec<PathBuf> = Vec::new();
         // Digests of the layers as they are stored, to compare manifests with.
@@ -159,13 +171,13 @@ impl Store {
     }
 
     /// Finds or makes the folder of a layer on top of `lowers`.
-    fn add_layer(
-        &self,
+    fn add_layer<'a>(
+        &'a self,
         staging: &Staging,
         staged: &StagedLayer,
         has_parent: bool,
         lowers: &[PathBuf],
-        add: &mut Additions,
+        add: &mut Additions<'a>,
     ) -> Result<LayerRecord> {
         let compressed = (staged.packing != Packing::Plain).then(|| Descriptor {
             media_type: staged.packing.media_type().to_owned(),
@@ -181,8 +193,14 @@ impl Store {
             rebased: false,
         };
         // The same layer elsewhere in a stack, as long as it was not completed from what is below it there.
-        let mut twins = add.layers.values().cloned().collect::<Vec<_>>();
-        twins.extend(self.db.read()?.list(&LAYERS)?.into_iter().map(|(_, layer)| layer));
+        let mut twins: Vec<LayerRecord> = add.layers.values().cloned().collect();
+        {
+            let _lock = self.lock();
+            let stored = self.db.read()?.list(&LAYERS)?.into_iter();
+            let same: Vec<_> = stored.filter(|(_, layer)| layer.diff_id == staged.diff_id).collect();
+            add.pins.push(self.pin(same.iter().map(|(chain, _)| *chain)));
+            twins.extend(same.into_iter().map(|(_, layer)| layer));
+        }
         let fits = |layer: &&LayerRecord| {
             layer.diff_id == staged.diff_id && !layer.rebased && (!has_parent || !self.wants_parent(layer, add))
         };
@@ -227,7 +245,7 @@ impl Store {
     }
 
     /// A bottom layer may be shared by a stack in which it is not at the bottom only if it describes all its directories.
-    fn wants_parent(&self, layer: &LayerRecord, add: &Additions) -> bool {
+    fn wants_parent(&self, layer: &LayerRecord, add: &Additions<'_>) -> bool {
         let folder = match add.staged_at.get(&layer.folder) {
             Some(staged) => staged.clone(),
             None => self.layers_dir().join(&layer.folder),
@@ -241,7 +259,7 @@ impl Store {
         staging: &Staging,
         staged: &StagedLayer,
         twin: Option<&LayerRecord>,
-        add: &Additions,
+        add: &Additions<'_>,
     ) -> Result<(PathBuf, Unpacked, Option<Descriptor>)> {
         let what = format!("layer {}", staged.diff_id);
         let folder = staging.folder()?;
@@ -278,7 +296,7 @@ impl Store {
         Ok((folder, unpacked, kept))
     }
 
-    fn add_blob(&self, staging: &Staging, bytes: &[u8], add: &mut Additions) -> Result<()> {
+    fn add_blob(&self, staging: &Staging, bytes: &[u8], add: &mut Additions<'_>) -> Result<()> {
         let (digest, path) = staging.bytes(bytes)?;
         if add.blobs.insert(digest, bytes.len() as u64).is_none() {
             add.moves.push((path, self.blob_path(&digest)));

@@ -15,7 +15,7 @@ use super::records::*;
 use crate::error::{Context, Error, Result};
 use crate::hash::sha256;
 use crate::layer::RecipeReader;
-use crate::manifest::{IMAGE_NAME, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME};
+use crate::manifest::{Document, IMAGE_NAME, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
 use crate::tar::{Entry, FileData, Kind, Time, Writer};
 
 const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -25,8 +25,7 @@ struct Plan {
     id: Digest,
     names: Vec<Reference>,
     manifest: Descriptor,
-    /// Of a manifest that was made for this archive.
-    manifest_bytes: Option<Vec<u8>>,
+    manifest_bytes: Vec<u8>,
     layers: Vec<(Descriptor, LayerRecord)>,
     time: Time,
 }
@@ -58,11 +57,7 @@ impl Store {
                 bytes(&mut tar, &blob_name(&plan.id), &config, plan.time)?;
             }
             if written.insert(plan.manifest.digest) {
-                let manifest = match &plan.manifest_bytes {
-                    Some(manifest) => manifest.clone(),
-                    None => std::fs::read(self.blob_path(&plan.manifest.digest)).context(|| "read a manifest")?,
-                };
-                bytes(&mut tar, &blob_name(&plan.manifest.digest), &manifest, plan.time)?;
+                bytes(&mut tar, &blob_name(&plan.manifest.digest), &plan.manifest_bytes, plan.time)?;
             }
         }
         bytes(&mut tar, "index.json", &index(&plans), Time::default())?;
@@ -123,8 +118,16 @@ impl Store {
             let plain = || Descriptor { media_type: PLAIN_LAYER.into(), digest: layer.diff_id, size: layer.tar_bytes };
             layers.push((layer.compressed.clone().unwrap_or_else(plain), layer));
         }
-        let (manifest, manifest_bytes) = match image.manifests.first() {
-            Some(manifest) => (manifest.clone(), None),
+        // The image's own manifest, if it lists the layers in the form in which they are stored.
+        let own = image.manifests.iter().find_map(|manifest| {
+            let bytes = std::fs::read(self.blob_path(&manifest.digest)).ok()?;
+            let document = parse(&bytes, &manifest.media_type, "manifest", &self.options.limits).ok()?;
+            let stored = layers.iter().map(|(descriptor, _)| descriptor.digest);
+            let same = matches!(document, Document::Image { layers, .. } if layers.iter().map(|l| l.digest).eq(stored));
+            same.then(|| (manifest.clone(), bytes))
+        });
+        let (manifest, manifest_bytes) = match own {
+            Some(own) => own,
             None => {
                 let config_bytes = std::fs::metadata(self.blob_path(&id)).context(|| "read a configuration")?.len();
                 let config = Descriptor { media_type: OCI_CONFIG.into(), digest: id, size: config_bytes };
@@ -132,7 +135,7 @@ impl Store {
                 let text = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": list});
                 let text = serde_json::to_vec(&text).map_err(|e| Error::invalid("manifest", e))?;
                 let size = text.len() as u64;
-                (Descriptor { media_type: OCI_MANIFEST.into(), digest: sha256(&text), size }, Some(text))
+                (Descriptor { media_type: OCI_MANIFEST.into(), digest: sha256(&text), size }, text)
             }
         };
         let created = image.created.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());

@@ -26,7 +26,9 @@ impl Store {
     /// Makes the directories of a new container's root. The image's layers stay as long as the snapshot does.
     pub fn prepare(&self, container: &str, image: &Digest) -> Result<Snapshot> {
         let snapshot = self.prepare_files(container, image)?;
-        self.db.write(|txn| self.prepare_record(txn, container, image))?;
+        // The image may be gone by now; then so is this.
+        let recorded = self.db.write(|txn| self.prepare_record(txn, container, image));
+        recorded.or_else(|error| self.remove_files(container).and(Err(error)))?;
         Ok(snapshot)
     }
 
