@@ -16,6 +16,7 @@
 //! ```
 //! The records are in the database ([`db::Db`]); whatever a record speaks of is on disk before the record is.
 
+pub mod archive;
 mod changes;
 pub mod chunk;
 pub mod config;

@@ -184,6 +184,39 @@ fn too_deep(path: &[u8]) -> Error {
     Error::limit(format!("{:?}…", String::from_utf8_lossy(&path[..path.len().min(100)])), "the tree is too deep")
 }
 
+impl<W: Write> Packer<W> {
+    /// A directory and all below it, as `name` and `name/...`; mounts below it included.
+    pub(crate) fn tree(&mut self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> Result<()> {
+        let shown = if name.is_empty() { b"./" } else { name };
+        self.dir_entry(dir, shown, stat)?;
+        self.tree_below(dir, name, 0)
+    }
+
+    fn tree_below(&mut self, dir: &OwnedFd, path: &[u8], depth: usize) -> Result<()> {
+        if depth > DEPTH_MAX {
+            return Err(too_deep(path));
+        }
+        let what = || format!("read {:?}", String::from_utf8_lossy(path));
+        let mut names: Vec<_> = linux::tree::entries(dir).context(what)?.into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        for name in names {
+            let below = join(path, &name);
+            let stat = match linux::fs::lstatat(dir, &name) {
+                Err(e) if e.is(Errno::NOENT) => continue,
+                other => other.context(what)?,
+            };
+            self.put(dir, &name, &below, &stat)?;
+            if linux::fs::file_type(&stat) == FileType::Directory {
+                match linux::tree::open_dir(dir, &name) {
+                    Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTDIR) => {}
+                    child => self.tree_below(&child.context(what)?, &below, depth + 1)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The merged tree.
 pub(crate) fn pack_union<W: Write>(packer: &mut Packer<W>, union: &Union) -> Result<()> {
     pack_node(packer, union.root(), &[], 0)
@@ -200,7 +233,7 @@ fn pack_node<W: Write>(packer: &mut Packer<W>, node: &Node, path: &[u8], depth: 
             None => {}
             Some(Child::Leaf { stat, at }) => packer.put(node.dir(at), &name, &below, &stat)?,
             Some(Child::Dir { stat, node: child }) => {
-                packer.put_dir(&child, &below, &stat)?;
+                packer.dir_entry(child.dir(0), &below, &stat)?;
                 pack_node(packer, &child, &below, depth + 1)?;
             }
         }
@@ -209,8 +242,8 @@ fn pack_node<W: Write>(packer: &mut Packer<W>, node: &Node, path: &[u8], depth: 
 }
 
 impl<W: Write> Packer<W> {
-    /// A merged directory: its metadata is the topmost one's.
-    fn put_dir(&mut self, node: &Node, path: &[u8], stat: &Stat) -> Result<()> {
+    /// An open directory; of a merged one, the topmost.
+    fn dir_entry(&mut self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<()> {
         let what = || format!("pack {:?}", String::from_utf8_lossy(path));
         let entry = Entry {
             path: path.to_vec(),
@@ -219,7 +252,7 @@ impl<W: Write> Packer<W> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: Time { secs: stat.st_mtime, nanos: 0 },
-            xattrs: xattrs(node.dir(0)).context(what)?,
+            xattrs: xattrs(dir).context(what)?,
         };
         self.writer.entry(&entry).map_err(stream)
     }

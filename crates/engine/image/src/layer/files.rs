@@ -235,7 +235,7 @@ fn set_metadata(file: &File, entry: &Entry, owner: Owner) -> linux::Result<()> {
 }
 
 /// The attributes were filtered before; a file system that has none of this kind keeps none.
-pub(super) fn set_xattrs(fd: impl AsFd, entry: &Entry) -> linux::Result<()> {
+pub(crate) fn set_xattrs(fd: impl AsFd, entry: &Entry) -> linux::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     for (name, value) in &entry.xattrs {
         match linux::xattr::set(&fd, std::ffi::OsStr::from_bytes(name), value) {

@@ -8,7 +8,7 @@ mod files;
 mod recipe;
 mod unpack;
 
-pub(crate) use files::times;
+pub(crate) use files::{set_xattrs, times};
 pub use recipe::{Moved, RecipeReader};
 pub(crate) use unpack::is_whiteout;
 pub use unpack::{Options, Unpacked, rebase, unpack};

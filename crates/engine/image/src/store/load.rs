@@ -159,7 +159,7 @@ impl Store {
 }
 
 /// The first 512 bytes, or all there are.
-pub(super) fn read_head(input: &mut (dyn Read + Send)) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_head(input: &mut (dyn Read + Send)) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(512);
     input.take(512).read_to_end(&mut head)?;
     Ok(head)

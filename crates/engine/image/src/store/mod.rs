@@ -13,6 +13,9 @@ mod save;
 mod snapshots;
 mod staging;
 
+pub(crate) use ingest::Packing;
+pub(crate) use load::read_head;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};

@@ -65,8 +65,15 @@ impl Store {
 
     /// Forgets the snapshot and removes its folders. Nothing may have it mounted. No error if there is none.
     pub fn remove_snapshot(&self, container: &str) -> Result<()> {
-        self.db.write(|txn| self.remove_record(txn, container))?;
-        self.remove_files(container)
+        check_id(container)?;
+        let image_stays = self.db.write(|txn| {
+            let record = txn.get(&SNAPSHOTS, &container.to_owned())?;
+            self.remove_record(txn, container)?;
+            let image = record.map(|record| txn.get(&IMAGES, &record.image)).transpose()?;
+            Ok::<_, Error>(matches!(image, Some(Some(_))))
+        })?;
+        // While the image is there, so are its layers: the usual case needs no look at everything else.
+        if image_stays { self.remove_folder(container) } else { self.remove_files(container) }
     }
 
     /// The record of [`Store::remove_snapshot`] alone, for the transaction that removes the container's.
@@ -78,10 +85,7 @@ impl Store {
     /// The files of [`Store::remove_snapshot`] alone, after its record is gone. Layers that only this snapshot kept go too.
     pub fn remove_files(&self, container: &str) -> Result<()> {
         check_id(container)?;
-        let folder = self.snapshots_dir().join(container);
-        if let Some(trash) = self.to_trash(&folder) {
-            remove_tree(&trash);
-        }
+        self.remove_folder(container)?;
         let read = self.db.read()?;
         let orphaned = {
             let images: Vec<Digest> = read.list(&IMAGES)?.into_iter().flat_map(|(_, image)| image.layers).collect();
@@ -92,6 +96,13 @@ impl Store {
         drop(read);
         if orphaned {
             self.collect()?;
+        }
+        Ok(())
+    }
+
+    fn remove_folder(&self, container: &str) -> Result<()> {
+        if let Some(trash) = self.to_trash(&self.snapshots_dir().join(container)) {
+            remove_tree(&trash);
         }
         Ok(())
     }
