@@ -339,7 +339,7 @@ impl Group {
         self.join_where(&pid.to_string(), |_| true)
     }
 
-    /// Moves the calling process, which must have one thread, into the group. Three system calls a hierarchy, no allocation unless one fails.
+    /// Moves the calling process into the group. Three system calls a hierarchy, no allocation unless one fails.
     pub fn join_self(&self) -> Result<(), Error> {
         self.join_where("0", |_| true)
     }
@@ -352,11 +352,8 @@ impl Group {
     fn join_where(&self, pid: &str, wanted: impl Fn(Version) -> bool) -> Result<(), Error> {
         for (index, dir) in self.dirs.iter().enumerate() {
             let Some(dir) = dir.as_ref().filter(|_| wanted(self.layout().hierarchies[index].version)) else { continue };
-            // The caller as a single thread needs no lock over all process groups; taking that lock waits for a grace period.
-            let alone = pid == "0" && self.layout().hierarchies[index].version == Version::V1;
-            let file = if alone { "tasks" } else { "cgroup.procs" };
-            write_at(dir.as_fd(), file, pid.as_bytes()).map_err(|errno| Error::Write {
-                path: self.shown(index, file),
+            write_at(dir.as_fd(), "cgroup.procs", pid.as_bytes()).map_err(|errno| Error::Write {
+                path: self.shown(index, "cgroup.procs"),
                 value: pid.to_owned(),
                 errno,
             })?;

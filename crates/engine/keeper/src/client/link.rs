@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::{Config, Error, Result};
+use crate::model::Phase;
 use crate::protocol::{Fault, FromClient, HeldMessage, Hello, MESSAGE_MAX, PROTOCOL, Role, SinkRole, ToClient, encode};
 use crate::server::socket_path;
 
@@ -22,18 +23,21 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
 pub(super) type Reply = std::result::Result<Vec<String>, Fault>;
 
 /// One thing held, as the keeper told of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub message: HeldMessage,
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<Arc<OwnedFd>>,
     /// Write ends of living subscriptions.
-    pub sinks: Vec<(SinkRole, OwnedFd)>,
+    pub sinks: Vec<SharedSink>,
 }
+
+/// A subscription's write end under its number.
+pub(super) type SharedSink = (SinkRole, Arc<OwnedFd>);
 
 impl Entry {
     pub(super) fn fd(&self, role: Role) -> Option<BorrowedFd<'_>> {
         let at = self.message.roles.iter().position(|known| *known == role)?;
-        self.fds.get(at).map(AsFd::as_fd)
+        self.fds.get(at).map(|fd| fd.as_fd())
     }
 
     pub(super) fn drop_fd(&mut self, role: Role) {
@@ -48,14 +52,23 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Link {
     pub socket: Arc<UnixStream>,
+    /// It has died; what it held is being handed to another.
+    pub dead: bool,
     pub pid: i32,
     pub build: u64,
     /// Journal, read and write end of the auxiliary pipe.
-    pub common: Vec<OwnedFd>,
+    pub common: Vec<Arc<OwnedFd>>,
     pub held: HashMap<String, Entry>,
     /// Subscriptions of what is being started and was not told of yet.
-    pub early_sinks: HashMap<String, Vec<(SinkRole, OwnedFd)>>,
-    pub pending: HashMap<u64, oneshot::Sender<Option<Reply>>>,
+    pub early_sinks: HashMap<String, Vec<SharedSink>>,
+    pub pending: HashMap<u64, Waiting>,
+}
+
+/// Who waits for an answer, and what a good answer changes: at once, because the keeper may be dead before the one who waits is awake.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub sender: oneshot::Sender<Option<Reply>>,
+    pub then: Option<(String, Phase)>,
 }
 
 /// Messages from one socket, with their descriptors.
@@ -125,6 +138,7 @@ pub(super) async fn connect(config: &Config, generation: u32) -> Result<(Link, R
         let hello = Hello::decode(bytes)?;
         let mut link = Link {
             socket,
+            dead: false,
             pid: hello.pid,
             build: hello.build,
             common: Vec::new(),
@@ -149,23 +163,24 @@ impl Link {
     /// Takes note of what the keeper tells about what it holds.
     pub(super) fn note(&mut self, message: ToClient, fds: Vec<OwnedFd>) {
         match message {
-            ToClient::Common => self.common = fds,
+            ToClient::Common => self.common = fds.into_iter().map(Arc::new).collect(),
             ToClient::Held(message) => {
                 let id = message.record.id.clone();
                 let sinks = match self.held.remove(&id) {
                     Some(before) => before.sinks,
                     None => self.early_sinks.remove(&id).unwrap_or_default(),
                 };
+                let fds = fds.into_iter().map(Arc::new).collect();
                 self.held.insert(id, Entry { message, fds, sinks });
             }
             ToClient::Exited { id, exited } => {
                 if let Some(entry) = self.held.get_mut(&id) {
-                    entry.message.record.phase = crate::model::Phase::Ended(exited);
+                    entry.message.record.phase = Phase::Ended(exited);
                     entry.drop_fd(Role::Stdin);
                 }
             }
             ToClient::SinkClosed { id, key } => {
-                let gone = |sinks: &mut Vec<(SinkRole, OwnedFd)>| sinks.retain(|(role, _)| role.key != key);
+                let gone = |sinks: &mut Vec<SharedSink>| sinks.retain(|(role, _)| role.key != key);
                 if let Some(entry) = self.held.get_mut(&id) {
                     gone(&mut entry.sinks);
                 }
@@ -174,23 +189,41 @@ impl Link {
                 }
             }
             ToClient::Reply { seq, result } => {
-                if let Some(waiting) = self.pending.remove(&seq) {
-                    // Nobody waits any more: the caller gave up.
-                    let _ = waiting.send(Some(result));
+                let Some(waiting) = self.pending.remove(&seq) else { return };
+                if let Some((id, phase)) = waiting.then {
+                    self.answered(&id, phase, &result);
                 }
+                // Nobody waits any more: the caller gave up.
+                let _ = waiting.sender.send(Some(result));
             }
             ToClient::Listed => {}
+        }
+    }
+
+    fn answered(&mut self, id: &str, phase: Phase, reply: &Reply) {
+        match reply {
+            Ok(_) => {
+                if let Some(entry) = self.held.get_mut(id)
+                    && !matches!(entry.message.record.phase, Phase::Ended(_))
+                {
+                    entry.message.record.phase = phase;
+                }
+            }
+            Err(Fault::Launch(_)) => {
+                self.held.remove(id);
+            }
+            Err(_) => {}
         }
     }
 
     /// Gives everything in `self.held` and `self.common`, which a dead keeper held, to this new one. The descriptors stay with us as well.
     pub(super) async fn hand_over(&mut self, reader: &mut Reader) -> Result<()> {
         let lost = |_| Error::Died("hand over");
-        let common: Vec<BorrowedFd<'_>> = self.common.iter().map(AsFd::as_fd).collect();
+        let common: Vec<BorrowedFd<'_>> = self.common.iter().map(|fd| fd.as_fd()).collect();
         send(&self.socket, &encoded("hand over", &FromClient::Inherit)?, &common).await.map_err(lost)?;
         for entry in self.held.values() {
             let mut message = entry.message.clone();
-            let mut fds: Vec<BorrowedFd<'_>> = entry.fds.iter().map(AsFd::as_fd).collect();
+            let mut fds: Vec<BorrowedFd<'_>> = entry.fds.iter().map(|fd| fd.as_fd()).collect();
             for (role, fd) in &entry.sinks {
                 message.roles.push(Role::Sink(*role));
                 fds.push(fd.as_fd());

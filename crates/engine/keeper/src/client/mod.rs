@@ -3,7 +3,7 @@
 mod link;
 mod spawn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use vocab::ErrorKind;
 
-use self::link::{Entry, Link, Reader, Reply, encoded, send};
+use self::link::{Entry, Link, Reader, Reply, SharedSink, Waiting, encoded, send};
 use crate::model::{Exited, Kind, LogSpec, Phase, Stdio, Stream};
 use crate::protocol::{Fault, FromClient, Record, Request, Role, SinkRole, ToClient};
 
@@ -193,7 +193,7 @@ struct Shared {
     config: Config,
     build: u64,
     state: Mutex<State>,
-    /// Held while a keeper is being started for new work.
+    /// Held while a keeper is being started.
     starting: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -259,8 +259,8 @@ impl Keeper {
         let sinks = self.shared.number(sinks);
         let mut fds = vec![plan.as_fd()];
         fds.extend(work.target.as_ref().map(AsFd::as_fd));
-        let copies = copies(&sinks)?;
-        fds.extend(copies.iter().map(AsFd::as_fd));
+        let copies = copies(&sinks);
+        fds.extend(copies.iter().map(|fd| fd.as_fd()));
         let roles = sinks.iter().map(|(role, _)| *role).collect();
         let message = Request::Start { id: id.clone(), kind: work.kind, stdio, log, gated, sinks: roles };
         {
@@ -271,7 +271,8 @@ impl Keeper {
             let link = state.links.get_mut(&generation).ok_or(Error::Died("start"))?;
             link.early_sinks.insert(id.clone(), sinks);
         }
-        let reply = self.shared.ask(generation, "start", message, &fds).await;
+        let then = Some((id.clone(), if gated { Phase::Gated } else { Phase::Running }));
+        let reply = self.shared.ask(generation, "start", message, &fds, then).await;
         // Only the keeper's and the handover's copies may keep a subscription open.
         drop(copies);
         let mut state = self.shared.state();
@@ -279,23 +280,8 @@ impl Keeper {
             link.early_sinks.remove(&id);
         }
         match reply {
-            Ok(Some(Ok(warnings))) => {
-                let entry = state.entry(&id)?;
-                let record = &mut entry.message.record;
-                if !matches!(record.phase, Phase::Ended(_)) {
-                    record.phase = if gated { Phase::Gated } else { Phase::Running };
-                }
-                entry.started(warnings)
-            }
-            Ok(Some(Err(fault))) => {
-                if let Fault::AlreadyHeld = fault {
-                    return Err(Error::Held(id));
-                }
-                if let Some(link) = state.links.get_mut(&generation) {
-                    link.held.remove(&id);
-                }
-                Err(refused("start", &id, fault))
-            }
+            Ok(Some(Ok(warnings))) => state.entry(&id)?.started(warnings),
+            Ok(Some(Err(fault))) => Err(refused("start", &id, fault)),
             Ok(None) => Err(Error::Died("start")),
             Err(error) => Err(error),
         }
@@ -304,23 +290,10 @@ impl Keeper {
     /// Lets a gated container execute its program, and answers once it does. If that fails, nothing runs and nothing is held any more.
     pub async fn release(&self, id: &str) -> Result<()> {
         let (generation, _) = self.shared.state().owner(id).map(|(generation, link)| (generation, link.pid))?;
-        let reply = self.shared.ask(generation, "release", Request::Release { id: id.to_owned() }, &[]).await?;
-        let mut state = self.shared.state();
-        match reply {
-            Some(Ok(_)) => {
-                if let Ok(entry) = state.entry(id)
-                    && entry.message.record.phase == Phase::Gated
-                {
-                    entry.message.record.phase = Phase::Running;
-                }
-                Ok(())
-            }
-            Some(Err(fault)) => {
-                if let (Fault::Launch(_), Ok((_, link))) = (&fault, state.owner(id)) {
-                    link.held.remove(id);
-                }
-                Err(refused("release", id, fault))
-            }
+        let then = Some((id.to_owned(), Phase::Running));
+        match self.shared.ask(generation, "release", Request::Release { id: id.to_owned() }, &[], then).await? {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(fault)) => Err(refused("release", id, fault)),
             None => Err(Error::Died("release")),
         }
     }
@@ -328,7 +301,7 @@ impl Keeper {
     /// Adds a subscription to the output from now on.
     pub async fn subscribe(&self, id: &str, sink: Sink) -> Result<()> {
         let sinks = self.shared.number(vec![sink]);
-        let copies = copies(&sinks)?;
+        let copies = copies(&sinks);
         let roles = sinks.iter().map(|(role, _)| *role).collect();
         let generation = {
             let mut state = self.shared.state();
@@ -338,7 +311,7 @@ impl Keeper {
             }
             generation
         };
-        let fds: Vec<BorrowedFd<'_>> = copies.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = copies.iter().map(|fd| fd.as_fd()).collect();
         let request = Request::Subscribe { id: id.to_owned(), sinks: roles };
         // A keeper that dies meanwhile leaves the subscription to the next one.
         self.shared.tell(generation, "subscribe", id, request, &fds).await
@@ -434,7 +407,8 @@ impl Keeper {
     pub fn pids(&self) -> Vec<i32> {
         let state = self.shared.state();
         let current = |link: &&Link| link.build == self.shared.build;
-        let (first, others): (Vec<&Link>, Vec<&Link>) = state.links.values().rev().partition(current);
+        let living = state.links.values().rev().filter(|link| !link.dead);
+        let (first, others): (Vec<&Link>, Vec<&Link>) = living.partition(current);
         first.into_iter().chain(others).map(|link| link.pid).collect()
     }
 }
@@ -447,10 +421,15 @@ impl Shared {
 
     /// The keeper for new work, started if there is none.
     async fn current(self: &Arc<Self>) -> Result<u32> {
-        let find = || self.state().links.iter().rev().find(|(_, link)| link.build == self.build).map(|(g, _)| *g);
+        let find = || {
+            let state = self.state();
+            let found = state.links.iter().rev().find(|(_, link)| !link.dead && link.build == self.build);
+            found.map(|(generation, _)| *generation)
+        };
         if let Some(generation) = find() {
             return Ok(generation);
         }
+        // Also waits for a keeper that is taking over from a dead one.
         let _one_at_a_time = self.starting.lock().await;
         if let Some(generation) = find() {
             return Ok(generation);
@@ -479,8 +458,22 @@ impl Shared {
         tokio::spawn(Arc::clone(self).follow(generation, reader));
     }
 
-    /// Reads what one keeper says until it dies, then puts another in its place.
-    async fn follow(self: Arc<Self>, generation: u32, mut reader: Reader) {
+    /// Reads what one keeper says until it dies, then puts another in its place, and so on.
+    async fn follow(self: Arc<Self>, mut generation: u32, mut reader: Reader) {
+        loop {
+            self.listen(generation, &mut reader).await;
+            spawn::remove_socket(&self.config.run, generation);
+            if !self.note_death(generation) {
+                return;
+            }
+            match self.replace(generation).await {
+                Some(next) => (generation, reader) = next,
+                None => return,
+            }
+        }
+    }
+
+    async fn listen(&self, generation: u32, reader: &mut Reader) {
         while let Some((message, fds)) = reader.message().await {
             let exited = match &message {
                 ToClient::Exited { id, exited } => Some((id.clone(), *exited)),
@@ -494,9 +487,16 @@ impl Shared {
                 let _ = self.events.send(Event::Exited { id, exited });
             }
         }
-        let Some(mut dead) = self.state().links.remove(&generation) else { return };
+    }
+
+    /// True if somebody has to take over.
+    fn note_death(&self, generation: u32) -> bool {
+        let mut state = self.state();
+        let Some(dead) = state.links.get_mut(&generation) else { return false };
+        dead.dead = true;
         for (_, waiting) in dead.pending.drain() {
-            let _ = waiting.send(None);
+            // Nobody waits any more: the caller gave up.
+            let _ = waiting.sender.send(None);
         }
         // A child that the keeper did not live to announce: its gate is closed for ever, or its start was never answered.
         dead.held.retain(|_, entry| {
@@ -506,46 +506,65 @@ impl Shared {
             }
             announced
         });
-        spawn::remove_socket(&self.config.run, generation);
-        if !dead.held.is_empty() {
-            self.replace(dead).await;
+        let orphans = !dead.held.is_empty();
+        if !orphans {
+            state.links.remove(&generation);
         }
+        orphans
     }
 
-    async fn replace(self: &Arc<Self>, mut dead: Link) {
+    /// Until another keeper holds what a dead one held. Callers see no gap: the dead one's entries stay in place meanwhile, and what callers change
+    /// in them is told to the new one.
+    async fn replace(self: &Arc<Self>, generation: u32) -> Option<(u32, Reader)> {
+        let _one_at_a_time = self.starting.lock().await;
         let mut wait = Duration::from_millis(50);
-        loop {
-            let result = match self.start_keeper().await {
-                Ok((generation, mut link, mut reader)) => {
-                    link.common = std::mem::take(&mut dead.common);
-                    link.held = std::mem::take(&mut dead.held);
-                    match link.hand_over(&mut reader).await {
-                        Ok(()) => Ok((generation, link, reader)),
-                        Err(error) => {
-                            dead.common = link.common;
-                            dead.held = link.held;
-                            Err(error)
-                        }
-                    }
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok((generation, link, reader)) => {
-                    let pid = link.pid;
-                    self.install(generation, link, reader);
-                    let _ = self.events.send(Event::Replaced { pid });
-                    return;
-                }
+        let (next, link, reader, snapshot) = loop {
+            match self.hand_over(generation).await {
+                Ok(done) => break done,
                 Err(error) => {
                     if self.events.send(Event::Lost { message: error.to_string() }).is_err() {
-                        return;
+                        // The engine is shutting down.
+                        return None;
                     }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(5));
                 }
             }
+        };
+        let pid = link.pid;
+        let changes = {
+            let mut state = self.state();
+            let dead = state.links.remove(&generation)?;
+            state.links.insert(next, link);
+            changes(&snapshot, dead, state.links.get_mut(&next)?)
+        };
+        for (request, sinks) in changes {
+            let fds: Vec<BorrowedFd<'_>> = sinks.iter().map(|fd| fd.as_fd()).collect();
+            let (socket, seq) = {
+                let mut state = self.state();
+                state.seq += 1;
+                (Arc::clone(&state.links.get(&next)?.socket), state.seq)
+            };
+            // The answer says nothing new; and if this keeper dies as well, the next is told all of it.
+            if let Ok(bytes) = encoded("hand over", &FromClient::Request { seq, request }) {
+                let _ = send(&socket, &bytes, &fds).await;
+            }
         }
+        let _ = self.events.send(Event::Replaced { pid });
+        Some((next, reader))
+    }
+
+    async fn hand_over(self: &Arc<Self>, generation: u32) -> Result<(u32, Link, Reader, HashMap<String, Entry>)> {
+        let (next, mut link, mut reader) = self.start_keeper().await?;
+        let snapshot = {
+            let state = self.state();
+            let dead = state.links.get(&generation).ok_or(Error::Died("hand over"))?;
+            link.common.clone_from(&dead.common);
+            dead.held.clone()
+        };
+        link.held.clone_from(&snapshot);
+        link.hand_over(&mut reader).await?;
+        Ok((next, link, reader, snapshot))
     }
 
     /// Ends a keeper of another build once it has nothing left.
@@ -556,7 +575,7 @@ impl Shared {
         };
         if done {
             // Refused if something has just been started there.
-            let _ = self.ask(generation, "quit", Request::Quit, &[]).await;
+            let _ = self.ask(generation, "quit", Request::Quit, &[], None).await;
         }
     }
 
@@ -567,6 +586,7 @@ impl Shared {
         what: &'static str,
         request: Request,
         fds: &[BorrowedFd<'_>],
+        then: Option<(String, Phase)>,
     ) -> Result<Option<Reply>> {
         let (sender, receiver) = oneshot::channel();
         let (socket, bytes, seq) = {
@@ -574,8 +594,11 @@ impl Shared {
             state.seq += 1;
             let seq = state.seq;
             let link = state.links.get_mut(&generation).ok_or(Error::Died(what))?;
+            if link.dead {
+                return Ok(None);
+            }
             let bytes = encoded(what, &FromClient::Request { seq, request })?;
-            link.pending.insert(seq, sender);
+            link.pending.insert(seq, Waiting { sender, then });
             (Arc::clone(&link.socket), bytes, seq)
         };
         if send(&socket, &bytes, fds).await.is_err() {
@@ -596,14 +619,14 @@ impl Shared {
         request: Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<()> {
-        match self.ask(generation, what, request, fds).await {
+        match self.ask(generation, what, request, fds, None).await {
             Ok(Some(Err(fault))) => Err(refused(what, id, fault)),
             Ok(_) | Err(Error::Died(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn number(&self, sinks: Vec<Sink>) -> Vec<(SinkRole, OwnedFd)> {
+    fn number(&self, sinks: Vec<Sink>) -> Vec<SharedSink> {
         let mut state = self.state();
         let ends = sinks.into_iter().flat_map(|sink| {
             let out = sink.stdout.map(|fd| (Stream::Stdout, fd));
@@ -612,15 +635,40 @@ impl Shared {
         });
         ends.map(|(stream, fd)| {
             state.key += 1;
-            (SinkRole { key: state.key, stderr: stream == Stream::Stderr }, fd)
+            (SinkRole { key: state.key, stderr: stream == Stream::Stderr }, Arc::new(fd))
         })
         .collect()
     }
 }
 
-/// Duplicates to send: the originals may be dropped meanwhile, by a subscription that ends.
-fn copies(sinks: &[(SinkRole, OwnedFd)]) -> Result<Vec<OwnedFd>> {
-    sinks.iter().map(|(_, fd)| duplicate(fd.as_fd())).collect()
+/// References for as long as they are being sent: a subscription may end meanwhile.
+fn copies(sinks: &[SharedSink]) -> Vec<Arc<OwnedFd>> {
+    sinks.iter().map(|(_, fd)| Arc::clone(fd)).collect()
+}
+
+/// Brings what callers did to a dead keeper's entries since the snapshot into the new link, and says what its keeper has to be told of that.
+fn changes(snapshot: &HashMap<String, Entry>, dead: Link, link: &mut Link) -> Vec<(Request, Vec<Arc<OwnedFd>>)> {
+    let mut requests = Vec::new();
+    for (id, before) in snapshot {
+        let Some(now) = dead.held.get(id) else {
+            link.held.remove(id);
+            requests.push((Request::Forget { id: id.clone() }, Vec::new()));
+            continue;
+        };
+        let Some(entry) = link.held.get_mut(id) else { continue };
+        if before.fd(Role::Stdin).is_some() && now.fd(Role::Stdin).is_none() {
+            entry.drop_fd(Role::Stdin);
+            requests.push((Request::CloseStdin { id: id.clone() }, Vec::new()));
+        }
+        let known = |role: &SinkRole| before.sinks.iter().any(|(before, _)| before.key == role.key);
+        let new: Vec<SharedSink> = now.sinks.iter().filter(|(role, _)| !known(role)).cloned().collect();
+        if !new.is_empty() {
+            let roles = new.iter().map(|(role, _)| *role).collect();
+            requests.push((Request::Subscribe { id: id.clone(), sinks: roles }, copies(&new)));
+            entry.sinks.extend(new);
+        }
+    }
+    requests
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {

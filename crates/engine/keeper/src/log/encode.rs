@@ -97,6 +97,7 @@ fn find(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usize> {
 
 /// Needs an escape if it is ASCII, a closer look if it is not.
 #[inline]
+#[expect(clippy::manual_range_contains, reason = "without short circuits, for vector comparisons")]
 fn special(b: u8) -> bool {
     (b < 0x20) | (b >= 0x80) | (b == b'"') | (b == b'\\') | (b == b'<') | (b == b'>') | (b == b'&')
 }

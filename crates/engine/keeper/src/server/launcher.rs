@@ -32,6 +32,8 @@ pub trait Launching: std::fmt::Debug {
     /// Readable when there is news.
     fn report(&self) -> BorrowedFd<'_>;
     fn poll(&mut self) -> Event;
+    /// Lets a child that said [`Event::Ready`] live on without its launcher: the engine knows of it.
+    fn commit(&mut self) -> linux::Result<()>;
     /// Runs what the child waits for after [`Event::RuntimeHooks`].
     fn run_hooks(&mut self) -> Result<(), Failure>;
 }
@@ -116,6 +118,10 @@ impl Launching for Child {
 
     fn poll(&mut self) -> Event {
         self.launched.report.poll()
+    }
+
+    fn commit(&mut self) -> linux::Result<()> {
+        self.launched.report.commit()
     }
 
     fn run_hooks(&mut self) -> Result<(), Failure> {

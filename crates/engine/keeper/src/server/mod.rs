@@ -721,6 +721,8 @@ impl<'a> Server<'a> {
                     }
                 }
                 Event::Ready => {
+                    // The engine was told of it when it was cloned. A child that is gone is noticed through its pidfd.
+                    let _ = launch.child.commit();
                     if launch.gated {
                         let (asker, warnings) = (launch.asker.take(), std::mem::take(&mut launch.warnings));
                         self.set_phase(slot, Phase::Gated);
@@ -811,10 +813,11 @@ impl<'a> Server<'a> {
             let empty = moved.is_err_and(|error| !error.is(Errno::AGAIN))
                 || held.stdout.as_ref().is_some_and(|source| pipe::available(&source.fd).is_ok_and(|n| n == 0));
             if !more && empty && matches!(held.phase, Phase::Ended(_)) {
-                // Nothing will come any more: without its write end the pipe behind the terminal ends.
+                // Nothing will come any more. (The engine's duplicate keeps the pipe behind the terminal from ending by itself.)
                 let _ = self.epoll.delete(tty);
                 held.tty = None;
                 held.tty_pipe = None;
+                held.stdout.iter_mut().for_each(|source| source.closing = true);
             }
         }
         let Held { log, stdout, stderr, .. } = held;

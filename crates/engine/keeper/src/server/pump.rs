@@ -59,6 +59,8 @@ pub(crate) struct Source {
     /// Bytes at the head that were looked at and left: an unfinished line.
     tail: usize,
     tail_since_ms: u64,
+    /// Nothing will be written any more, although somebody may hold a write end: when it is empty, it has ended.
+    pub closing: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,7 @@ pub(crate) enum Pumped {
 
 impl Source {
     pub(crate) fn new(stream: Stream, fd: OwnedFd, sinks: Vec<SinkEnd>) -> Self {
-        Self { stream, fd, sinks, tail: 0, tail_since_ms: 0 }
+        Self { stream, fd, sinks, tail: 0, tail_since_ms: 0, closing: false }
     }
 
     /// A new subscriber gets what comes from now on.
@@ -85,6 +87,10 @@ impl Source {
 
     pub(crate) fn tail_is_old(&self, now_ms: u64) -> bool {
         self.tail > 0 && now_ms.saturating_sub(self.tail_since_ms) >= TAIL_WAIT_MS
+    }
+
+    fn empty(&self) -> Pumped {
+        if self.closing { Pumped::Ended } else { Pumped::Idle { tail: false } }
     }
 
     pub(crate) fn has_tail(&self) -> bool {
@@ -127,14 +133,14 @@ impl Plumbing {
             return match pipe::splice(&source.fd, &self.null, BATCH_MAX, Splice::NONBLOCK) {
                 Ok(0) => Ok(Pumped::Ended),
                 Ok(_) => Ok(Pumped::More),
-                Err(error) if error.is(Errno::AGAIN) => Ok(Pumped::Idle { tail: false }),
+                Err(error) if error.is(Errno::AGAIN) => Ok(source.empty()),
                 Err(error) => Err(error),
             };
         }
         let seen = match self.look(&source.fd, BATCH_MAX) {
             Ok(0) => return Ok(Pumped::Ended),
             Ok(seen) => seen,
-            Err(error) if error.is(Errno::AGAIN) => return Ok(Pumped::Idle { tail: false }),
+            Err(error) if error.is(Errno::AGAIN) => return Ok(source.empty()),
             Err(error) => return Err(error),
         };
         let (limit, blocked) = self.deliver(slot, source, seen, closed);
@@ -205,7 +211,7 @@ impl Plumbing {
 
     /// Why an unfinished line should be written now, if it should.
     fn tail_rest(&self, source: &Source, left: usize, now_ms: u64) -> Result<Option<Rest>> {
-        let hung_up = epoll::poll_one(&source.fd, Interest::empty(), 0)?;
+        let hung_up = source.closing || epoll::poll_one(&source.fd, Interest::empty(), 0)?;
         if hung_up && pipe::available(&source.fd)? == left {
             return Ok(Some(Rest::End));
         }

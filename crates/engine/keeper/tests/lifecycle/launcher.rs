@@ -46,7 +46,10 @@ impl Launcher for PlainLauncher {
                         exec::dup_onto(fd, number)?;
                     }
                 }
-                exec::cloexec_from(3)?;
+                // Above all the write end of its own gate.
+                let mut keep = vec![say.as_fd()];
+                keep.extend(gate.as_ref().map(AsFd::as_fd));
+                exec::close_except(&keep)?;
                 pipe::write(&say, b"R")?;
                 if let Some(gate) = &gate
                     && pipe::read(gate, &mut [0])? == 0
@@ -99,6 +102,10 @@ impl Launching for Plain {
         let _ = pipe::read_into(&self.report, &mut bytes, 4096);
         let error: linux::Error = postcard::from_bytes(&bytes).expect("an error");
         Event::Failed(Cause::Call(error).at("execute".into()))
+    }
+
+    fn commit(&mut self) -> linux::Result<()> {
+        Ok(())
     }
 
     fn run_hooks(&mut self) -> Result<(), Failure> {

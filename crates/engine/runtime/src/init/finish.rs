@@ -54,11 +54,10 @@ impl Finish<'_> {
         self.scheduling().map_err(at("set scheduling and memory policy"))?;
         let env = self.environment().map_err(at("read /etc/passwd"))?;
         labels(process, with).map_err(at("set the security label"))?;
-        let listens = process.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some());
-        let pid = if self.hooks.is_empty() && !listens {
+        let pid = if self.hooks.is_empty() {
             0
         } else {
-            super::steps::own_pid(&with.proc).map_err(at("find our own pid"))?
+            super::steps::own_pid(&with.proc).map_err(at("run startContainer hooks"))?
         };
         own_stdio(process.uid);
         let early_cwd = open_cwd(&process.cwd);
