@@ -108,8 +108,9 @@ fn device_rules(mut rules: Vec<DeviceRule>) -> Vec<DeviceRule> {
     let rule = |kind, major, minor, access| DeviceRule { allow: true, kind, major, minor, access };
     rules.push(rule(DeviceKind::Char, None, None, Access::MKNOD));
     rules.push(rule(DeviceKind::Block, None, None, Access::MKNOD));
-    // null, zero, full, random, urandom, tty, console, ptmx, and the pts.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+    // null, zero, full, random, urandom, tty, ptmx, and the pts. Not 5:1: a container's /dev/console is one of the pts, the
+    // number is the console of the machine.
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
         rules.push(rule(DeviceKind::Char, Some(major), Some(minor), Access::ALL));
     }
     rules.push(rule(DeviceKind::Char, Some(136), None, Access::ALL));
