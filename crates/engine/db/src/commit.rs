@@ -93,6 +93,11 @@ pub(crate) fn write<T, E: From<Error>>(
     Ok(answer)
 }
 
+/// Above this size each commit also saves what opening after a crash needs, which costs a second sync. Below it a commit
+/// is one sync, and opening after a crash walks the file: about 6 ms for each MiB (200 ms were measured at 35 MiB, 2 ms
+/// with the state saved).
+const QUICK_REPAIR_FROM_BYTES: u64 = 8 << 20;
+
 /// Carries the open batch to the disk. The first writer of a batch does it; the batch keeps growing while the leader
 /// waits for the one before it.
 fn lead(db: &Inner) {
@@ -128,8 +133,8 @@ fn carry_out(db: &Inner, changes: &Changes) -> Result<(), Error> {
     let guard = db.guard()?;
     let database = guard.as_ref().expect("guard() hands out open databases only");
     let mut txn = database.begin_write().map_err(|e| db.error(e))?;
-    // Saves the allocator's state with each commit: after a crash the file opens at once, whatever its size.
-    txn.set_quick_repair(true);
+    let bytes = db.size_bytes()?;
+    txn.set_quick_repair(bytes > QUICK_REPAIR_FROM_BYTES);
     let mut left = changes.iter().peekable();
     while let Some(((name, _), _)) = left.peek() {
         let name = *name;

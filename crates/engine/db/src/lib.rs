@@ -56,8 +56,8 @@ struct Inner {
 impl Db {
     /// Opens the database at `path`, or makes it. Its folder must exist.
     ///
-    /// One process at a time: a second one gets [`Error::InUse`]. After a crash the last committed state is there at
-    /// once: every commit writes what reopening needs.
+    /// One process at a time: a second one gets [`Error::InUse`]. After a crash the last committed state is there, within
+    /// tens of milliseconds whatever the size.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let backend = Backend::open(path)?;
         let open = open_redb(path, &backend)?;
@@ -92,14 +92,15 @@ impl Db {
     /// writer that shared the commit remains, each of them gets the error, and the database stays usable.
     ///
     /// `change` sees all writes acknowledged before and runs alone: no other `change` runs at the same time.
-    /// It must not call `write` itself. It may be called from any thread and blocks for one or two disk syncs.
+    /// It must not call `write` itself. It may be called from any thread and blocks for one or two commits: one sync
+    /// each, two once the file is large.
     pub fn write<T, E: From<Error>>(&self, change: impl FnOnce(&mut Write<'_>) -> Result<T, E>) -> Result<T, E> {
         commit::write(&self.inner, change)
     }
 
     /// Bytes of the database file on disk.
     pub fn size_bytes(&self) -> Result<u64, Error> {
-        self.inner.backend.size_bytes().map_err(|source| Error::Io { path: self.inner.path.clone(), source })
+        self.inner.size_bytes()
     }
 }
 
@@ -119,6 +120,10 @@ impl Inner {
         }
     }
 
+    fn size_bytes(&self) -> Result<u64, Error> {
+        self.backend.size_bytes().map_err(|source| Error::Io { path: self.path.clone(), source })
+    }
+
     /// Closes the database so that the next user opens the last committed state again.
     fn close(&self) {
         *self.open.write().expect("no code panics while it holds the database lock") = None;
@@ -135,6 +140,9 @@ fn open_redb(path: &Path, backend: &Backend) -> Result<redb::Database, Error> {
         .create_with_backend(backend.clone())
         .map_err(|e| Error::from_redb(path, e.into()))
 }
+
+type RawTable = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), Error>;
 
 /// A consistent view of the database at one commit.
 pub struct Read<'a> {
@@ -184,12 +192,7 @@ impl Read<'_> {
         Ok(open.get(key).map_err(|e| self.db.error(e))?.map(|v| v.value().to_vec()))
     }
 
-    fn scan(
-        &self,
-        table: &str,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn scan(&self, table: &str, prefix: &[u8], each: Each<'_>) -> Result<(), Error> {
         let Some(open) = self.table(table)? else { return Ok(()) };
         for entry in open.range::<&[u8]>(prefix..).map_err(|e| self.db.error(e))? {
             let (key, value) = entry.map_err(|e| self.db.error(e))?;
@@ -202,7 +205,7 @@ impl Read<'_> {
     }
 
     /// A table that nobody has written to yet does not exist, and reads as empty.
-    fn table(&self, name: &str) -> Result<Option<redb::ReadOnlyTable<&'static [u8], &'static [u8]>>, Error> {
+    fn table(&self, name: &str) -> Result<Option<RawTable>, Error> {
         match self.txn.open_table(redb::TableDefinition::<&[u8], &[u8]>::new(name)) {
             Ok(table) => Ok(Some(table)),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),

@@ -195,7 +195,8 @@ fn hostile_archives_touch_nothing_outside() {
         move |e: &mut Entry| e.xattrs.push(pair.clone())
     };
     // Whether it must be refused; what is accepted must stay inside.
-    let cases: Vec<(&str, bool, Vec<(Entry, Vec<u8>)>)> = vec![
+    type Case = (&'static str, bool, Vec<(Entry, Vec<u8>)>);
+    let cases: Vec<Case> = vec![
         ("dot dot", true, vec![file(&format!("{up}/secret"), "x")]),
         ("dot dot inside", true, vec![file("a/../../b", "x")]),
         ("absolute", false, vec![file(&format!("{target}/secret"), "x")]),

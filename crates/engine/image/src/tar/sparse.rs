@@ -68,7 +68,7 @@ pub(super) fn pairs<'a>(
     count: Option<u64>,
 ) -> Result<Vec<Extent>, String> {
     let n = parts.len();
-    if n % 2 != 0 || n / 2 > EXTENTS_MAX || count.is_some_and(|count| count != n as u64 / 2) {
+    if !n.is_multiple_of(2) || n / 2 > EXTENTS_MAX || count.is_some_and(|count| count != n as u64 / 2) {
         return Err("sparse map has the wrong number of parts".into());
     }
     let numbers = parts.map(decimal).collect::<Option<Vec<u64>>>().ok_or("sparse map is no list of numbers")?;
