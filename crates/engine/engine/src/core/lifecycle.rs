@@ -339,6 +339,9 @@ impl Inner {
         }
         self.freeze(container).await?;
         self.set_paused(container, true);
+        // Durably: an engine that finds a frozen container without this takes it for a commit cut short.
+        let (inner, held) = (self.clone(), container.clone());
+        blocking(move || inner.save_state(&held)).await?;
         self.container_event(container, "pause", &[]);
         Ok(())
     }

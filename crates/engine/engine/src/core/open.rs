@@ -124,7 +124,7 @@ impl Inner {
             live.unforgotten = true;
         }
         match (adoption, held) {
-            (Adoption::TakeOver { paused }, Some(held)) => {
+            (Adoption::TakeOver { paused, .. }, Some(held)) => {
                 match self.keeper.pidfd(&held.id) {
                     Ok(pidfd) => live.pidfd = Some(Arc::new(pidfd)),
                     Err(error) => tracing::warn!(container = %container.id, %error, "no pidfd for a held container"),
@@ -170,7 +170,10 @@ impl Inner {
                     self.remove_soon(container.clone());
                 }
             }
-            Adoption::TakeOver { .. } => {
+            Adoption::TakeOver { thaw, .. } => {
+                if thaw && let Err(error) = self.thaw_group(container).await {
+                    tracing::warn!(container = %container.id, %error, "stays frozen");
+                }
                 self.save_state_soon(container.id);
                 // It may have ended between the keeper's list and now: its event comes.
             }

@@ -289,9 +289,13 @@ pub(crate) fn launch_error(record: &ContainerRecord, error: keeper::client::Erro
 
 /// 127: no such program; 126: not executable; 128: anything else.
 pub(crate) fn launch_exit_code(failure: &runtime::Failure) -> i32 {
+    let text = failure.to_string();
     let runtime::Cause::Call(error) = &failure.cause else {
-        let text = failure.to_string();
-        return if text.contains("executable file not found") { 127 } else { 128 };
+        return match () {
+            _ if text.contains("executable file not found") || text.contains("no such file or directory") => 127,
+            _ if text.contains("permission denied") || text.contains("is a directory") => 126,
+            _ => 128,
+        };
     };
     if !failure.step.starts_with("exec") {
         return 128;

@@ -15,8 +15,8 @@ pub(crate) enum HeldAs {
 pub(crate) enum Adoption {
     /// Nothing happened while we were away.
     Keep,
-    /// It runs: take it over.
-    TakeOver { paused: bool },
+    /// It runs: take it over. `thaw`: it was frozen for a commit that died with its engine.
+    TakeOver { paused: bool, thaw: bool },
     /// It ended while we were away, and its exit is known.
     LearnExit,
     /// It was running and nobody knows how it ended (a power cut, a reboot): exit code 255.
@@ -39,7 +39,10 @@ pub(crate) struct Remembered {
 
 pub(crate) fn decide_adoption(was: Remembered, held: HeldAs) -> Adoption {
     match held {
-        HeldAs::Running { frozen } => Adoption::TakeOver { paused: frozen },
+        HeldAs::Running { frozen } => {
+            let paused = frozen && was.status == Status::Paused;
+            Adoption::TakeOver { paused, thaw: frozen && !paused }
+        }
         HeldAs::Ended if !was.exit_known => Adoption::LearnExit,
         HeldAs::Ended | HeldAs::Nothing => match was.status {
             Status::Running | Status::Paused => {
@@ -76,10 +79,12 @@ mod tests {
         let running = HeldAs::Running { frozen: false };
         let stopped = |mode| Remembered { stopped_by_user: true, ..was(Status::Exited, mode) };
         let rows = [
-            (was(Status::Running, No), running, TakeOver { paused: false }),
+            (was(Status::Running, No), running, TakeOver { paused: false, thaw: false }),
             // Killed between the keeper's answer and the record.
-            (was(Status::Created, No), running, TakeOver { paused: false }),
-            (was(Status::Exited, No), HeldAs::Running { frozen: true }, TakeOver { paused: true }),
+            (was(Status::Created, No), running, TakeOver { paused: false, thaw: false }),
+            (was(Status::Paused, No), HeldAs::Running { frozen: true }, TakeOver { paused: true, thaw: false }),
+            (was(Status::Paused, No), running, TakeOver { paused: false, thaw: false }),
+            (was(Status::Running, No), HeldAs::Running { frozen: true }, TakeOver { paused: false, thaw: true }),
             (was(Status::Running, No), HeldAs::Ended, LearnExit),
             (was(Status::Created, No), HeldAs::Ended, LearnExit),
             (Remembered { exit_known: true, ..was(Status::Exited, No) }, HeldAs::Ended, Keep),

@@ -232,6 +232,9 @@ fn identity(process: &ProcessPlan, setgroups: bool) -> Result<(), Cause> {
     linux::cred::set_gid(process.gid)?;
     linux::cred::set_uid(process.uid)?;
     linux::process::set_keep_caps(false)?;
+    // What a change of user keeps is permitted, not effective; the filter of a process without no_new_privs needs the right to set it.
+    let own = caps::get()?;
+    caps::set(&Sets { effective: own.permitted, ..own })?;
     Ok(())
 }
 
