@@ -199,7 +199,8 @@ impl Engine {
     }
 
     /// Unpacks a tar (plain, gzip or zstd) into a directory of the container. `no_overwrite_dir_non_dir` refuses to
-    /// replace a directory by something else or the reverse; `copy_uid_gid` gives the archive's owner instead of root.
+    /// replace a directory by something else or the reverse; `copy_uid_gid` gives everything to the container's user
+    /// instead of the archive's owners.
     pub async fn archive_put(
         &self,
         reference: &str,

@@ -1,10 +1,19 @@
-//! `docker cp`.
+//! `docker cp`. Every path is resolved beneath the container's root by descriptor: a running container's own view of it,
+//! or a detached mount of one that does not run.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use image::archive;
+use jiff::Timestamp;
+use linux::fs::Root;
+
+use super::inner::blocking;
+use super::start::UserFiles;
 use super::{Container, Inner};
-use crate::stream::Body;
-use crate::{ByteStream, Error, PathStat, Result};
+use crate::decide::mounts::clean;
+use crate::stream::{Body, ByteSink};
+use crate::{ByteStream, Error, PathStat, Result, Status};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PutOptions {
@@ -12,26 +21,158 @@ pub(crate) struct PutOptions {
     pub(crate) copy_uid_gid: bool,
 }
 
+/// A root and a path in it.
+struct Place {
+    root: Root,
+    path: PathBuf,
+}
+
 impl Inner {
-    pub(crate) fn archive_stat(&self, _container: &Container, _path: &str) -> Result<PathStat> {
-        Err(Error::Unsupported("copying files is not supported by this build".into()))
+    /// Blocking.
+    pub(crate) fn archive_stat(&self, container: &Container, path: &str) -> Result<PathStat> {
+        let place = self.place(container, path, false)?;
+        let facts = archive::stat(&place.root, &place.path).map_err(|e| failed(container, path, e))?;
+        Ok(shown(path, facts))
     }
 
     pub(crate) async fn archive_get(
         self: &Arc<Self>,
-        _container: &Arc<Container>,
-        _path: &str,
+        container: &Arc<Container>,
+        path: &str,
     ) -> Result<(PathStat, ByteStream)> {
-        Err(Error::Unsupported("copying files is not supported by this build".into()))
+        let (inner, held, asked) = (self.clone(), container.clone(), path.to_owned());
+        let (place, stat) = blocking(move || -> Result<_> {
+            let place = inner.place(&held, &asked, false)?;
+            let facts = archive::stat(&place.root, &place.path).map_err(|e| failed(&held, &asked, e))?;
+            Ok((place, shown(&asked, facts)))
+        })
+        .await?;
+        let (sender, stream) = ByteStream::channel(16);
+        let (inner, held) = (self.clone(), container.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut sink = ByteSink::new(sender.clone());
+            let packed = archive::pack(&place.root, &place.path, &mut sink).and_then(|()| {
+                std::io::Write::flush(&mut sink).map_err(|source| image::Error::Stream { what: "copy", source })
+            });
+            match packed {
+                Ok(()) => inner.container_event(&held, "archive-path", &[]),
+                Err(error) => drop(sender.blocking_send(Err(error.into()))),
+            }
+        });
+        Ok((stat, stream))
     }
 
+    /// Blocking.
     pub(crate) fn archive_put(
         &self,
-        _container: &Container,
-        _path: &str,
-        _options: PutOptions,
-        _body: Body,
+        container: &Container,
+        path: &str,
+        options: PutOptions,
+        mut body: Body,
     ) -> Result<()> {
-        Err(Error::Unsupported("copying files is not supported by this build".into()))
+        let record = container.record();
+        let writable = record.mounts.iter().any(|m| m.rw && inside(&clean(path), &m.destination).is_some());
+        if record.host.readonly_rootfs && !writable {
+            return Err(Error::Other {
+                what: format!("cannot copy to {path}"),
+                kind: vocab::ErrorKind::Forbidden,
+                message: "container rootfs is marked read-only".into(),
+            });
+        }
+        // Nothing may mount the root file system a second time for writing.
+        let running = matches!(container.status(), Status::Running | Status::Paused);
+        let _alone = (!running).then(|| container.operation.blocking_lock());
+        let place = self.place(container, path, true)?;
+        let owner = if options.copy_uid_gid {
+            let user = UserFiles::read(&place.root).resolve(&record.config.user, &[])?;
+            Some((user.uid, user.gid))
+        } else {
+            None
+        };
+        let options = archive::UnpackOptions {
+            no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
+            owner,
+            rootless: false,
+        };
+        archive::unpack(&place.root, &place.path, &mut body, &options).map_err(|e| failed(container, path, e))?;
+        self.container_event(container, "extract-to-dir", &[]);
+        Ok(())
+    }
+
+    /// Where a path of the container is. One that runs shows everything that it has mounted; of one that does not, a
+    /// volume or bind is entered by its source.
+    fn place(&self, container: &Container, path: &str, writable: bool) -> Result<Place> {
+        let record = container.record();
+        let state = container.state();
+        if matches!(state.status, Status::Running | Status::Paused) {
+            let root = Root::open(format!("/proc/{}/root", state.pid))?;
+            // The number may have been given to somebody else meanwhile (RT-31).
+            let ours = container.pidfd().is_ok_and(|fd| !linux::pidfd::has_ended(&*fd).unwrap_or(true));
+            if !ours {
+                return Err(container.not_running());
+            }
+            return Ok(Place { root, path: absolute(path) });
+        }
+        let cleaned = clean(path);
+        let mounts = record.mounts.iter().filter(|m| !m.source.is_empty());
+        let covering = mounts.filter_map(|m| Some((m, inside(&cleaned, &m.destination)?)));
+        if let Some((mount, rest)) = covering.max_by_key(|(m, _)| m.destination.len()) {
+            // A slash at the end means something, and cleaning takes it away.
+            let slash = if path.ends_with('/') || path.ends_with("/.") { "/." } else { "" };
+            let root = Root::open(&mount.source)?;
+            return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")) });
+        }
+        let root = Root::from_fd(self.images.mount(&container.id.to_string(), writable)?);
+        Ok(Place { root, path: absolute(path) })
+    }
+}
+
+fn absolute(path: &str) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+/// What follows `dir` in `path`, if `path` is below it or is it.
+fn inside<'a>(path: &'a str, dir: &str) -> Option<&'a str> {
+    let rest = path.strip_prefix(dir)?;
+    if rest.is_empty() { Some("") } else { rest.strip_prefix('/') }
+}
+
+fn failed(container: &Container, path: &str, error: image::Error) -> Error {
+    match error.kind() {
+        vocab::ErrorKind::NotFound => Error::NoSuchPath { container: container.id.to_string(), path: path.to_owned() },
+        _ => error.into(),
+    }
+}
+
+fn shown(path: &str, facts: archive::PathFacts) -> PathStat {
+    let above = clean(&format!("{path}/.."));
+    let link_target = facts.link_target.map_or_else(String::new, |target| {
+        let target = target.to_string_lossy();
+        if target.starts_with('/') { clean(&target) } else { clean(&format!("{above}/{target}")) }
+    });
+    PathStat {
+        name: facts.name,
+        size_bytes: facts.size_bytes,
+        mode: facts.mode,
+        mtime: Timestamp::new(facts.mtime.secs, facts.mtime.nanos as i32).unwrap_or_default(),
+        link_target,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_inside_a_mount_by_whole_components() {
+        let rows = [
+            ("/data", "/data", Some("")),
+            ("/data/x/y", "/data", Some("x/y")),
+            ("/database", "/data", None),
+            ("/", "/data", None),
+        ];
+        for (path, dir, wanted) in rows {
+            assert_eq!(inside(path, dir), wanted, "{path} {dir}");
+        }
     }
 }
