@@ -73,6 +73,8 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
+                let (inner, held) = (self.clone(), container.clone());
+                blocking(move || inner.clean_group(&held)).await;
                 self.start_failed(container, &error);
                 Err(error)
             }

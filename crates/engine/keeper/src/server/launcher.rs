@@ -117,12 +117,7 @@ impl Launching for Child {
     }
 
     fn poll(&mut self) -> Event {
-        let event = self.launched.report.poll();
-        if matches!(event, Event::Ready) {
-            // The keeper holds it from the clone on: the child may wait at its gate for as long as it takes.
-            let _ = self.launched.report.commit();
-        }
-        event
+        self.launched.report.poll()
     }
 
     fn commit(&mut self) -> linux::Result<()> {
