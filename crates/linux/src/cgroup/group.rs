@@ -17,6 +17,9 @@ use super::layout::{Layout, Version};
 use super::plan::{Current, Plan, Tolerance, plan};
 use super::resources::Resources;
 
+const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// The mounted hierarchies, held open. Made once a process; cheap to clone.
@@ -47,10 +50,27 @@ impl Cgroups {
         Self::open(Layout::detect()?)
     }
 
+    /// A hierarchy whose mount point is covered by something else (the mount table still lists it) is left out.
     pub fn open(layout: Layout) -> Result<Self, Error> {
-        let open = |mount: &PathBuf| openat(CWD, mount, DIRECTORY, Mode::empty()).map_err(Error::io("open", mount));
-        let dirs = layout.hierarchies.iter().map(|h| open(&h.mount)).collect::<Result<_, _>>()?;
-        Ok(Self { inner: Arc::new(Roots { layout, dirs }) })
+        let mut found = Layout { hierarchies: Vec::with_capacity(layout.hierarchies.len()) };
+        let mut dirs = Vec::with_capacity(layout.hierarchies.len());
+        for hierarchy in layout.hierarchies {
+            let mount = &hierarchy.mount;
+            let dir = openat(CWD, mount, DIRECTORY, Mode::empty()).map_err(Error::io("open", mount))?;
+            let magic = rustix::fs::fstatfs(&dir).map_err(Error::io("statfs", mount))?.f_type as i64;
+            let expected = match hierarchy.version {
+                Version::V1 => CGROUP_SUPER_MAGIC,
+                Version::V2 => CGROUP2_SUPER_MAGIC,
+            };
+            if magic == expected {
+                found.hierarchies.push(hierarchy);
+                dirs.push(dir);
+            }
+        }
+        if dirs.is_empty() {
+            return Err(Error::NoHierarchy);
+        }
+        Ok(Self { inner: Arc::new(Roots { layout: found, dirs }) })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -339,7 +359,7 @@ impl Group {
         self.join_where(&pid.to_string(), |_| true)
     }
 
-    /// Moves the calling process into the group. Three system calls a hierarchy, no allocation unless one fails.
+    /// Moves the calling process, which must have one thread, into the group. Three system calls a hierarchy, no allocation unless one fails.
     pub fn join_self(&self) -> Result<(), Error> {
         self.join_where("0", |_| true)
     }
@@ -352,8 +372,11 @@ impl Group {
     fn join_where(&self, pid: &str, wanted: impl Fn(Version) -> bool) -> Result<(), Error> {
         for (index, dir) in self.dirs.iter().enumerate() {
             let Some(dir) = dir.as_ref().filter(|_| wanted(self.layout().hierarchies[index].version)) else { continue };
-            write_at(dir.as_fd(), "cgroup.procs", pid.as_bytes()).map_err(|errno| Error::Write {
-                path: self.shown(index, "cgroup.procs"),
+            // The caller as a single thread needs no lock over all process groups; taking that lock waits for a grace period.
+            let alone = pid == "0" && self.layout().hierarchies[index].version == Version::V1;
+            let file = if alone { "tasks" } else { "cgroup.procs" };
+            write_at(dir.as_fd(), file, pid.as_bytes()).map_err(|errno| Error::Write {
+                path: self.shown(index, file),
                 value: pid.to_owned(),
                 errno,
             })?;

@@ -54,10 +54,11 @@ impl Finish<'_> {
         self.scheduling().map_err(at("set scheduling and memory policy"))?;
         let env = self.environment().map_err(at("read /etc/passwd"))?;
         labels(process, with).map_err(at("set the security label"))?;
-        let pid = if self.hooks.is_empty() {
+        let listens = process.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some());
+        let pid = if self.hooks.is_empty() && !listens {
             0
         } else {
-            super::steps::own_pid(&with.proc).map_err(at("run startContainer hooks"))?
+            super::steps::own_pid(&with.proc).map_err(at("find our own pid"))?
         };
         own_stdio(process.uid);
         let early_cwd = open_cwd(&process.cwd);
@@ -91,6 +92,12 @@ impl Finish<'_> {
             rights(sets).map_err(at("set capabilities"))?;
             filter(process, with, state).map_err(at("load the seccomp filter"))?;
         } else {
+            // Changing the user took the effective set away; loading a filter without no_new_privs needs it.
+            let own = caps::get().map_err(|e| Cause::from(e).at("read capabilities".into()))?;
+            if process.seccomp.is_some() && own.effective != own.permitted {
+                caps::set(&Sets { effective: own.permitted, ..own })
+                    .map_err(|e| Cause::from(e).at("raise capabilities".into()))?;
+            }
             filter(process, with, state).map_err(at("load the seccomp filter"))?;
             rights(sets).map_err(at("set capabilities"))?;
         }
