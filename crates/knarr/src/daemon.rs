@@ -22,9 +22,21 @@ pub fn runtime(words: Vec<OsString>) -> ExitCode {
     ExitCode::from(runtime::cli::main(std::env::args_os().collect(), &words))
 }
 
-pub fn keeper(_words: Vec<OsString>) -> ExitCode {
-    eprintln!("keeper: this build has no keeper");
-    ExitCode::FAILURE
+/// Holds containers until there is nothing to hold and no engine to serve.
+pub fn keeper(words: Vec<OsString>) -> ExitCode {
+    let ended = linux::clone::SingleThreaded::new()
+        .map_err(|error| error.to_string())
+        .and_then(|token| Ok((token, keeper::Args::parse(words)?)))
+        .and_then(|(token, args)| {
+            keeper::serve(&token, &args, &keeper::RuntimeLauncher).map_err(|error| error.to_string())
+        });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("knarr keeper: {problem}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs the engine until a signal asks it to end. Containers run on.
