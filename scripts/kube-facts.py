@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Derives the compact table of facts about Kubernetes' kinds that `crates/cluster/resources` embeds.
 
-    scripts/kube-facts.py CORE-V1.json DISCOVERY.json OPENAPI-V2.json > crates/cluster/resources/facts/kubernetes.facts
+    scripts/kube-facts.py CORE-V1.json DISCOVERY.json OPENAPI-V2.json K8S-PB/src > crates/cluster/resources/facts/kubernetes.facts
 
 The inputs are the documents that a Kubernetes release publishes: the resource list of the core group, aggregated
-discovery (apidiscovery.k8s.io/v2) of the others, and OpenAPI v2. They are not part of this repository, and none of their prose goes into the table: only names, types and
+discovery (apidiscovery.k8s.io/v2) of the others, and OpenAPI v2. The field numbers of the protobuf encoding are read
+from the sources of the k8s-pb crate (cargo fetches them), which are generated from the release's .proto files. They are not part of this repository, and none of their prose goes into the table: only names, types and
 rules. The format is described in crates/cluster/resources/src/facts/mod.rs, which reads it.
 """
 import json
+import pathlib
+import re
 import sys
 
 PREFIXES = [
@@ -77,6 +80,40 @@ def verbs(listed):
     return "*" if sorted(listed) == CRUD else ",".join(sorted(listed))
 
 
+def plain(name):
+    """A name without case and separators, so that JSON's and protobuf's spellings meet."""
+    return re.sub("[_$-]", "", name).lower()
+
+
+def messages(source):
+    """{short type name: [(plain field name, number, plain name of the message type or None)]}"""
+    roots = {"api": "a:", "apimachinery/pkg": "m:", "apiextensions_apiserver/pkg/apis": "x:", "kube_aggregator/pkg/apis": "g:"}
+    out = {}
+    for root, prefix in roots.items():
+        for path in sorted((source / root).rglob("mod.rs")):
+            package = ".".join(path.parent.relative_to(source / root).parts)
+            for struct, body in re.findall(r"pub struct (\w+) \{\n(.*?)\n\}", path.read_text(), re.S):
+                fields = out.setdefault(plain(f"{prefix}{package}.{struct}"), [])
+                # Up to the type's last word: what stands before the first comma that ends a line.
+                form = r'#\[prost\(\s*(\w+)[^\]]*?tag = "(\d+)"[^\]]*\)\]\s*pub (?:r#)?(\w+):\s*(.*?),?\n'
+                for kind, number, name, type_text in re.findall(form, re.sub(r"<\n\s*", "<", body) + "\n"):
+                    message = plain(re.sub(r".*(::|<)|[>,]", "", type_text)) if kind == "message" else None
+                    fields.append((plain(name), number, message))
+    return out
+
+
+def numbers(pb, name, wanted, prefix=""):
+    """{plain JSON field name: path of numbers}; fields of messages that JSON inlines have a path of several."""
+    out = {}
+    for field, number, message in pb.get(plain(name), []):
+        if field in wanted:
+            out[field] = prefix + number
+        elif message:
+            package = name.rsplit(".", 1)[0]
+            out.update(numbers(pb, f"{package}.{message}", wanted, f"{prefix}{number}."))
+    return out
+
+
 def aggregated(core):
     """The core group's plain resource list in the form of aggregated discovery."""
     resources = {}
@@ -102,6 +139,7 @@ def aggregated(core):
 def main():
     core, discovery, openapi = (json.load(open(path)) for path in sys.argv[1:4])
     groups = [aggregated(core)] + discovery["items"]
+    pb = messages(pathlib.Path(sys.argv[4]))
     kinds = {}
     for name, definition in openapi["definitions"].items():
         gvks = definition.get("x-kubernetes-group-version-kind", [])
@@ -137,8 +175,11 @@ def main():
         ]
         print("type", short(name), *atomic, *(gvks if len(gvks) == 1 else []))
         required = definition.get("required", [])
-        for field, node in sorted(definition.get("properties", {}).items()):
-            print(" ", field + ("!" if field in required else ""), type_of(node), *flags(node))
+        fields = definition.get("properties", {})
+        tags = numbers(pb, short(name), {plain(field) for field in fields})
+        for field, node in sorted(fields.items()):
+            tag = ["#" + tags[plain(field)]] if plain(field) in tags else []
+            print(" ", field + ("!" if field in required else ""), type_of(node), *flags(node), *tag)
 
 
 main()

@@ -102,7 +102,7 @@ fn node_ports(service: &mut Value, others: &[Value], pick: u32) -> Result<(), Fi
         .flat_map(|other| meta::list_at(other, &["spec", "ports"]))
         .filter_map(|port| port["nodePort"].as_i64())
         .collect();
-    let ports = service["spec"]["ports"].as_array_mut().into_iter().flatten();
+    let ports = meta::items_mut(service, &["spec", "ports"]);
     for (at, port) in ports.enumerate() {
         let path = format!("spec.ports[{at}].nodePort");
         match port["nodePort"].as_i64().filter(|number| *number != 0) {

@@ -16,6 +16,7 @@ pub mod meta;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

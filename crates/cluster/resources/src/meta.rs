@@ -29,6 +29,12 @@ pub fn list_at<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
+/// The items of a list to change; none, and nothing is made, if there is no list.
+pub fn items_mut<'a>(value: &'a mut Value, path: &[&str]) -> impl Iterator<Item = &'a mut Value> {
+    let found = path.iter().try_fold(value, |value, key| value.get_mut(*key));
+    found.and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 pub fn map_at<'a>(value: &'a Value, path: &[&str]) -> impl Iterator<Item = (&'a String, &'a Value)> {
     at(value, path).and_then(Value::as_object).into_iter().flatten()
 }

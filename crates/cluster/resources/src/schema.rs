@@ -77,6 +77,9 @@ pub struct Node {
     /// A map or struct that stays granular although its type says atomic.
     pub granular: bool,
     pub patch: PatchStrategy,
+    /// Field numbers in protobuf: one, or several when the field lies in messages that JSON writes inline. Empty when
+    /// not known.
+    pub tag: Vec<u32>,
     pub nullable: bool,
     pub default: Option<Value>,
     /// What a custom resource definition asks beyond the shape.
@@ -91,6 +94,7 @@ impl Node {
             atomic: false,
             granular: false,
             patch: PatchStrategy::default(),
+            tag: Vec::new(),
             nullable: false,
             default: None,
             rules: None,

@@ -226,7 +226,7 @@ fn mount_token(pod: &mut Value) {
     let name = found.map_or_else(|| format!("kube-api-access-{}", crate::api::name_suffix()), str::to_owned);
     let mut used = found.is_some();
     for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        for container in meta::items_mut(pod, &["spec", list]) {
             let mounted =
                 meta::list_at(container, &["volumeMounts"]).iter().any(|mount| mount["mountPath"] == TOKEN_PATH);
             if mounted || !container.is_object() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use resources::decode::{self, Parsed};
-use resources::{Status, Value};
+use resources::{Status, Value, proto};
 
 use super::Call;
 use crate::api::Outcome;
@@ -14,6 +14,7 @@ pub fn parse(content_type: &str, body: &Bytes) -> Outcome<Parsed> {
         "" | "application/json" => decode::parse_json(body)
             .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))),
         "application/yaml" | "application/apply-patch+yaml" => parse_yaml(body),
+        "application/vnd.kubernetes.protobuf" => parse_proto(body),
         _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
     }
 }
@@ -28,6 +29,24 @@ pub(super) fn parse_yaml(body: &Bytes) -> Outcome<Parsed> {
     let text = std::str::from_utf8(body).map_err(|_| Status::bad_request("yaml: invalid leading UTF-8 octet"))?;
     let value: Value = serde_saphyr::from_str(text)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+    Ok(Parsed { value, duplicates: Vec::new() })
+}
+
+/// Kubernetes' protobuf: the kind it names says how to read it.
+fn parse_proto(body: &Bytes) -> Outcome<Parsed> {
+    let refused = |error: proto::ProtoError| Status::bad_request(format!("error decoding protobuf: {error}"));
+    let opened = proto::envelope(body).map_err(refused)?;
+    let (api_version, kind) = (opened.api_version.clone(), opened.kind.clone());
+    let Some(node) = proto::node_of(&api_version, &kind) else {
+        let message = format!("no kind {kind:?} is registered for version {api_version:?}");
+        return Err(Status::bad_request(message));
+    };
+    let mut value = proto::decode(opened.raw, &node).map_err(|error| match error {
+        proto::ProtoError::Unsupported(_) => Status::unsupported_media_type(&["application/json", "application/yaml"]),
+        error => refused(error),
+    })?;
+    value["apiVersion"] = api_version.into();
+    value["kind"] = kind.into();
     Ok(Parsed { value, duplicates: Vec::new() })
 }
 

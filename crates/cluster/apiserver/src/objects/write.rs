@@ -514,7 +514,7 @@ impl Call {
                 let wanted = new["spec"].clone();
                 *new = old.clone();
                 for list in ["containers", "initContainers"] {
-                    for (at, container) in new["spec"][list].as_array_mut().into_iter().flatten().enumerate() {
+                    for (at, container) in meta::items_mut(new, &["spec", list]).enumerate() {
                         container["resources"] = wanted[list][at]["resources"].clone();
                     }
                 }
@@ -545,8 +545,11 @@ impl Call {
         sub == "status" && self.resource.custom.is_none()
     }
 
+    /// The body of a subresource: an object, or a patch of one.
     pub(super) fn parse_body(&self) -> Outcome<Value> {
-        Ok(parse(&self.content_type, &self.body)?.value)
+        let patch = self.verb == "patch" && self.content_type.ends_with("patch+json");
+        let content_type = if patch { "application/json" } else { self.content_type.as_str() };
+        Ok(parse(content_type, &self.body)?.value)
     }
 }
 
@@ -568,7 +571,7 @@ fn same_spec(new: &Value, old: &Value) -> bool {
 fn same_but_books_time(new: &Value, old: &Value) -> bool {
     let plain = |object: &Value| {
         let mut object = object.clone();
-        for entry in object["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
+        for entry in meta::items_mut(&mut object, &["metadata", "managedFields"]) {
             entry.as_object_mut().map(|entry| entry.remove("time"));
         }
         object

@@ -238,7 +238,7 @@ pub fn update(old: Option<&Value>, new: &mut Value, node: &Node, writer: &Writer
         Some(old) if !carried => Managers::read(old),
         _ => Managers::read(new),
     };
-    let before = old.map_or_else(|| json!({}), without_books);
+    let before = old.map_or_else(|| json!({"metadata": {}}), without_books);
     meta::unset(new, "managedFields");
     let changes = compare(&before, new, Some(node));
     let changed = changes.added.union(changes.modified);

@@ -5,7 +5,7 @@
 //! subresource answers with, in the group of its resource unless named. `type NAME [=atomic] [GROUP/VERSION/KIND]`;
 //! below it `FIELD[!] TYPE FLAGS...` where `!` means required, `[T` a list, `{T` a map, `@NAME` another type,
 //! `=map:K,..`, `=set`, `=atomic`, `=granular` how lists and maps merge, `~STRATEGY[:KEY]` how a strategic merge patch
-//! treats them.
+//! treats them, `#N` the field's number in protobuf (`#2.1`: field 1 of a message at 2 that JSON writes inline).
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -205,6 +205,10 @@ fn parse_field(types: &HashMap<&'static str, u32>, name: &str, kind: &str, flags
                     retain_keys: strategy.split(',').any(|word| word == "retainKeys"),
                     merge_key: (!key.is_empty()).then(|| key.to_owned()),
                 };
+            }
+            ("#", tag) => {
+                let parsed = tag.split('.').map(str::parse).collect::<Result<_, _>>();
+                node.tag = parsed.unwrap_or_else(|_| panic!("the facts have a field number {flag:?}"));
             }
             _ => panic!("the table of facts has a flag that is none: {flag:?}"),
         }

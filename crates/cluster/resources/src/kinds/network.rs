@@ -53,7 +53,7 @@ pub(super) const SERVICE: Strategy = Strategy {
         }
         let node_ports = matches!(new["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer"));
         let was = meta::list_at(old, &["spec", "ports"]).to_vec();
-        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in meta::items_mut(new, &["spec", "ports"]) {
             let before = was.iter().find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"]);
             let allocated = before.and_then(|before| before.get("nodePort")).cloned();
             if node_ports
@@ -147,7 +147,7 @@ fn validate_service(object: &Value, faults: &mut Faults) {
 
 pub(super) const ENDPOINTS: Strategy = Strategy {
     default: |object| {
-        for subset in object["subsets"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        for subset in meta::items_mut(object, &["subsets"]).filter_map(Value::as_object_mut) {
             for port in each(subset, "ports") {
                 default_to(port, "protocol", "TCP");
             }
@@ -159,7 +159,7 @@ pub(super) const ENDPOINTS: Strategy = Strategy {
 
 pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
     default: |object| {
-        for port in object["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        for port in meta::items_mut(object, &["ports"]).filter_map(Value::as_object_mut) {
             default_to(port, "name", "");
             default_to(port, "protocol", "TCP");
         }

@@ -25,7 +25,7 @@ pub(super) fn strategy(resource: &str) -> Strategy {
                 if let Some(reference) = binding.get_mut("roleRef").and_then(Value::as_object_mut) {
                     default_to(reference, "apiGroup", GROUP);
                 }
-                for subject in binding["subjects"].as_array_mut().into_iter().flatten() {
+                for subject in meta::items_mut(binding, &["subjects"]) {
                     let user = matches!(subject["kind"].as_str(), Some("User" | "Group"));
                     if let Some(subject) = subject.as_object_mut()
                         && user
