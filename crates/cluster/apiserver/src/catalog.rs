@@ -76,6 +76,34 @@ impl Resource {
     }
 }
 
+/// Objects of a version can be kept in the form of another: we know how, or every field has its place there.
+fn converts(group: &str, version: &str, plural: &str, from: u32, to: u32) -> bool {
+    let known = matches!((group, version, plural), ("autoscaling", "v1", "horizontalpodautoscalers"));
+    known || fits_into(&builtin(from), &builtin(to), &mut Vec::new())
+}
+
+fn builtin(id: u32) -> Node {
+    Node::new(Shape::Struct(StructRef::Builtin(id)))
+}
+
+fn fits_into(from: &Node, to: &Node, seen: &mut Vec<(u32, u32)>) -> bool {
+    match (&from.shape, &to.shape) {
+        (Shape::Struct(StructRef::Builtin(a)), Shape::Struct(StructRef::Builtin(b))) => {
+            if a == b || seen.contains(&(*a, *b)) {
+                return true;
+            }
+            seen.push((*a, *b));
+            let table = facts::facts();
+            let (from, to) = (table.struct_def(*a), table.struct_def(*b));
+            from.fields
+                .iter()
+                .all(|field| to.field(&field.name).is_some_and(|other| fits_into(&field.node, &other.node, seen)))
+        }
+        (Shape::List(a), Shape::List(b)) | (Shape::Map(a), Shape::Map(b)) => fits_into(a, b, seen),
+        (a, b) => a == b,
+    }
+}
+
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
@@ -126,6 +154,12 @@ impl Catalog {
                 };
                 let place = if group.is_empty() { "core" } else { group };
                 let id = resource.type_id.expect("every resource of the table has a type");
+                let kept = table
+                    .group_version(preferred.group, preferred.version)
+                    .and_then(|gv| gv.resources.iter().find(|other| other.plural == resource.plural)?.type_id);
+                if kept.is_some_and(|kept| !converts(gv.group, gv.version, resource.plural, id, kept)) {
+                    continue;
+                }
                 resources.push(Arc::new(Resource {
                     group: gv.group.into(),
                     version: gv.version.into(),
@@ -245,6 +279,21 @@ mod tests {
         let mut versions = ["v1", "foo1", "v1alpha1", "v2", "v1beta2", "v1beta1", "v10"];
         versions.sort_by(|a, b| version_order(a, b));
         assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha1", "foo1"]);
+    }
+
+    #[test]
+    fn versions_that_cannot_be_converted_are_not_served() {
+        let catalog = Catalog::builtin();
+        let served = |version: &str, plural: &str| catalog.resource("resource.k8s.io", version, plural).is_some();
+        assert!(served("v1", "resourceclaims") && served("v1beta2", "resourceclaims"));
+        assert!(!served("v1beta1", "resourceclaims"), "requests have another shape there");
+        let all = catalog
+            .groups
+            .iter()
+            .flat_map(|group| &group.versions)
+            .map(|version| version.resources.len())
+            .sum::<usize>();
+        assert!(all > 85, "{all}");
     }
 
     #[test]

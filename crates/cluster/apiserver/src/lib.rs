@@ -154,6 +154,11 @@ impl Server {
         &self.kubeconfig
     }
 
+    /// The certificate of the cluster's authority, PEM.
+    pub fn authority_pem(&self) -> &str {
+        &self.api.keys.ca_pem
+    }
+
     /// Ends connections and watches, and waits until the listener is closed.
     pub async fn stop(self) {
         self.api.stopping.cancel();

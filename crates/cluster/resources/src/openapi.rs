@@ -35,6 +35,8 @@ const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
+const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
+
 /// Collects the types that schemas refer to.
 struct Writer {
     dialect: Dialect,
@@ -85,7 +87,7 @@ impl Writer {
                 out.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
                 out
             }
-            Shape::Any => Map::new(),
+            Shape::Any => self.scalar(JSON),
             Shape::Raw => words(&[("type", "object")]),
             Shape::List(item) => {
                 let mut out = words(&[("type", "array")]);
@@ -235,6 +237,7 @@ impl Writer {
                 }
                 (QUANTITY, Dialect::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
                 (QUANTITY, Dialect::V2) => json!({"type": "string"}),
+                (JSON, _) => json!({"description": "Any JSON value."}),
                 _ => json!({"type": "string", "format": "date-time"}),
             };
             out.insert((*name).to_owned(), schema);

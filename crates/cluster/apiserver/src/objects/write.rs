@@ -398,8 +398,10 @@ impl Call {
                 meta::unset(&mut config, "resourceVersion");
                 let writer = self.writer(Operation::Apply, sub)?;
                 let node = &self.resource.node;
-                let made = apply::apply(Some(old), &config, node, &writer, *force, &self.reset(sub), &now())
+                let mut made = apply::apply(Some(old), &config, node, &writer, *force, &self.reset(sub), &now())
                     .map_err(|error| self.apply_error(error))?;
+                // A list whose last item went is no list.
+                decode::conform(&mut made, node).map_err(|error| Status::bad_request(error.0))?;
                 Ok((made, pinned))
             }
             Change::Patch { kind, patch } => {

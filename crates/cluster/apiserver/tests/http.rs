@@ -1,0 +1,317 @@
+//! The API as clients see it on the wire: paging, watches, media types, hostile input.
+
+use std::sync::Arc;
+
+use apiserver::{Config, Server};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+
+/// A connection as administrator (by a static token), over TLS that trusts the server's own authority.
+struct Client {
+    server: Server,
+    sender: SendRequest<Full<Bytes>>,
+    token: String,
+    _dir: tempfile::TempDir,
+}
+
+struct Answer {
+    code: u16,
+    headers: http::HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
+    }
+}
+
+async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
+    let pem = server.authority_pem();
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(der.into()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+impl Client {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = dir.path().join("tokens");
+        std::fs::write(&tokens, "secret,admin,1,\"system:masters\"\nplain,ann,2\n").unwrap();
+        let server = Server::start(Config { tokens: Some(tokens), ..Config::default() }).await.unwrap();
+        let sender = connect(&server).await;
+        Self { server, sender, token: "secret".into(), _dir: dir }
+    }
+
+    async fn send(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        if !self.token.is_empty() {
+            request = request.header("authorization", format!("Bearer {}", self.token));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        if self.sender.ready().await.is_err() {
+            self.sender = connect(&self.server).await;
+        }
+        let response = match self.sender.send_request(request).await {
+            Ok(response) => response,
+            // The server may end a connection on which it refuses a body.
+            Err(_) => {
+                self.sender = connect(&self.server).await;
+                return Answer { code: 0, headers: http::HeaderMap::new(), body: Bytes::new() };
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    async fn get(&mut self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    async fn post(&mut self, path: &str, value: &Value) -> Answer {
+        self.send(Method::POST, path, &[("content-type", "application/json")], value.to_string()).await
+    }
+
+    async fn config_map(&mut self, name: &str, labels: Value) -> Answer {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"a": "b"}});
+        self.post("/api/v1/namespaces/default/configmaps", &map).await
+    }
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn lists_come_in_pages_of_one_revision() {
+    let mut client = Client::start().await;
+    for n in 0..7 {
+        let answer = client.config_map(&format!("m{n}"), json!({"even": (n % 2 == 0).to_string()})).await;
+        assert_eq!(answer.code, 201, "{:?}", answer.body);
+    }
+    let first = client.get(&format!("{MAPS}?limit=3")).await.json();
+    assert_eq!(first["items"].as_array().unwrap().len(), 3);
+    assert_eq!(first["metadata"]["remainingItemCount"], 5, "seven and the authority's");
+    client.config_map("m99", json!({})).await;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    let second = client.get(&format!("{MAPS}?limit=10&continue={token}")).await.json();
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert_eq!(second["items"].as_array().unwrap().len(), 5, "what came later is not in this list");
+    let even = client.get(&format!("{MAPS}?limit=2&labelSelector=even%3Dtrue")).await.json();
+    assert_eq!(even["items"].as_array().unwrap().len(), 2);
+    let token = even["metadata"]["continue"].as_str().unwrap().to_owned();
+    let rest = client.get(&format!("{MAPS}?limit=2&labelSelector=even%3Dtrue&continue={token}")).await.json();
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|map| map["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m4", "m6"]);
+    assert_eq!(client.get(&format!("{MAPS}?limit=1&continue=nonsense")).await.code, 400);
+    // A revision that the store has not reached, and one that is no number.
+    assert_eq!(client.get(&format!("{MAPS}?resourceVersion=99999999")).await.code, 504);
+    assert_eq!(client.get(&format!("{MAPS}?resourceVersion=x")).await.code, 422);
+    let old = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let exact = client.get(&format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact")).await.json();
+    assert_eq!(exact["items"].as_array().unwrap().len(), 8);
+}
+
+fn lines(body: &Bytes) -> Vec<Value> {
+    body.split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn watches_begin_where_they_are_asked_to() {
+    let mut client = Client::start().await;
+    let made = client.config_map("w", json!({})).await.json();
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    client.send(Method::DELETE, &format!("{MAPS}/w"), &[], "").await;
+    let from = client.get(&format!("{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1")).await;
+    let events = lines(&from.body);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["type"], "DELETED");
+    let gone: u64 = events[0]["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(gone > version.parse().unwrap(), "a deletion has a revision of its own");
+
+    let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let streamed = client.get(&format!("{MAPS}?watch=1&{initial}&timeoutSeconds=1")).await;
+    let events = lines(&streamed.body);
+    let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..2], ["ADDED", "BOOKMARK"]);
+    assert_eq!(events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(client.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.code, 422);
+    let future = client.get(&format!("{MAPS}?watch=1&resourceVersion=1&timeoutSeconds=1")).await;
+    assert!(!lines(&future.body).is_empty(), "nothing is compacted yet: revision 1 is still kept");
+}
+
+#[tokio::test]
+async fn answers_come_in_the_form_asked_for() {
+    let mut client = Client::start().await;
+    let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
+    let found = client.send(Method::GET, "/api/v1/namespaces", &[table], "").await.json();
+    assert_eq!((&found["kind"], &found["columnDefinitions"][0]["name"]), (&json!("Table"), &json!("Name")));
+    let partial = ("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io");
+    let found = client.send(Method::GET, "/api/v1/namespaces", &[partial], "").await.json();
+    assert_eq!(found["kind"], "PartialObjectMetadataList");
+    assert_eq!(found["items"][0].get("spec"), None);
+    let yaml = client.send(Method::GET, "/api/v1/namespaces/default", &[("accept", "application/yaml")], "").await;
+    assert!(yaml.body.starts_with(b"apiVersion: v1\nkind: Namespace\n"), "{:?}", yaml.body);
+    let proto =
+        client.send(Method::GET, "/api/v1/namespaces", &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    assert_eq!(proto.code, 406);
+    let body = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: yaml}\ndata: {a: 'yes'}\n";
+    let made = client.send(Method::POST, MAPS, &[("content-type", "application/yaml")], body).await;
+    assert_eq!((made.code, &made.json()["data"]["a"]), (201, &json!("yes")));
+    assert_eq!(client.send(Method::POST, MAPS, &[("content-type", "text/plain")], "x").await.code, 415);
+    let unknown = json!({"metadata": {"name": "warned"}, "dato": {}});
+    let warned = client.post(MAPS, &unknown).await;
+    assert_eq!(
+        (warned.code, warned.headers["warning"].to_str().unwrap()),
+        (201, "299 - \"unknown field \\\"dato\\\"\"")
+    );
+    let twice = r#"{"metadata": {"name": "twice"}, "data": {"a": "1", "a": "2"}}"#;
+    let json_type = [("content-type", "application/json")];
+    let strict = client.send(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), &json_type, twice).await;
+    assert!(strict.code == 400 && strict.json()["message"].as_str().unwrap().contains("duplicate field \"data.a\""));
+    assert_eq!(client.send(Method::POST, &format!("{MAPS}?fieldValidation=Ignore"), &json_type, twice).await.code, 201);
+}
+
+#[tokio::test]
+async fn writers_that_saw_an_old_revision_are_told() {
+    let mut client = Client::start().await;
+    let made = client.config_map("c", json!({})).await.json();
+    let path = format!("{MAPS}/c");
+    let mut first = made.clone();
+    first["data"]["a"] = "1".into();
+    let json_type = [("content-type", "application/json")];
+    let stored = client.send(Method::PUT, &path, &json_type, first.to_string()).await;
+    assert_eq!(stored.code, 200);
+    let late = client.send(Method::PUT, &path, &json_type, first.to_string()).await;
+    let status = late.json();
+    assert_eq!((late.code, &status["reason"]), (409, &json!("Conflict")));
+    assert_eq!(
+        status["message"],
+        "Operation cannot be fulfilled on configmaps \"c\": the object has been modified; please apply your changes to the \
+         latest version and try again"
+    );
+    let same = client.send(Method::PUT, &path, &json_type, stored.body.clone()).await;
+    assert_eq!(
+        same.json()["metadata"]["resourceVersion"],
+        stored.json()["metadata"]["resourceVersion"],
+        "nothing changed"
+    );
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    assert_eq!(client.send(Method::DELETE, &path, &json_type, wrong.to_string()).await.code, 409);
+    let generated = json!({"metadata": {"generateName": "g-"}});
+    let name = client.post(MAPS, &generated).await.json()["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(name.starts_with("g-") && name.len() == 7, "{name}");
+}
+
+#[tokio::test]
+async fn hostile_input_is_refused() {
+    let mut client = Client::start().await;
+    let deep_json = "[".repeat(200_000);
+    let deep_object = "{\"a\":".repeat(5000) + "1" + &"}".repeat(5000);
+    let bomb = {
+        let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+        for n in 1..12 {
+            let before = n - 1;
+            text += &format!(
+                "a{n}: &a{n} [*a{before},*a{before},*a{before},*a{before},*a{before},*a{before},*a{before},*a{before},*a{before}]\n"
+            );
+        }
+        text
+    };
+    let copies: Vec<Value> = (0..10_001).map(|_| json!({"op": "test", "path": "/x", "value": 1})).collect();
+    client.config_map("target", json!({})).await;
+    let target = format!("{MAPS}/target");
+    let rows: Vec<(Method, &str, &str, Bytes, &[u16])> = vec![
+        (Method::POST, MAPS, "application/json", deep_json.into(), &[400]),
+        (Method::POST, MAPS, "application/json", deep_object.into(), &[400]),
+        (Method::POST, MAPS, "application/json", "".into(), &[400]),
+        (Method::POST, MAPS, "application/json", "null".into(), &[400]),
+        (Method::POST, MAPS, "application/json", "{\"metadata\": 1}".into(), &[400]),
+        (Method::POST, MAPS, "application/json", vec![0xff, 0xfe].into(), &[400]),
+        (Method::POST, MAPS, "application/yaml", bomb.into(), &[400]),
+        (Method::POST, MAPS, "application/yaml", "a: [".into(), &[400]),
+        (
+            Method::POST,
+            MAPS,
+            "application/vnd.kubernetes.protobuf",
+            Bytes::from_static(b"k8s\0\x0a\xff\xff\xff\xff\x0f"),
+            &[400],
+        ),
+        (Method::POST, MAPS, "application/json", vec![b' '; (3 << 20) + 1].into(), &[413, 0]),
+        (Method::PATCH, &target, "application/json-patch+json", Value::from(copies).to_string().into(), &[413]),
+        (Method::PATCH, &target, "application/merge-patch+json", "[".into(), &[400]),
+        (Method::PATCH, &target, "application/strategic-merge-patch+json", "[]".into(), &[400]),
+        (Method::PATCH, &target, "application/strategic-merge-patch+json", "{\"$patch\": \"explode\"}".into(), &[400]),
+        (Method::PATCH, &target, "application/apply-patch+yaml", "{}".into(), &[422]),
+        (Method::GET, "/api/v1/namespaces/default/configmaps/%2e%2e", "", "".into(), &[404]),
+        (Method::GET, "/api/v1/namespaces/default%2fx/configmaps", "", "".into(), &[404]),
+        (Method::GET, "/api/v1/pods?labelSelector=%28%28", "", "".into(), &[400]),
+        (Method::GET, "/api/v1/pods?limit=-1", "", "".into(), &[400]),
+        (Method::GET, "/api/v1/namespaces/default/nodes", "", "".into(), &[404]),
+        (Method::GET, "/api/v9/pods", "", "".into(), &[404]),
+    ];
+    for (method, path, kind, body, expected) in rows {
+        let begun = std::time::Instant::now();
+        let size = body.len();
+        let answer = client.send(method.clone(), path, &[("content-type", kind)], body).await;
+        assert!(
+            expected.contains(&answer.code),
+            "{method} {path} {kind} ({size} bytes): {} {:?}",
+            answer.code,
+            answer.body
+        );
+        assert!(begun.elapsed().as_secs() < 5, "{method} {path} {kind}");
+    }
+    assert_eq!(client.get("/readyz").await.code, 200);
+}
+
+#[tokio::test]
+async fn nobody_gets_in_with_a_token_of_their_own_making() {
+    let mut client = Client::start().await;
+    client.token = "plain".into();
+    let refused = client.get(MAPS).await;
+    let text = "configmaps is forbidden: User \"ann\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+    assert_eq!((refused.code, refused.json()["message"].as_str().unwrap()), (403, text));
+    for token in ["x", "secre", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", "secret secret"] {
+        client.token = token.into();
+        assert_eq!(client.get(MAPS).await.code, 401, "{token}");
+    }
+    client.token = String::new();
+    let anonymous = client.get(MAPS).await;
+    assert!(anonymous.code == 403 && anonymous.json()["message"].as_str().unwrap().contains("system:anonymous"));
+    for open in ["/livez", "/readyz", "/healthz", "/version"] {
+        assert_eq!(client.get(open).await.code, 200, "{open}");
+    }
+    assert_eq!(client.get("/metrics").await.code, 403);
+    // Impersonation is a right of its own.
+    client.token = "plain".into();
+    let sent = client
+        .send(Method::GET, MAPS, &[("impersonate-user", "admin"), ("impersonate-group", "system:masters")], "")
+        .await;
+    assert_eq!(sent.code, 403);
+}
