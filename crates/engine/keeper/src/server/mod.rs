@@ -318,7 +318,7 @@ impl<'a> Server<'a> {
         } else if now - self.idle_since_ms >= IDLE_END.as_millis() as u64 {
             self.ended = true;
         }
-        if again || alone {
+        if again || alone || self.plumbing.is_big() {
             self.want_timer();
         }
     }
@@ -794,6 +794,9 @@ impl<'a> Server<'a> {
             Pumped::Ended => self.end_stream(slot, stream, &mut closed),
         }
         self.sinks_closed(slot, closed);
+        if self.plumbing.is_big() {
+            self.want_timer();
+        }
     }
 
     fn is_ended_exec(&self, slot: usize) -> bool {

@@ -114,6 +114,11 @@ impl Plumbing {
         Ok(Self { journal, aux, scratch, null, raw: Vec::new(), records: Vec::new() })
     }
 
+    /// Holds memory worth giving back.
+    pub(crate) fn is_big(&self) -> bool {
+        self.raw.capacity() + self.records.capacity() > 64 * 1024
+    }
+
     /// Gives back the memory of big batches.
     pub(crate) fn rest(&mut self) {
         self.raw = Vec::new();

@@ -34,6 +34,12 @@ fn main() {
             panic!("{error}");
         }
         Some("writer") => writer::run(&args[1..]),
+        Some("flood") => writer::flood(&args[1..]),
+        // Not a test: how much slower logging makes a program that writes as fast as it can.
+        Some("bench") => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(bench_logging());
+        }
         filter => run_tests(filter.filter(|filter| !filter.starts_with('-'))),
     }
 }
@@ -74,6 +80,7 @@ cases! {
     killing_the_keeper_at_random_loses_nothing
     killing_the_keeper_at_every_point_loses_nothing
     a_keeper_that_dies_over_a_start_leaves_nothing
+    a_missing_directory_stops_nobody
     a_full_disk_stops_nobody
     an_idle_keeper_ends
 }
@@ -441,6 +448,38 @@ async fn an_engine_of_another_build_gets_a_keeper_of_its_own() {
     until("only the new one", || new.pids() == [new_keeper]).await;
 }
 
+async fn bench_logging() {
+    const BYTES: &str = "1000000000";
+    let lab = Lab::new("bench");
+    let (keeper, _, mut events) = lab.connect().await;
+    let program = std::env::current_exe().unwrap();
+    for line in ["20", "100", "1000"] {
+        for round in 0..3 {
+            let mut seconds = Vec::new();
+            for (name, log) in [
+                ("none", None),
+                ("json-file", Some(LogSpec::json_file(lab.run.join("json.log")))),
+                ("cri", Some(LogSpec { driver: LogDriver::Cri, ..LogSpec::json_file(lab.run.join("cri.log")) })),
+            ] {
+                let mut wanted = request(name, work(&[program.to_str().unwrap(), "flood", BYTES, line]));
+                wanted.log = log;
+                let started = Instant::now();
+                keeper.start(wanted).await.unwrap();
+                exit_of(&mut events, name).await;
+                seconds.push(started.elapsed().as_secs_f64());
+                keeper.forget(name).await.unwrap();
+            }
+            println!(
+                "lines of {line}, round {round}: none {:.2} s, json-file {:.2} s, cri {:.2} s",
+                seconds[0], seconds[1], seconds[2]
+            );
+        }
+    }
+    let pid = keeper.pids()[0];
+    let memory = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    println!("keeper after it: {}", memory.lines().find(|line| line.starts_with("Pss:")).unwrap());
+}
+
 struct Random(u64);
 
 impl Random {
@@ -582,9 +621,68 @@ fn somebody_runs(mark: &str) -> bool {
     })
 }
 
-/// A small tmpfs in a mount namespace would need root; a file size limit fails writes the same way for everybody, so this part plays with a
-/// directory that is missing for a while.
+/// A tmpfs that goes with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(path: PathBuf, size: &str) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        let disk = linux::mount::new_fs("tmpfs", None, &[size], linux::mount::MountAttr::empty()).unwrap();
+        linux::mount::attach_at(disk, &path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        linux::mount::unmount_lazily(&self.0).unwrap();
+    }
+}
+
 async fn a_full_disk_stops_nobody() {
+    if linux::cred::effective_ids().0 != 0 {
+        eprintln!("SKIPPED: a_full_disk_stops_nobody mounts a tmpfs, which needs root");
+        return;
+    }
+    let lab = Lab::new("really-full");
+    let (keeper, _, mut events) = lab.connect().await;
+    let disk = SmallDisk::new(lab.run.join("disk"), "size=2m");
+    let log = LogSpec { max_size: None, ..LogSpec::json_file(disk.0.join("a.log")) };
+    let go = lab.run.join("go");
+    let script = format!("seq 1 100000; while [ ! -e {} ]; do sleep 0.01; done; echo after", go.display());
+    let ballast = disk.0.join("ballast");
+    std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    let mut wanted = request("a", work(&["/bin/sh", "-c", &script]));
+    wanted.log = Some(log.clone());
+    let started = keeper.start(wanted).await.unwrap();
+    // The shell gets through its numbers to the loop although their records do not fit.
+    until("the loop", || seq_is_done(started.pid)).await;
+    std::fs::remove_file(&ballast).unwrap();
+    std::fs::write(&go, "").unwrap();
+    exit_of(&mut events, "a").await;
+    let text = logged(&log, "stdout");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.last(), Some(&"after"));
+    // What is there is in order and whole; what is not there is told of.
+    let numbers: Vec<u64> = lines[..lines.len() - 1].iter().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+    let marker = logged(&log, "stderr");
+    let told = |line: &str| line.split_whitespace().nth(1).expect("a marker").parse::<u64>().unwrap();
+    let dropped: u64 = marker.lines().map(told).sum();
+    assert_eq!(numbers.len() as u64 + dropped, 100_000, "{marker}");
+    assert!(dropped > 0 && !numbers.is_empty());
+}
+
+/// The shell has gone on to its waiting loop: its child, if any, is a `sleep`.
+fn seq_is_done(pid: i32) -> bool {
+    linux::proc::children(pid)
+        .unwrap_or_default()
+        .iter()
+        .any(|child| std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "sleep"))
+}
+
+/// The log's directory is missing for a while.
+async fn a_missing_directory_stops_nobody() {
     let lab = Lab::new("full");
     let (keeper, _, mut events) = lab.connect().await;
     let dir = lab.run.join("later");
@@ -593,10 +691,9 @@ async fn a_full_disk_stops_nobody() {
     let script = format!("seq 1 100000; while [ ! -e {} ]; do sleep 0.01; done; echo after", go.display());
     let mut wanted = request("a", work(&["/bin/sh", "-c", &script]));
     wanted.log = Some(log.clone());
-    keeper.start(wanted).await.unwrap();
-    let reader = Instant::now();
+    let started = keeper.start(wanted).await.unwrap();
     // All of it is taken although nothing can be written.
-    until("an empty pipe", || reader.elapsed() > Duration::from_millis(500)).await;
+    until("the loop", || seq_is_done(started.pid)).await;
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(&go, "").unwrap();
     exit_of(&mut events, "a").await;

@@ -55,3 +55,18 @@ pub(crate) fn check_all(tag: &str, stream: &str, text: &str) -> u64 {
 pub(crate) fn check(tag: &str, stream: &str, count: u64, text: &str) {
     assert_eq!(check_all(tag, stream, text), count, "{stream} of {tag}");
 }
+
+/// `flood BYTES LENGTH`: lines of LENGTH bytes to stdout, 64 KiB at a time.
+pub(crate) fn flood(args: &[OsString]) {
+    let number = |n: usize| args[n].to_str().unwrap().parse::<usize>().unwrap();
+    let (bytes, length) = (number(0), number(1));
+    let line: Vec<u8> = (b' '..b'~').cycle().filter(|b| *b != b'"').take(length - 1).chain([b'\n']).collect();
+    let lines = line.repeat(65536 / length);
+    let mut out = std::fs::File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().unwrap());
+    let mut left = bytes;
+    while left > 0 {
+        let n = left.min(lines.len());
+        out.write_all(&lines[..n]).unwrap();
+        left -= n;
+    }
+}
