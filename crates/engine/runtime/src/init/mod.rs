@@ -274,15 +274,16 @@ pub(crate) fn await_go(channel: &Channel) -> Result<i32, Cause> {
 }
 
 /// Waits at the gate until the byte comes.
-pub(crate) fn wait_at_gate(inherited: &mut Inherited) -> Result<(), Cause> {
-    let Some(gate) = inherited.gate.take() else { return Ok(()) };
+pub(crate) fn wait_at_gate(inherited: &Inherited) -> Result<(), Cause> {
+    // It stays open until exec: whoever opened the gate sees it close and knows that the program runs, or why not.
+    let Some(gate) = inherited.gate.as_ref() else { return Ok(()) };
     // The launcher may have gone by the time it is told; that is no reason to give up.
     let _ = inherited.channel.say(&FromChild::Ready, None);
     let mut byte = [0];
     // Until the launcher has put the container on record nobody could ever start or delete it: without its word this process ends.
     await_go(&inherited.channel)?;
     let read = loop {
-        match linux::pipe::read(&gate, &mut byte) {
+        match linux::pipe::read(gate, &mut byte) {
             Err(error) if error.is(linux::Errno::INTR) => {}
             other => break other?,
         }
