@@ -28,6 +28,9 @@ fn main() {
         .filter(|word| !word.starts_with('-'))
         .collect();
     if argv[1..].iter().any(|word| word == "--list") {
+        if argv[1..].iter().any(|word| word == "--ignored") {
+            return;
+        }
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return;
     }

@@ -10,6 +10,8 @@ mod mounts;
 pub mod options;
 mod process;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use build::{Options, plan, valid_id};
