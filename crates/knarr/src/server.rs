@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use apiserver::{Config, Server};
+use apiserver::{Config, EtcdOptions, Server, Tls};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::flags::{self, Flag, switch, text};
@@ -15,6 +15,13 @@ const FLAGS: &[Flag] = &[
     switch("ephemeral", "Keep everything in memory and forget it at the end"),
     text("root", "Directory of everything that lasts (default: /var/lib/knarr)"),
     text("run", "Directory of this boot's state (default: /run/knarr)"),
+    text(
+        "datastore",
+        "Addresses of an etcd to keep the cluster in, separated by commas (default: a file below the root)",
+    ),
+    text("datastore-cafile", "Authority of the etcd's certificates, PEM"),
+    text("datastore-certfile", "Certificate to show to the etcd, PEM"),
+    text("datastore-keyfile", "Key of that certificate, PEM"),
     text("address", "Address to listen on (default: 127.0.0.1)"),
     text("port", "Port to listen on; 0 takes a free one (default: 6443)"),
     text("kubeconfig", "Where to write the administrator's kubeconfig (default: kubeconfig in the run directory)"),
@@ -66,9 +73,11 @@ fn serve(words: &[OsString]) -> Result<(), String> {
     }
     let level = if matches.is("debug") { tracing::Level::DEBUG } else { tracing::Level::INFO };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    let datastore = datastore(&matches)?;
     let names = matches.text("tls-san").unwrap_or_default();
     let config = Config {
         root: (!matches.is("ephemeral")).then(|| root.join("cluster")),
+        datastore,
         listen: SocketAddr::new(address, port),
         kubeconfig: Some(kubeconfig.clone()),
         tokens: matches.text("token-auth-file").map(PathBuf::from),
@@ -94,6 +103,27 @@ fn serve(words: &[OsString]) -> Result<(), String> {
         server.stop().await;
         Ok(())
     })
+}
+
+/// The etcd to use, if one is named.
+fn datastore(matches: &flags::Matches) -> Result<Option<EtcdOptions>, String> {
+    let Some(endpoints) = matches.text("datastore") else { return Ok(None) };
+    let read = |flag: &str| match matches.text(flag) {
+        None => Ok(None),
+        Some(path) => std::fs::read(path).map(Some).map_err(|error| format!("--{flag} {path}: {error}")),
+    };
+    let mut options = EtcdOptions::new(endpoints.split(',').filter(|endpoint| !endpoint.is_empty()));
+    let identity = match (read("datastore-certfile")?, read("datastore-keyfile")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("--datastore-certfile and --datastore-keyfile go together".into()),
+    };
+    options.tls = match (read("datastore-cafile")?, identity) {
+        (Some(ca), identity) => Some(Tls { ca, identity, server_name: None }),
+        (None, None) => None,
+        (None, Some(_)) => return Err("--datastore-certfile needs --datastore-cafile".into()),
+    };
+    Ok(Some(options))
 }
 
 /// An error with its causes.

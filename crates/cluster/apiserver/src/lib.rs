@@ -31,7 +31,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use store::{Embedded, Options, Store};
+pub use store::{Credentials, EtcdOptions, Tls};
+use store::{Embedded, Etcd, Options, Store};
 use tokio::net::TcpListener;
 
 pub use authn::User;
@@ -43,6 +44,8 @@ pub use services::Range as ServiceRange;
 pub struct Config {
     /// Where state lives: the store, the authority, keys. `None` keeps everything in memory.
     pub root: Option<PathBuf>,
+    /// A real etcd as the store, instead of a file below `root`. Several servers may share one.
+    pub datastore: Option<store::EtcdOptions>,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where to write a kubeconfig for the administrator.
@@ -58,6 +61,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             root: None,
+            datastore: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             kubeconfig: None,
             tokens: None,
@@ -94,12 +98,13 @@ pub struct Server {
 impl Server {
     /// Starts a server; it is ready when this returns.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let store: Arc<dyn Store> = match &config.root {
-            None => Arc::new(Embedded::ephemeral()),
-            Some(root) => {
-                make_private(root)?;
-                Arc::new(Embedded::open(&root.join("cluster.db"), &Options::default())?)
-            }
+        if let Some(root) = &config.root {
+            make_private(root)?;
+        }
+        let store: Arc<dyn Store> = match (&config.datastore, &config.root) {
+            (Some(etcd), _) => Arc::new(Etcd::connect(etcd.clone()).await?),
+            (None, None) => Arc::new(Embedded::ephemeral()),
+            (None, Some(root)) => Arc::new(Embedded::open(&root.join("cluster.db"), &Options::default())?),
         };
         let dir = match &config.root {
             None => None,

@@ -34,12 +34,17 @@ fn kubectl() -> Option<&'static PathBuf> {
 impl Cluster {
     /// `None`, said aloud, where there is no kubectl.
     fn start(durable: bool) -> Option<Self> {
+        Self::start_on(durable, None)
+    }
+
+    fn start_on(durable: bool, datastore: Option<apiserver::EtcdOptions>) -> Option<Self> {
         kubectl()?;
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = Config {
             root: durable.then(|| dir.path().join("root")),
             kubeconfig: Some(dir.path().join("config")),
+            datastore,
             ..Config::default()
         };
         let server = runtime.block_on(Server::start(config.clone())).unwrap();
@@ -534,4 +539,68 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(cluster.field("boat/b", ".spec.crew"), "2");
     cluster.ok(&format!("config set-credentials sa --token={token}"));
     assert!(cluster.ok("auth whoami --user=sa").contains("serviceaccount:default:default"));
+}
+
+/// An etcd of our own on loopback; ends with the value. `None`, said aloud, where there is none installed.
+struct Datastore {
+    child: std::process::Child,
+    client: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Datastore {
+    fn start() -> Option<Self> {
+        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
+        let dir = tempfile::tempdir().unwrap();
+        let started = Command::new("etcd")
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
+            .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
+            .arg("--data-dir")
+            .arg(dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(child) = started else {
+            eprintln!("SKIPPED: there is no etcd here");
+            return None;
+        };
+        let made = Self { child, client, _dir: dir };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while std::net::TcpStream::connect(made.client.trim_start_matches("http://")).is_err() {
+            assert!(std::time::Instant::now() < deadline, "etcd does not listen");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Some(made)
+    }
+}
+
+impl Drop for Datastore {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_etcd_serves_as_well() {
+    let Some(datastore) = Datastore::start() else { return };
+    let options = apiserver::EtcdOptions::new([&datastore.client]);
+    let Some(mut cluster) = Cluster::start_on(true, Some(options)) else { return };
+    cluster.ok_with("apply -f -", DEPLOYMENT);
+    cluster.ok("scale deploy/web --replicas=4");
+    cluster.ok("create ns one");
+    cluster.ok("-n one create cm a --from-literal=x=y");
+    cluster.ok_with("apply -f -", DEFINITION);
+    cluster.ok("wait --for=condition=Established crd/boats.example.com --timeout=20s");
+    cluster.ok_with("create -f -", "apiVersion: example.com/v1\nkind: Boat\nmetadata: {name: b}\nspec: {crew: 2}");
+    cluster.restart();
+    assert_eq!(cluster.field("deploy/web", ".spec.replicas"), "4");
+    assert_eq!(cluster.field("boat/b", ".spec.crew"), "2");
+    cluster.ok("create sa robot");
+    cluster.ok("create rolebinding rb --clusterrole=view --serviceaccount=default:robot");
+    cluster.eventually("auth can-i list pods --as=system:serviceaccount:default:robot", "yes");
+    cluster.ok("delete ns one");
+    cluster.fails("get ns one", "", "not found");
+    cluster.ok("delete deploy web --cascade=foreground");
 }
