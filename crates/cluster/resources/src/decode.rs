@@ -429,7 +429,7 @@ fn base64_fault(text: &str) -> Option<usize> {
     if bad.is_some() {
         return bad;
     }
-    (text.len() % 4 != 0 || padding > 2).then_some(digits.len())
+    (!text.len().is_multiple_of(4) || padding > 2).then_some(digits.len())
 }
 
 #[cfg(test)]

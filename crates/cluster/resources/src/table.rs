@@ -699,12 +699,15 @@ pub fn column_definitions(group: &str, resource: &str, custom: Option<&[crd::Col
     }
 }
 
+/// One step of a path: from a value to those below it.
+type Step = Box<dyn Fn(&Value) -> Vec<&Value>>;
+
 /// The simple paths that printer columns use: fields, `['quoted']` fields, indexes, and `[?(@.a=="b")]`.
 pub fn json_path(object: &Value, path: &str) -> Option<Value> {
     let mut here = vec![object];
     let mut rest = path.trim_start_matches('$');
     while !rest.is_empty() {
-        let step: Box<dyn Fn(&Value) -> Vec<&Value>>;
+        let step: Step;
         if let Some(inner) = rest.strip_prefix("[?(@.") {
             let (condition, after) = inner.split_once(")]")?;
             let (field, wanted) = condition.split_once("==")?;

@@ -38,7 +38,7 @@ pub(super) const EVENT: Strategy = Strategy {
         let namespace = involved.map_or("", |object| object["namespace"].as_str().unwrap_or_default());
         let own = meta::namespace(object);
         let fits = if namespace.is_empty() { own == "default" || own.is_empty() } else { namespace == own };
-        if !fits && !(namespace.is_empty() && own == "kube-system") {
+        if !(fits || namespace.is_empty() && own == "kube-system") {
             faults.invalid("involvedObject.namespace", namespace, "does not match event.namespace");
         }
     },
