@@ -10,6 +10,7 @@ mod create;
 mod daemon;
 mod failure;
 mod flags;
+mod pid_one;
 mod server;
 mod settings;
 mod show;
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = words.collect();
     if std::path::Path::new(&name).file_name().is_some_and(|name| name == "runc") {
         return daemon::runtime(words);
+    }
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name == "docker-init") {
+        return pid_one::main(&words);
     }
     match words.first().and_then(|word| word.to_str()) {
         Some("runtime") => return daemon::runtime(words[1..].to_vec()),

@@ -60,6 +60,7 @@ impl Inner {
         };
         let input = (options.stdin && options.stream && record.config.open_stdin)
             .then(|| Input::container(self.clone(), container.clone(), record.config.stdin_once && !tty));
+        self.container_event(container, "attach", &[]);
         Ok(self.attached(tty, streams, replay, input))
     }
 

@@ -317,10 +317,18 @@ fn start_instant(ticks: u64) -> Timestamp {
     Timestamp::new(boot + ticks / TICKS_PER_SECOND, nanos as i32).unwrap_or_else(|_| Timestamp::now())
 }
 
+/// How long states that need not be durable at once are gathered.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Writes states that changed, many at a time, and lets the keeper forget exits that are durable now.
 async fn save_changed(inner: std::sync::Weak<Inner>, mut changed: mpsc::UnboundedReceiver<ContainerId>) {
     let mut ids = Vec::new();
     while changed.recv_many(&mut ids, 1024).await > 0 {
+        // A container that lives for milliseconds is never written: its removal or its next state comes first.
+        tokio::time::sleep(GATHER).await;
+        while let Ok(id) = changed.try_recv() {
+            ids.push(id);
+        }
         let Some(inner) = inner.upgrade() else { return };
         ids.sort_unstable();
         ids.dedup();

@@ -11,7 +11,7 @@ use runtime::RootfsSource;
 use super::records::ContainerRecord;
 use super::{Container, Inner};
 use crate::decide::caps;
-use crate::decide::request::log_rotation;
+use crate::decide::request::{log_attributes, log_rotation};
 use crate::decide::user::{ExecUser, FILE_BYTES_MAX, resolve_user};
 use crate::spec::{self, Joined, NamespaceMode, NetworkFiles, SpecInput};
 use crate::{Error, HostConfig, MountKind, Result, Status};
@@ -100,7 +100,7 @@ impl Inner {
         let Some(path) = self.log_path(container.id, host) else { return Ok(None) };
         let rotation = log_rotation(&host.log)?;
         Ok(Some(LogSpec {
-            driver: LogDriver::JsonFile { attrs: None },
+            driver: LogDriver::JsonFile { attrs: log_attributes(&container.record().config, &host.log) },
             path,
             max_size: rotation.size_bytes_max,
             max_files: rotation.files_max,

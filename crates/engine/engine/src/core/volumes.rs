@@ -42,10 +42,6 @@ impl Volumes {
         self.known().insert(name, record);
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.known().keys().cloned().collect()
-    }
-
     pub(crate) fn views(&self) -> Vec<VolumeView> {
         let known = self.known();
         let views = known.iter().map(|(name, record)| VolumeView {

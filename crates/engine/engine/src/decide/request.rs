@@ -154,6 +154,13 @@ fn check_log(log: &LogConfig) -> Result<()> {
             return Err(Error::Invalid(format!("unknown log opt '{name}' for {driver} log driver")));
         }
     }
+    for name in ["labels-regex", "env-regex", "tag"] {
+        if log.options.get(name).is_some_and(|value| !value.is_empty()) {
+            return Err(Error::Unsupported(format!(
+                "log opt '{name}' is not supported: name labels and variables one by one"
+            )));
+        }
+    }
     log_rotation(log)?;
     match log.options.get("mode").map(String::as_str) {
         None | Some("blocking" | "non-blocking") => {}
@@ -164,6 +171,25 @@ fn check_log(log: &LogConfig) -> Result<()> {
         Some("true") => Err(Error::Unsupported("compressed log files are not supported".into())),
         Some(other) => Err(Error::Invalid(format!("invalid value for compress: {other}"))),
     }
+}
+
+/// What `labels` and `env` put beside every record, as a JSON object.
+pub(crate) fn log_attributes(config: &ContainerConfig, log: &LogConfig) -> Option<String> {
+    let asked =
+        |name: &str| log.options.get(name).map(String::as_str).unwrap_or_default().split(',').filter(|n| !n.is_empty());
+    let mut attributes = std::collections::BTreeMap::new();
+    for name in asked("labels") {
+        if let Some(value) = config.labels.get(name) {
+            attributes.insert(name, value.as_str());
+        }
+    }
+    for name in asked("env") {
+        let found = config.env.iter().find_map(|e| e.split_once('=').filter(|(n, _)| *n == name));
+        if let Some((_, value)) = found {
+            attributes.insert(name, value);
+        }
+    }
+    (!attributes.is_empty()).then(|| serde_json::to_string(&attributes).expect("a map of strings is JSON"))
 }
 
 /// When a log is rotated. Unlike Docker's our default is bounded, because unbounded logs fill disks.
@@ -256,6 +282,21 @@ mod tests {
         }
         assert!(host(|h| h.network_mode = "none".into()).unwrap().is_empty());
         assert_eq!(host(|_| {}).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn labels_and_variables_go_beside_the_records() {
+        let config = ContainerConfig {
+            labels: [("tier".to_owned(), "web".to_owned()), ("other".into(), "x".into())].into(),
+            env: vec!["STAGE=prod".into()],
+            ..Default::default()
+        };
+        let log = |labels: &str, env: &str| LogConfig {
+            options: [("labels".to_owned(), labels.to_owned()), ("env".into(), env.into())].into(),
+            ..Default::default()
+        };
+        assert_eq!(log_attributes(&config, &log("tier,none", "STAGE")).unwrap(), r#"{"STAGE":"prod","tier":"web"}"#);
+        assert_eq!(log_attributes(&config, &log("none", "")), None);
     }
 
     #[test]

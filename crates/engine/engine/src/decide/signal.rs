@@ -66,11 +66,6 @@ pub(crate) fn parse_signal(text: &str) -> Result<i32> {
     realtime.filter(|n| *n == 25 || (34..=HIGHEST).contains(n)).ok_or_else(refused)
 }
 
-/// The exit code that stands for death by `signal`.
-pub(crate) const fn exit_code_of_signal(signal: i32) -> i32 {
-    128 + signal
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -540,7 +540,7 @@ async fn events_tell_the_story() {
             seen.push(event.action);
         }
     }
-    assert_eq!(seen, ["create", "start", "die", "destroy"]);
+    assert_eq!(seen, ["create", "attach", "start", "die", "destroy"]);
     let since = EventQuery {
         since: Some(jiff::Timestamp::UNIX_EPOCH),
         until: Some(jiff::Timestamp::now()),
