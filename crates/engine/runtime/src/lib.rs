@@ -14,6 +14,7 @@ mod netdev;
 pub mod plan;
 mod report;
 mod seccomp;
+mod weak;
 
 pub use exec::launch_exec;
 pub use launch::{Gate, Launched, Stdio, cleanup, launch, run_runtime_hooks};

@@ -250,6 +250,9 @@ fn stdio(inherited: &mut Inherited) -> linux::Result<()> {
 
 /// Closes all that is not needed until exec.
 pub(crate) fn close_others(inherited: &Inherited, preserve_fds: u32) -> linux::Result<()> {
+    if crate::weak::without("descriptors") {
+        return Ok(());
+    }
     let mut keep: Vec<BorrowedFd<'_>> = inherited.keep();
     for number in 3..3 + preserve_fds as i32 {
         keep.extend(linux::exec::borrow_inherited(number));

@@ -35,7 +35,9 @@ pub(super) fn cgroup_plan(
         faults.unsupported("linux.resources.unified", "this host has no cgroup v2");
     }
     let rules = resources.devices.take().unwrap_or_default();
-    if facts.initial_user_namespace {
+    if crate::weak::without("devices") {
+        resources.devices = None;
+    } else if facts.initial_user_namespace {
         resources.devices = Some(device_rules(rules));
     } else if !rules.is_empty() {
         // Nobody but the host's root can set device rules; what a user namespace may open is already less.

@@ -16,7 +16,30 @@ pub const TESTS: &[Test] = &[
     ("hostile_ids_are_refused", ids),
     ("only_the_standard_streams_are_open", descriptors),
     ("a_mount_may_not_set_ids", nosuid),
+    ("tests_notice_a_weakened_build", weakened),
 ];
+
+/// Each defence is switched off in turn; the test that guards it must fail.
+fn weakened() {
+    if !cfg!(feature = "weaken") {
+        println!("skipped: only a build with --features weaken can be weakened");
+        return;
+    }
+    for (defence, test) in [
+        ("cwd", "a_working_directory_never_leads_outside"),
+        ("descriptors", "only_the_standard_streams_are_open"),
+        ("links", "links_in_the_image_lead_nowhere"),
+        ("null", "a_fake_null_device_masks_nothing_else"),
+        ("devices", "devices_are_denied"),
+    ] {
+        let run = |weak: &str| {
+            std::process::Command::new("/proc/self/exe").arg(test).env("KNARR_WEAKEN", weak).output().unwrap()
+        };
+        assert!(run("").status.success(), "{test} fails by itself");
+        let weak = run(defence);
+        assert_eq!(weak.status.code(), Some(1), "{test} does not notice that {defence} is off: {weak:?}");
+    }
+}
 
 /// CVE-2024-21626.
 fn cwd() {
