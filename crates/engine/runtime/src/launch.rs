@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use linux::caps::Capability;
 use linux::cgroup::{Cgroups, Group};
 use linux::clone::{CloneArgs, SingleThreaded};
 use linux::fs::{OFlags, Root};
@@ -155,12 +154,6 @@ fn clone_container(
     group: Option<Group>,
 ) -> Result<(i32, OwnedFd, Report), Failure> {
     let prepare = |error: linux::Error| Cause::from(error).at("prepare the launch".into());
-    if !plan.net_devices.is_empty()
-        && plan.id_maps.is_some()
-        && !linux::caps::get().map_err(prepare)?.effective.contains(Capability::NET_ADMIN)
-    {
-        return Err(Cause::refused(RefusedKind::Forbidden, "needs CAP_NET_ADMIN").at("move network interfaces".into()));
-    }
     let join = open_joined(plan)?;
     let mut early = Vec::with_capacity(plan.early.len());
     for wanted in &plan.early {
@@ -369,7 +362,7 @@ fn mapped_rootfs(token: &SingleThreaded, plan: &Plan) -> Result<OwnedFd, Cause> 
     Ok(overlay.detached(mount::MountAttr::empty())?)
 }
 
-/// Runs prestart and createRuntime hooks (blocking), moves network interfaces, and tells the child to go on, or to give up. The answer to
+/// Runs prestart and createRuntime hooks (blocking) and tells the child to go on, or to give up. The answer to
 /// [`crate::Event::RuntimeHooks`].
 ///
 /// # Errors
@@ -378,8 +371,7 @@ pub fn run_runtime_hooks(plan: &Plan, launched: &Launched) -> Result<(), Failure
     let state = hooks::state(plan, hooks::Status::Creating, launched.pid);
     let ran = hooks::run(&plan.hooks.prestart, "prestart", &state)
         .and_then(|()| hooks::run(&plan.hooks.create_runtime, "createRuntime", &state))
-        .map_err(|cause| cause.at("run createRuntime hooks".into()))
-        .and_then(|()| crate::netdev::hand_over(plan, launched.pid));
+        .map_err(|cause| cause.at("run createRuntime hooks".into()));
     let word = match &ran {
         Ok(()) => ToChild::Go { pid: launched.pid },
         Err(failure) => ToChild::Abort(failure.clone()),

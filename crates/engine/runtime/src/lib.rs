@@ -10,7 +10,6 @@ mod hooks;
 mod init;
 mod launch;
 mod maps;
-mod netdev;
 pub mod plan;
 mod report;
 mod seccomp;

@@ -129,7 +129,7 @@ fn features_value() -> Value {
                 "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
             },
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": crate::netdev::SUPPORTED},
+            "netDevices": {"enabled": false},
         },
         "annotations": {"org.opencontainers.runc.version": super::VERSION},
         "potentiallyUnsafeConfigAnnotations": [],

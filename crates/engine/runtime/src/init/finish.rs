@@ -136,11 +136,8 @@ impl Finish<'_> {
     fn environment(&self) -> Result<Vec<String>, Cause> {
         let mut env = self.process.env.clone();
         if self.process.home_from_passwd {
-            let passwd = match Root::open("/")?.read("/etc/passwd", PASSWD_MAX) {
-                Ok(bytes) => bytes,
-                // A strange file of the image is no reason to fail: it only has no answer.
-                Err(_) => Vec::new(),
-            };
+            // A strange file of the image is no reason to fail: it only has no answer.
+            let passwd = Root::open("/")?.read("/etc/passwd", PASSWD_MAX).unwrap_or_default();
             let home = home_of(&String::from_utf8_lossy(&passwd), self.process.uid).unwrap_or("/").to_owned();
             env.retain(|entry| !entry.starts_with("HOME="));
             env.push(format!("HOME={home}"));

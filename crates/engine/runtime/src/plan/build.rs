@@ -16,8 +16,8 @@ use super::options::{Propagation, PropagationKind};
 use super::process::{number_list, process_plan};
 use super::seccomp::seccomp_plan;
 use super::types::{
-    ConsoleSize, DeviceNode, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace, NetDevice,
-    NodeKind, Plan, RootfsSource, Step,
+    ConsoleSize, DeviceNode, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace, NodeKind, Plan,
+    RootfsSource, Step,
 };
 
 /// What the caller decides beside the spec.
@@ -118,7 +118,9 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !facts.selinux {
         faults.unsupported("linux.mountLabel", "this kernel has no SELinux");
     }
-    let net_devices = net_devices(spec, &spaces, &mut faults);
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        faults.unsupported("linux.netDevices", "moving network interfaces into the container is not supported");
+    }
     let cgroup = cgroup_plan(spec, facts, options, &mut warnings, &mut faults);
     let hooks = hooks(spec, &mut faults);
     let terminal = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
@@ -157,7 +159,6 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
         steps,
         process,
         hooks,
-        net_devices,
         terminal,
         console_size,
         warnings,
@@ -428,7 +429,7 @@ fn steps(
             steps.push(Step::Symlink { path: path.into(), target: target.into() });
         }
     }
-    if hooks.before_pivot_outside() || linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+    if hooks.before_pivot_outside() {
         steps.push(Step::RuntimeHooks);
     }
     if !hooks.create_container.is_empty() {
@@ -670,35 +671,6 @@ fn hooks(spec: &Spec, faults: &mut Faults) -> Hooks {
         poststart: list("poststart", hooks.poststart()),
         poststop: list("poststop", hooks.poststop()),
     }
-}
-
-fn net_devices(spec: &Spec, spaces: &Spaces, faults: &mut Faults) -> Vec<NetDevice> {
-    let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
-    let mut devices: Vec<NetDevice> = listed
-        .into_iter()
-        .flatten()
-        .map(|(host_name, device)| NetDevice {
-            host_name: host_name.clone(),
-            name: device.name().clone().filter(|name| !name.is_empty()).unwrap_or_else(|| host_name.clone()),
-        })
-        .collect();
-    devices.sort_by(|a, b| a.host_name.cmp(&b.host_name));
-    if !devices.is_empty() && !spaces.has(Namespace::Network) {
-        faults.invalid("linux.netDevices", "needs a network namespace of the container's own");
-    }
-    for device in &devices {
-        for name in [&device.host_name, &device.name] {
-            let bad = name.is_empty()
-                || name.len() > 15
-                || name == "."
-                || name == ".."
-                || name.bytes().any(|b| b == b'/' || b == b':' || b == b'%' || b.is_ascii_whitespace() || b == 0);
-            if bad {
-                faults.invalid("linux.netDevices", format!("{name:?} is not the name of an interface"));
-            }
-        }
-    }
-    devices
 }
 
 fn memory_policy(spec: &Spec, faults: &mut Faults) -> Option<MemoryPolicyPlan> {

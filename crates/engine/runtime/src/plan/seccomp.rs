@@ -72,11 +72,11 @@ fn profile(seccomp: &LinuxSeccomp, faults: &mut Faults) -> Profile {
     let flags = seccomp.flags().as_ref().map(|flags| {
         flags
             .iter()
-            .filter_map(|flag| match flag {
-                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => Some(Flag::Tsync),
-                LinuxSeccompFilterFlag::SeccompFilterFlagLog => Some(Flag::Log),
-                LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => Some(Flag::SpecAllow),
-                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => Some(Flag::WaitKillableRecv),
+            .map(|flag| match flag {
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync => Flag::Tsync,
+                LinuxSeccompFilterFlag::SeccompFilterFlagLog => Flag::Log,
+                LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => Flag::SpecAllow,
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => Flag::WaitKillableRecv,
             })
             .collect()
     });

@@ -405,13 +405,6 @@ pub struct ProcessPlan {
     pub seccomp: Option<SeccompPlan>,
 }
 
-/// A network interface of the host that moves into the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetDevice {
-    pub host_name: String,
-    pub name: String,
-}
-
 /// Everything about one container, ready to be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -438,7 +431,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     pub process: ProcessPlan,
     pub hooks: Hooks,
-    pub net_devices: Vec<NetDevice>,
     pub terminal: bool,
     pub console_size: Option<ConsoleSize>,
     /// What the spec asked for and will not get, for the log.
