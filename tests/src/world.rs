@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::Answer;
 
 /// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub fn program() -> PathBuf {

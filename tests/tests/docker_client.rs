@@ -49,7 +49,7 @@ fn run_gives_output_errors_and_exit_codes() {
         .exits(7)
         .stdout("out\n")
         .stderr("err\n");
-    world.docker(["run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'"]).exits(137);
+    world.docker(["run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).exits(137);
     world
         .docker(["run", "--rm", "busybox", "/no/such/program"])
         .exits(127)
@@ -146,7 +146,16 @@ fn a_detached_container_logs_waits_stops_and_goes() {
 fn followed_logs_arrive_as_they_are_written_and_end_with_the_container() {
     let Some(world) = world() else { return };
     world
-        .docker(["run", "-d", "--name", "box", "busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.1; done"])
+        .docker([
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "busybox",
+            "sh",
+            "-c",
+            "for i in 1 2 3 4 5; do echo $i; sleep 0.1; done",
+        ])
         .success();
     world.docker(["logs", "-f", "box"]).success().stdout("1\n2\n3\n4\n5\n");
     world.docker(["logs", "--tail", "2", "box"]).success().stdout("4\n5\n");
@@ -217,8 +226,8 @@ fn images_are_committed_saved_loaded_imported_tagged_and_removed() {
         .docker(["image", "inspect", "-f", "{{json .Config.Cmd}} {{.Os}}", "made:v1"])
         .success()
         .stdout("[\"cat\",\"/made\"] linux\n");
-    world.docker(["create", "--name", "e", "busybox"]).success();
-    let export = world.docker(["export", "e"]).success();
+    world.docker(["create", "--name", "bare", "busybox"]).success();
+    let export = world.docker(["export", "bare"]).success();
     world
         .docker_with(["import", "-c", "CMD [\"echo\", \"imported\"]", "-", "flat:1"], &export.stdout)
         .success()

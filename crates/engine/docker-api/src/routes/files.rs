@@ -28,6 +28,14 @@ fn path(call: &Call) -> ApiResult<&str> {
     call.query.text("path").ok_or_else(|| ApiError::invalid("bad parameter: 'path' cannot be empty"))
 }
 
+/// Docker names the container as the caller did.
+fn named(error: engine::Error, id: &str) -> ApiError {
+    match error {
+        engine::Error::NoSuchPath { path, .. } => engine::Error::NoSuchPath { container: id.to_owned(), path }.into(),
+        other => other.into(),
+    }
+}
+
 fn stat_header(stat: engine::PathStat) -> ApiResult<HeaderValue> {
     let json = serde_json::to_vec(&container::PathStat::from_model(stat));
     let json = json.map_err(|error| ApiError::internal(format!("encode path stat: {error}")))?;
@@ -36,12 +44,12 @@ fn stat_header(stat: engine::PathStat) -> ApiResult<HeaderValue> {
 }
 
 pub(crate) async fn stat(call: Call, id: &str) -> ApiResult<Reply> {
-    let stat = call.engine.archive_stat(id, path(&call)?).await?;
+    let stat = call.engine.archive_stat(id, path(&call)?).await.map_err(|error| named(error, id))?;
     Ok(reply::header(reply::empty(StatusCode::OK), PATH_STAT, stat_header(stat)?))
 }
 
 pub(crate) async fn get(call: Call, id: &str) -> ApiResult<Reply> {
-    let (stat, archive) = call.engine.archive_get(id, path(&call)?).await?;
+    let (stat, archive) = call.engine.archive_get(id, path(&call)?).await.map_err(|error| named(error, id))?;
     let reply = reply::with_type(StatusCode::OK, reply::TAR, Body::Bytes(archive));
     Ok(reply::header(reply, PATH_STAT, stat_header(stat)?))
 }

@@ -259,8 +259,15 @@ impl<'a> Server<'a> {
             token::CONN => self.serve_conn(index, ready.events),
             token::PIDFD if self.adopting.is_none() => self.process_ended(index),
             token::REPORT => self.launch_news(index),
-            token::STDOUT | token::TTY | token::SINK_OUT => self.mark_busy(index, Stream::Stdout),
-            token::STDERR | token::SINK_ERR => self.mark_busy(index, Stream::Stderr),
+            token::SINK_OUT | token::SINK_ERR => {
+                let stream = if kind == token::SINK_OUT { Stream::Stdout } else { Stream::Stderr };
+                if ready.events.contains(Interest::ERR) {
+                    self.drop_left_sinks(index, stream);
+                }
+                self.mark_busy(index, stream);
+            }
+            token::STDOUT | token::TTY => self.mark_busy(index, Stream::Stdout),
+            token::STDERR => self.mark_busy(index, Stream::Stderr),
             _ => {}
         }
     }
@@ -837,6 +844,23 @@ impl<'a> Server<'a> {
                 Pumped::Idle { tail: false }
             }
         }
+    }
+
+    /// Subscribers whose reader has gone. A container that writes nothing would never find out by writing.
+    fn drop_left_sinks(&mut self, slot: usize, stream: Stream) {
+        let Some(source) = self.slots.get_mut(slot).and_then(Option::as_mut).and_then(|held| held.source(stream))
+        else {
+            return;
+        };
+        let mut closed = Vec::new();
+        // Nothing is asked for: what a poll reports unasked is that the other end is gone.
+        for sink in
+            source.sinks.extract_if(.., |sink| linux::epoll::poll_one(&sink.fd, Interest::empty(), 0).unwrap_or(true))
+        {
+            let _ = self.epoll.delete(&sink.fd);
+            closed.push(sink.key);
+        }
+        self.sinks_closed(slot, closed);
     }
 
     fn end_stream(&mut self, slot: usize, stream: Stream, closed: &mut Vec<u64>) {
