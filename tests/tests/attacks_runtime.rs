@@ -48,7 +48,7 @@ fn probe() -> &'static Path {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let messages = String::from_utf8(output.stdout).unwrap();
         let lines = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let path = lines.filter_map(|m| m["executable"].as_str().map(str::to_owned)).last();
+        let path = lines.filter_map(|m| m["executable"].as_str().map(str::to_owned)).next_back();
         path.expect("cargo names the executable").into()
     })
 }

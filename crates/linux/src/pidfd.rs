@@ -1,7 +1,8 @@
 //! Processes by descriptor: a pidfd never refers to another process, however often the number is used again.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::ns::Namespaces;
@@ -97,7 +98,8 @@ pub fn info(pidfd: impl AsFd) -> Result<Info> {
     }
 }
 
-/// One namespace of the process (Linux 6.11). ENOTTY before, ESRCH once it has ended.
+/// One namespace of the process. ESRCH once it has ended. Before Linux 6.11 by `/proc`, with the process checked to be alive
+/// after the namespace was opened, so that a number used again cannot stand in for it.
 pub fn namespace(pidfd: impl AsFd, kind: Namespaces) -> Result<OwnedFd> {
     let fd = pidfd.as_fd();
     let number = match kind {
@@ -113,12 +115,53 @@ pub fn namespace(pidfd: impl AsFd, kind: Namespaces) -> Result<OwnedFd> {
     };
     // SAFETY: `_IO(0xff, number)` takes no argument and returns a new descriptor (close-on-exec).
     let ret = unsafe { libc::ioctl(fd.as_raw_fd(), (0xff00u64 | number) as _, 0) };
-    sys::check_fd(ret.into()).attempt("ioctl", format_args!("fd {}, PIDFD_GET_NAMESPACE {kind:?}", fd.as_raw_fd()))
+    match sys::check_fd(ret.into()) {
+        Err(Errno::NOTTY | Errno::INVAL) => namespace_by_proc(fd, kind),
+        found => found.attempt("ioctl", format_args!("fd {}, PIDFD_GET_NAMESPACE {kind:?}", fd.as_raw_fd())),
+    }
+}
+
+fn namespace_by_proc(pidfd: BorrowedFd<'_>, kind: Namespaces) -> Result<OwnedFd> {
+    let name = match kind {
+        Namespaces::CGROUP => "cgroup",
+        Namespaces::IPC => "ipc",
+        Namespaces::MOUNT => "mnt",
+        Namespaces::NET => "net",
+        Namespaces::PID => "pid",
+        Namespaces::TIME => "time",
+        Namespaces::USER => "user",
+        _ => "uts",
+    };
+    let info = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&info)
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+        .attempt("read", format_args!("{info}"))?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse::<i32>().ok());
+    let Some(pid) = pid.filter(|pid| *pid > 0) else { return Err(Errno::SRCH).attempt("read", format_args!("{info}")) };
+    let path = format!("/proc/{pid}/ns/{name}");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Err(Errno::SRCH),
+        other => other,
+    };
+    let namespace = namespace.attempt("open", format_args!("{path}"))?;
+    send_signal(pidfd, 0)?;
+    Ok(namespace)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_is_the_same_by_descriptor_and_by_proc() {
+        let pidfd = open(std::process::id() as i32).unwrap();
+        let identity = |fd: OwnedFd| rustix::fs::fstat(fd).map(|s| (s.st_dev, s.st_ino)).unwrap();
+        for kind in [Namespaces::USER, Namespaces::MOUNT, Namespaces::NET, Namespaces::UTS] {
+            let by_proc = identity(namespace_by_proc(pidfd.as_fd(), kind).unwrap());
+            assert_eq!(identity(namespace(&pidfd, kind).unwrap()), by_proc, "{kind:?}");
+        }
+    }
 
     #[test]
     fn our_own_pidfd_tells_who_we_are() {
