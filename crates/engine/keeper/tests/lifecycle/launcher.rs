@@ -8,7 +8,10 @@ use linux::{exec, pipe, process, pty, signal};
 use runtime::{Cause, Event, Failure, RefusedKind};
 
 #[derive(Debug)]
-pub(crate) struct PlainLauncher;
+pub(crate) struct PlainLauncher {
+    /// Put into the environment of what is started, so that it can be found afterwards.
+    pub lab: std::path::PathBuf,
+}
 
 #[derive(Debug)]
 struct Plain {
@@ -34,6 +37,7 @@ impl Launcher for PlainLauncher {
         };
         let (report, say) = pipe::pipe().map_err(call)?;
         let gate = job.gate;
+        let lab = format!("KNARR_LAB={}", self.lab.display());
         let child = || {
             let run = || -> linux::Result<linux::Error> {
                 signal::reset_for_exec()?;
@@ -58,7 +62,7 @@ impl Launcher for PlainLauncher {
                 }
                 let program = std::ffi::CString::new(argv[0].as_str()).unwrap();
                 let argv = exec::CStrings::new(argv.iter().map(String::as_str))?;
-                Ok(exec::execve(&program, &argv, &exec::CStrings::new(["PATH=/usr/bin:/bin"])?))
+                Ok(exec::execve(&program, &argv, &exec::CStrings::new(["PATH=/usr/bin:/bin", &lab])?))
             };
             let error = run().unwrap_or_else(|error| error);
             let _ = pipe::write(&say, &postcard::to_allocvec(&error).unwrap());

@@ -22,7 +22,8 @@ fn main() {
         Some("keeper") => {
             let token = linux::clone::SingleThreaded::new().expect("one thread");
             let args = keeper::Args::parse(args.into_iter().skip(1)).expect("arguments");
-            if let Err(error) = keeper::serve(&token, &args, &launcher::PlainLauncher) {
+            let launcher = launcher::PlainLauncher { lab: args.run.clone() };
+            if let Err(error) = keeper::serve(&token, &args, &launcher) {
                 eprintln!("{error}");
                 std::process::exit(1);
             }
@@ -55,6 +56,7 @@ macro_rules! cases {
                         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
                         runtime.block_on($name());
                     });
+                    clean_up();
                     println!("test {} ... {} ({:?})", stringify!($name), if result.is_ok() { "ok" } else { "FAILED" }, started.elapsed());
                     if result.is_err() {
                         failed.push(stringify!($name));
@@ -85,11 +87,13 @@ cases! {
     an_idle_keeper_ends
 }
 
-/// A run directory whose keepers end with it.
+/// Run directories of the case that runs. They are cleaned up after its client has ended, which would start keepers again.
+static LABS: std::sync::Mutex<Vec<PathBuf>> = std::sync::Mutex::new(Vec::new());
+
+/// A run directory of its own.
 struct Lab {
     run: PathBuf,
     command: Vec<OsString>,
-    keepers: std::sync::Mutex<Vec<i32>>,
 }
 
 impl Lab {
@@ -97,8 +101,9 @@ impl Lab {
         let run = std::env::temp_dir().join(format!("knarr-keeper-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&run);
         std::fs::create_dir_all(&run).unwrap();
+        LABS.lock().unwrap().push(run.clone());
         let program = std::env::current_exe().unwrap();
-        Self { run, command: vec![program.into(), "keeper".into()], keepers: std::sync::Mutex::default() }
+        Self { run, command: vec![program.into(), "keeper".into()] }
     }
 
     fn config(&self) -> Config {
@@ -106,9 +111,7 @@ impl Lab {
     }
 
     async fn connect(&self) -> (Keeper, Vec<keeper::client::Held>, UnboundedReceiver<Event>) {
-        let (keeper, held, events) = Keeper::connect_or_spawn(self.config()).await.unwrap();
-        self.keepers.lock().unwrap().extend(keeper.pids());
-        (keeper, held, events)
+        Keeper::connect_or_spawn(self.config()).await.unwrap()
     }
 
     fn log(&self, id: &str) -> LogSpec {
@@ -116,26 +119,28 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for entry in std::fs::read_dir(self.run.join("keeper")).into_iter().flatten().flatten() {
-            if entry.file_name() == "keeper.log" {
-                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                let text: String = text.lines().filter(|line| !line.starts_with("crash point")).collect();
-                if !text.is_empty() {
-                    println!("keeper.log: {text}");
-                }
+/// Kills what still runs for the labs, and removes them.
+fn clean_up() {
+    for run in LABS.lock().unwrap().drain(..) {
+        let text = std::fs::read_to_string(run.join("keeper/keeper.log")).unwrap_or_default();
+        let text: String = text.lines().filter(|line| !line.starts_with("crash point")).collect();
+        if !text.is_empty() {
+            println!("keeper.log: {text}");
+        }
+        let mark = run.to_string_lossy().into_owned();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let told = |file: &str| {
+                let bytes = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes)
+                    .split('\0')
+                    .any(|word| word.strip_prefix("KNARR_LAB=").unwrap_or(word) == mark)
+            };
+            if told("cmdline") || told("environ") {
+                let _ = linux::process::kill(pid, 9);
             }
         }
-        for pid in self.keepers.lock().unwrap().iter() {
-            // Only what is still one of ours.
-            let ours = std::fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*self.run.to_string_lossy()));
-            if ours {
-                let _ = linux::process::kill(*pid, 9);
-            }
-        }
-        let _ = std::fs::remove_dir_all(&self.run);
+        let _ = std::fs::remove_dir_all(&run);
     }
 }
 
@@ -431,7 +436,6 @@ async fn an_engine_of_another_build_gets_a_keeper_of_its_own() {
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let config = Config { run: lab.run.clone(), command: vec![copy.into(), "keeper".into()] };
     let (new, held, mut events) = Keeper::connect_or_spawn(config).await.unwrap();
-    lab.keepers.lock().unwrap().extend(new.pids());
     assert_eq!(new.pids().len(), 2);
     assert_eq!(held.len(), 1);
     new.start(request("b", work(&["/bin/sleep", "1000"]))).await.unwrap();
@@ -500,7 +504,7 @@ impl Random {
 
 async fn killing_the_keeper_at_random_loses_nothing() {
     const WRITERS: usize = 4;
-    let kills: u64 = std::env::var("KNARR_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    let kills: u64 = std::env::var("KNARR_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
     let lab = Lab::new("kill");
     let mut random = Random::new();
     let (keeper, _, mut events) = lab.connect().await;
@@ -532,7 +536,6 @@ async fn killing_the_keeper_at_random_loses_nothing() {
         let next =
             tokio::time::timeout(Duration::from_secs(20), replaced).await.unwrap_or_else(|_| panic!("kill {kill}"));
         assert_ne!(next, victim);
-        lab.keepers.lock().unwrap().push(next);
     }
     for (n, pid) in pids.iter().enumerate() {
         let held = keeper.held(&format!("w{n}")).unwrap();
@@ -575,10 +578,7 @@ async fn killing_the_keeper_at_every_point_loses_nothing() {
         let mut deaths = 0;
         let exited = loop {
             match tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect(point).unwrap() {
-                Event::Replaced { pid } => {
-                    deaths += 1;
-                    lab.keepers.lock().unwrap().push(pid);
-                }
+                Event::Replaced { .. } => deaths += 1,
                 Event::Exited { exited, .. } => break exited,
                 Event::Lost { .. } => {}
             }
@@ -716,7 +716,6 @@ async fn an_idle_keeper_ends() {
     })
     .await
     .unwrap();
-    lab.keepers.lock().unwrap().push(pid);
     let memory = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let pss = memory.lines().find(|line| line.starts_with("Pss:")).unwrap().to_owned();
     println!("idle keeper {}", pss.split_whitespace().collect::<Vec<_>>().join(" "));
