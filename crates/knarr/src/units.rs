@@ -150,6 +150,11 @@ pub fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
+/// Nanoseconds since the epoch.
+pub fn now_nanos() -> i128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128)
+}
+
 /// `2026-11-21 01:02:03 +0000 UTC`: how Go prints a time, which is what `{{.CreatedAt}}` shows.
 pub fn go_time(seconds: i64) -> String {
     let Ok(time) = jiff::Timestamp::from_second(seconds) else { return String::new() };

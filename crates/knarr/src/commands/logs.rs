@@ -32,7 +32,7 @@ pub(super) static LOGS: Command = Command {
 fn run(context: &Context, matches: &Matches) -> Result<u8, Failure> {
     let name = encode(&matches.arguments[0]);
     let view = context.client.get(&format!("/containers/{name}/json"))?;
-    let now = i128::from(units::now()) * 1_000_000_000;
+    let now = units::now_nanos();
     let time = |flag: &str| matches.text(flag).map(|text| units::api_time(text, now)).transpose();
     let (since, until) = (time("since")?, time("until")?);
     let mut parameters = vec![("stdout", "1"), ("stderr", "1"), ("tail", matches.text("tail").unwrap_or("all"))];

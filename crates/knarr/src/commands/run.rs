@@ -57,7 +57,8 @@ pub(super) static CREATE: Command = Command {
 
 /// Docker says which command failed and where its help is; an engine's refusal of `run` exits with 125.
 fn explain(failure: Failure, command: &str) -> Failure {
-    if failure.message.is_empty() || failure.message.starts_with("knarr: ") {
+    // A missing terminal is said as it is, as docker does.
+    if failure.message.is_empty() || failure.message == stream::NO_TERMINAL {
         return failure;
     }
     let code = if failure.code == 1 { 125 } else { failure.code };

@@ -35,10 +35,12 @@ pub(super) enum End {
     Detached,
 }
 
+pub(super) const NO_TERMINAL: &str = "the input device is not a TTY";
+
 /// Refuses a terminal for the container where the client has none to give.
 pub(super) fn check_terminal(tty: bool, stdin: bool) -> Result<(), Failure> {
     if tty && stdin && !terminal::is_terminal(io::stdin()) {
-        return Err("the input device is not a TTY".into());
+        return Err(NO_TERMINAL.into());
     }
     Ok(())
 }

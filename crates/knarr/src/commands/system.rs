@@ -167,7 +167,7 @@ pub(super) static EVENTS: Command = Command {
 };
 
 fn events(context: &Context, matches: &Matches) -> Result<u8, Failure> {
-    let now = i128::from(units::now()) * 1_000_000_000;
+    let now = units::now_nanos();
     let time = |flag: &str| matches.text(flag).map(|text| units::api_time(text, now)).transpose();
     let (since, until) = (time("since")?, time("until")?);
     let filters = filters(matches.list("filter"))?;
