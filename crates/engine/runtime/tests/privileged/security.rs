@@ -161,7 +161,7 @@ fn swapped() {
     let (volume_, stop_) = (volume.clone(), stop.clone());
     // A process, not a thread: this program clones.
     let mut flipper = std::process::Command::new("/bin/sh")
-        .args(["-c", "while [ ! -e \"$2\" ]; do mv -T --exchange \"$1/a\" \"$1/b\" 2>/dev/null || { mv -T \"$1/a\" \"$1/t\" && mv -T \"$1/b\" \"$1/a\" && mv -T \"$1/t\" \"$1/b\"; }; done", "flip"])
+        .args(["-c", "while [ -e \"$1\" ] && [ ! -e \"$2\" ]; do mv -T --exchange \"$1/a\" \"$1/b\" 2>/dev/null || { mv -T \"$1/a\" \"$1/t\" && mv -T \"$1/b\" \"$1/a\" && mv -T \"$1/t\" \"$1/b\"; }; done", "flip"])
         .arg(volume_)
         .arg(stop_)
         .spawn()
