@@ -137,3 +137,40 @@ fn a_body_over_the_limit_is_refused() {
     );
     assert_eq!(status(&ask(&world, &format!("{head}{body}"))), "413");
 }
+
+#[test]
+fn attach_speaks_websocket() {
+    if !is_root() {
+        return;
+    }
+    let world = World::start();
+    let body = r#"{"Image":"busybox","Cmd":["cat"],"OpenStdin":true,"HostConfig":{"NetworkMode":"none"}}"#;
+    assert_eq!(world.api("POST", "/containers/create?name=box", Some(body)).0, 201);
+    assert_eq!(world.api("POST", "/containers/box/start", None).0, 204);
+    let mut stream = UnixStream::connect(world.socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let head = format!(
+        "GET /containers/box/attach/ws?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+    // Masked with zeros, which changes nothing.
+    for (opcode, sent, expected) in
+        [(2, &b"hello\n"[..], &b"\x82\x06hello\n"[..]), (9, b"hi", b"\x8a\x02hi"), (8, b"", b"\x88\x02\x03\xe8")]
+    {
+        let mut frame = vec![0x80 | opcode, 0x80 | sent.len() as u8, 0, 0, 0, 0];
+        frame.extend_from_slice(sent);
+        stream.write_all(&frame).unwrap();
+        let mut got = vec![0; expected.len()];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, expected, "opcode {opcode}");
+    }
+}

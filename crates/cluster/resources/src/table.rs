@@ -1,4 +1,6 @@
 //! What `kubectl get` prints: the columns of each kind and their cells.
+//!
+//! One file because it is a table: one entry a kind, alike in shape.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

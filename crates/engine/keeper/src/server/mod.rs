@@ -1,6 +1,8 @@
 //! The keeper's process: one thread, one epoll loop. It starts what it is asked to start, moves output, notes ends, answers engines.
 //!
 //! It allocates when something starts and hardly ever after; an idle keeper wakes for nothing.
+//!
+//! One file because it is one state machine: every event may touch what is held, who listens, and the loop's own books.
 
 mod conn;
 mod held;
