@@ -17,7 +17,6 @@ use super::{Context, Fatal, Outcome, container_id, foreground, protect};
 const CREATE: &[Flag] = &[
     value(&["bundle", "b"]),
     value(&["console-socket"]),
-    value(&["pidfd-socket"]),
     value(&["pid-file"]),
     switch(&["no-pivot"]),
     switch(&["no-new-keyring"]),
@@ -27,7 +26,6 @@ const CREATE: &[Flag] = &[
 const RUN: &[Flag] = &[
     value(&["bundle", "b"]),
     value(&["console-socket"]),
-    value(&["pidfd-socket"]),
     value(&["pid-file"]),
     switch(&["no-pivot"]),
     switch(&["no-new-keyring"]),
@@ -52,7 +50,7 @@ pub(super) fn run(context: &Context, rest: &[String]) -> Outcome {
     protect(context)?;
     let prefix = |fatal: Fatal| fatal.prefix("runc run failed: ");
     let detach = flags.is_set("detach");
-    let relay = if detach { None } else { Some(foreground::Signals::block()?) };
+    let relay = if detach { None } else { Some(foreground::Signals::block(!flags.is_set("no-subreaper"))?) };
     let mut made = make(context, &flags, if detach { Mode::Detached } else { Mode::Foreground }).map_err(prefix)?;
     made.commit().map_err(prefix)?;
     let record = made.dir.read()?;

@@ -16,7 +16,6 @@ use super::{Context, Fatal, Outcome, foreground, protect};
 
 const FLAGS: &[Flag] = &[
     value(&["console-socket"]),
-    value(&["pidfd-socket"]),
     value(&["cwd"]),
     value(&["env", "e"]),
     switch(&["tty", "t"]),
@@ -87,7 +86,7 @@ fn run(context: &Context, flags: &Parsed) -> Outcome {
         }
         (_, Some(_), _) => return Err("cannot use console socket if runc will not detach or allocate tty".into()),
     };
-    let signals = if detach { None } else { Some(foreground::Signals::block()?) };
+    let signals = if detach { None } else { Some(foreground::Signals::block(!flags.is_set("no-subreaper"))?) };
     let launched = launch_exec(&context.token, &plan, &target, stdio)
         .map_err(|failure| format!("unable to start container process: {failure}"))?;
     let mut master = None;

@@ -25,8 +25,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn block() -> Result<Self, Fatal> {
-        linux::process::set_subreaper(true)?;
+    pub(super) fn block(subreaper: bool) -> Result<Self, Fatal> {
+        if subreaper {
+            linux::process::set_subreaper(true)?;
+        }
         Ok(Self { fd: SignalFd::new(&FORWARDED)? })
     }
 }

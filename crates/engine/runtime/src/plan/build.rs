@@ -115,8 +115,8 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
             if facts.resctrl { "resctrl groups are not supported" } else { "this host has no resctrl file system" },
         );
     }
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !facts.selinux {
-        faults.unsupported("linux.mountLabel", "this kernel has no SELinux");
+    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
+        faults.unsupported("linux.mountLabel", "labels of mounts are not supported");
     }
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         faults.unsupported("linux.netDevices", "moving network interfaces into the container is not supported");
