@@ -12,7 +12,26 @@ use crate::Error;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
-    file: Arc<File>,
+    file: Arc<Locked>,
+}
+
+/// The file with its lock. A child that was forked but has not yet called exec holds the descriptor too, so closing ours
+/// would not free the lock; unlocking does.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+impl std::ops::Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
 }
 
 impl Backend {
@@ -32,7 +51,7 @@ impl Backend {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
-        Ok(Self { file: Arc::new(file) })
+        Ok(Self { file: Arc::new(Locked(file)) })
     }
 
     pub(crate) fn size_bytes(&self) -> io::Result<u64> {

@@ -97,7 +97,7 @@ pub fn pack(root: &Root, path: &Path, output: &mut (dyn Write + Send)) -> Result
     if linux::fs::file_type(&stat) == FileType::Directory {
         let dir = linux::fs::reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY).context(what)?;
         let name = if target.name == "/" { Vec::new() } else { target.name.into_bytes() };
-        packer.tree(&dir, &name, &stat)?;
+        crate::deep::walk(|| packer.tree(&dir, &name, &stat)).context(what)??;
     } else {
         let parent = path.parent().unwrap_or(Path::new("/"));
         let (parent, name) = match root.parent(path) {

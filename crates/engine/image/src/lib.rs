@@ -20,6 +20,7 @@ pub mod archive;
 mod changes;
 pub mod chunk;
 pub mod config;
+mod deep;
 mod error;
 mod glob;
 pub mod hash;

@@ -13,8 +13,7 @@ use linux::fs::{FileType, Mode, OFlags, Root, Stat};
 use crate::error::{Context, Result};
 use crate::layer::is_whiteout;
 
-/// Deeper trees than any path can name are not walked.
-pub(crate) const DEPTH_MAX: usize = 2048;
+pub(crate) use crate::tar::path::DEPTH_MAX;
 
 pub(crate) struct Union {
     root: Node,

@@ -636,3 +636,88 @@ fn loads_removals_and_collections_at_once_leave_a_whole_store() {
     test.assert_clean();
     assert_eq!(std::fs::read_dir(test.folder.path().join("layers")).unwrap().count(), 0);
 }
+
+/// Small on the wire, huge when inflated: refused at the limit, with little memory and nothing left behind.
+#[test]
+fn bombs_are_stopped_at_their_limit() {
+    if !root_or_skip("bombs") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let db = db::Db::open(&folder.path().join("knarr.db")).unwrap();
+    let limits = Limits { layer_bytes: 8 << 20, layer_entries: 1000, ratio: 100, ..Default::default() };
+    let options = Options { limits, ..Default::default() };
+    let store = Store::open(folder.path(), db, options).unwrap();
+    let zeros = "\0".repeat(12 << 20);
+    let large = tar(&[file("zeros", &zeros)]);
+    let many: Vec<_> = (0..1001).map(|n| file(&format!("f{n}"), "")).collect();
+    let many = tar(&many);
+    let deep = tar(&[dir(&"d/".repeat(2000))]);
+    for (what, layer, says) in [
+        ("bytes", &large, "more than 8388608 bytes"),
+        ("entries", &many, "more than 1000 entries"),
+        ("depth", &deep, "path is deeper than 512 directories"),
+    ] {
+        for pack in [gzip, zstd] {
+            let mut oci = OciArchive::default();
+            let image = oci.image(&[layer], "+gzip", pack, serde_json::json!({}));
+            let error = store.load(&mut &oci.name(image, "bomb").tar()[..], &Default::default(), &|_| {}).unwrap_err();
+            assert!(error.to_string().contains(says), "{what}: {error}");
+            assert_eq!(store.check(true).unwrap(), []);
+        }
+    }
+    // The stream under a gzip member that is itself a gzip member is no tar.
+    let nested = gzip(&gzip(&tar(&[file("a", "1")])));
+    let mut oci = OciArchive::default();
+    let config = oci.blob("config.v1+json", config(&[&nested], serde_json::json!({})));
+    let layer = oci.blob("layer.v1.tar+gzip", nested);
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    let manifest = oci.json("manifest.v1+json", &manifest);
+    assert!(store.load(&mut &oci.name(manifest, "nested").tar()[..], &Default::default(), &|_| {}).is_err());
+    assert_eq!(std::fs::read_dir(folder.path().join("layers")).unwrap().count(), 0);
+
+    // The deepest tree that is taken can also be walked and removed.
+    let deepest = tar(&[dir(&"d/".repeat(512))]);
+    let loaded = store.load(&mut &docker_archive(&[("deep", &[&deepest])])[..], &Default::default(), &|_| {}).unwrap();
+    let snapshot = store.prepare("c", &loaded[0].id).unwrap();
+    run("mkdir", &["-p", &"u/".repeat(512)], &snapshot.upper);
+    let mut exported = Vec::new();
+    store.export("c", &mut exported).unwrap();
+    assert_eq!(store.diff("c").unwrap().len(), 512);
+    assert_eq!(store.snapshot_usage("c").unwrap().0, 0);
+    store.commit("c", &CommitOptions::default()).unwrap();
+    store.remove_snapshot("c").unwrap();
+    store.prune(&PruneFilter { dangling: false, ..Default::default() }).unwrap();
+    assert_eq!(store.check(true).unwrap(), []);
+    assert_eq!(std::fs::read_dir(folder.path().join("layers")).unwrap().count(), 0);
+}
+
+/// As many layers as the kernel stacks, with a container on top; one more is refused.
+#[test]
+fn the_only_limit_of_layers_is_the_kernels() {
+    if !root_or_skip("many layers") {
+        return;
+    }
+    let most = Limits::default().layers;
+    let layers: Vec<Vec<u8>> = (0..most).map(|n| tar(&[dir("./"), file(&format!("layer{n}"), "x")])).collect();
+    let all: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    let test = TestStore::new();
+    test.load(&docker_archive(&[("tall", &all)])).unwrap();
+    let id = test.store.resolve("tall").unwrap();
+    assert_eq!(test.store.prepare("c", &id).unwrap().lowers.len(), most + 1);
+    for writable in [true, false] {
+        let mount = test.store.mount("c", writable).unwrap();
+        let root = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
+        let seen = (0..most).filter(|n| Path::new(&root).join(format!("layer{n}")).exists()).count();
+        assert_eq!(seen, most);
+    }
+    assert_eq!(test.store.check(false).unwrap(), []);
+    let few = tempfile::tempdir().unwrap();
+    let db = db::Db::open(&few.path().join("knarr.db")).unwrap();
+    let options = Options { limits: Limits { layers: 3, ..Default::default() }, ..Default::default() };
+    let store = Store::open(few.path(), db, options).unwrap();
+    let load = |n: usize| store.load(&mut &docker_archive(&[("app", &all[..n])])[..], &Default::default(), &|_| {});
+    assert!(load(3).is_ok());
+    let error = load(4).unwrap_err();
+    assert!(error.to_string().contains("max depth exceeded"), "{error}");
+}

@@ -338,16 +338,29 @@ impl<'scope> Applier<'_, 'scope> {
         linux::xattr::set(dir, name, b"y")
     }
 
-    /// The directory at `parts`, made if missing.
+    /// The directory at `parts`, made if missing. From the deepest part that is there downwards, never by recursion: the
+    /// depth is the archive's choice.
     fn dir(&mut self, parts: &[&[u8]], entry: &Entry) -> Result<Arc<Dir>> {
-        if let Some(dir) = self.dirs.get(parts).context(|| describe(entry))? {
-            return Ok(dir);
-        }
-        let Some((name, above)) = parts.split_last() else {
-            return Err(Error::Damaged("a layer lost its root".into()));
+        let mut have = parts.len();
+        let mut dir = loop {
+            if let Some(dir) = self.dirs.get(&parts[..have]).context(|| describe(entry))? {
+                break dir;
+            }
+            have = have.checked_sub(1).ok_or_else(|| Error::Damaged("a layer lost its root".into()))?;
         };
-        let parent = self.dir(above, entry)?;
-        let place = self.place(&parent, name);
+        while have < parts.len() {
+            self.implicit_dir(&dir, parts[have], entry)?;
+            have += 1;
+            dir = self.dirs.get(&parts[..have]).context(|| describe(entry))?.ok_or_else(|| {
+                Error::Damaged(format!("{}: a directory just made is not there", String::from_utf8_lossy(&entry.path)))
+            })?;
+        }
+        Ok(dir)
+    }
+
+    /// Makes a directory that no member has described so far.
+    fn implicit_dir(&mut self, parent: &Arc<Dir>, name: &[u8], entry: &Entry) -> Result<()> {
+        let place = self.place(parent, name);
         if self.pending.contains(&place) {
             self.barrier()?;
         }
@@ -355,9 +368,9 @@ impl<'scope> Applier<'_, 'scope> {
         let mut was_whiteout = false;
         if !self.seen.insert(place) {
             // A whiteout, or a link that leads nowhere.
-            match linux::fs::lstatat(&parent, os_name) {
+            match linux::fs::lstatat(parent, os_name) {
                 Ok(stat) if is_whiteout(&stat) => {
-                    linux::fs::unlinkat(&parent, os_name).context(|| describe(entry))?;
+                    linux::fs::unlinkat(parent, os_name).context(|| describe(entry))?;
                     was_whiteout = true;
                 }
                 Ok(_) => return Err(self.refuse(&entry.path, "a part of the path is no directory")),
@@ -365,18 +378,15 @@ impl<'scope> Applier<'_, 'scope> {
                 Err(e) => return Err(e).context(|| describe(entry)),
             }
         }
-        linux::fs::mkdirat(&parent, os_name, Mode::from_raw_mode(IMPLICIT_MODE)).context(|| describe(entry))?;
+        linux::fs::mkdirat(parent, os_name, Mode::from_raw_mode(IMPLICIT_MODE)).context(|| describe(entry))?;
         if was_whiteout {
-            let made = linux::tree::open_dir(&parent, os_name).context(|| describe(entry))?;
-            self.set_opaque(made).context(|| describe(entry))?;
-        } else {
-            let path = parent.join(name);
-            self.remember(path.len())?;
-            self.unpacked.implicit_dirs.push(path);
+            let made = linux::tree::open_dir(parent, os_name).context(|| describe(entry))?;
+            return self.set_opaque(made).context(|| describe(entry));
         }
-        self.dirs.get(parts).context(|| describe(entry))?.ok_or_else(|| {
-            Error::Damaged(format!("{}: a directory just made is not there", String::from_utf8_lossy(&entry.path)))
-        })
+        let path = parent.join(name);
+        self.remember(path.len())?;
+        self.unpacked.implicit_dirs.push(path);
+        Ok(())
     }
 
     /// Makes room for a new thing at a name; true if there was a whiteout. What is replaced moves beside the layer while the

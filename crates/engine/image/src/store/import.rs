@@ -94,7 +94,7 @@ impl Store {
             std::thread::scope(|scope| {
                 let packing = scope.spawn(|| {
                     let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, writer));
-                    pack::pack_layer(&mut packer, &upper)?;
+                    crate::deep::walk(|| pack::pack_layer(&mut packer, &upper)).context(|| "pack a layer")??;
                     let mut out = packer.finish()?;
                     out.flush().map_err(|source| Error::Stream { what: "write the layer", source })
                 });
@@ -145,7 +145,7 @@ impl Store {
         let upper = Root::open(self.snapshots_dir().join(container).join("upper"))
             .context(|| format!("open snapshot {container}"))?
             .into_fd();
-        pack::diff(&upper, &below)
+        crate::deep::walk(|| pack::diff(&upper, &below)).context(|| format!("compare {container}"))?
     }
 
     /// The merged tree as a tar. Volumes are not part of it.
@@ -153,7 +153,7 @@ impl Store {
         let union = self.union_of(container)?;
         let stream = |source| Error::Stream { what: "write the archive", source };
         let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, output));
-        pack::pack_union(&mut packer, &union)?;
+        crate::deep::walk(|| pack::pack_union(&mut packer, &union)).context(|| format!("export {container}"))??;
         packer.finish()?.flush().map_err(stream)
     }
 

@@ -112,7 +112,8 @@ impl Store {
         let record = self.snapshot_record(container)?;
         let upper = Root::open(self.snapshots_dir().join(container).join("upper")).context(|| "open a snapshot")?;
         let mut inodes = std::collections::HashSet::new();
-        let written = tree_bytes(upper.as_fd(), &mut inodes, 0).context(|| format!("size of snapshot {container}"))?;
+        let what = || format!("size of snapshot {container}");
+        let written = crate::deep::walk(|| tree_bytes(upper.as_fd(), &mut inodes, 0)).context(what)?.context(what)?;
         let read = self.db.read()?;
         let mut below = 0;
         for chain in &record.layers {

@@ -3,6 +3,8 @@
 /// The longest path and component that Linux takes.
 pub const PATH_BYTES_MAX: usize = 4095;
 pub const NAME_BYTES_MAX: usize = 255;
+/// Deeper trees than this are attacks: whatever walks them holds a descriptor and a stack frame for each level.
+pub const DEPTH_MAX: usize = 512;
 
 /// The components of a path in an archive. Leading `/` and `./` mean the archive's root; an empty answer is the root itself.
 /// `..` is refused anywhere: no layer that a tool made by comparing trees has one.
@@ -24,6 +26,9 @@ pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, String> {
             _ if part.len() > NAME_BYTES_MAX => return Err(format!("name is longer than {NAME_BYTES_MAX} bytes")),
             _ => parts.push(part),
         }
+    }
+    if parts.len() > DEPTH_MAX {
+        return Err(format!("path is deeper than {DEPTH_MAX} directories"));
     }
     Ok(parts)
 }
