@@ -221,10 +221,10 @@ impl Inner {
     fn sweep(&self) {
         let known = |name: &str| name.parse().is_ok_and(|id| self.registry().get(id).is_some());
         for name in self.images.snapshots().unwrap_or_default() {
-            if !known(&name) {
-                if let Err(error) = self.images.remove_snapshot(&name) {
-                    tracing::warn!(snapshot = name, %error, "cannot remove a left-over root file system");
-                }
+            if !known(&name)
+                && let Err(error) = self.images.remove_snapshot(&name)
+            {
+                tracing::warn!(snapshot = name, %error, "cannot remove a left-over root file system");
             }
         }
         for name in names_in(&self.containers_dir()) {

@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn entrypoint_and_command_merge_as_docker_does() {
         // (asked entrypoint, asked cmd, image entrypoint, image cmd) -> program and arguments
-        let rows: [(Option<&str>, Option<&str>, Option<&str>, Option<&str>, Option<&str>); 9] = [
+        type Line = Option<&'static str>;
+        let rows: [(Line, Line, Line, Line, Line); 9] = [
             (None, None, None, Some("sh"), Some("sh")),
             (None, Some("ls -l"), None, Some("sh"), Some("ls -l")),
             (None, None, Some("/entry"), Some("serve"), Some("/entry serve")),

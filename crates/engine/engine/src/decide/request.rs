@@ -305,7 +305,8 @@ mod tests {
             driver: String::new(),
             options: pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         };
-        let rows: [(&[(&str, &str)], Option<u64>, u32); 5] = [
+        type Options = &'static [(&'static str, &'static str)];
+        let rows: [(Options, Option<u64>, u32); 5] = [
             (&[], Some(20 << 20), 5),
             (&[("max-size", "10m")], Some(10 << 20), 1),
             (&[("max-size", "1.5k"), ("max-file", "3")], Some(1536), 3),

@@ -252,7 +252,7 @@ mod tests {
             for _ in 0..count {
                 let n = self.next;
                 let time = jiff::Timestamp::from_second(1_000_000 + i64::from(n)).unwrap();
-                let stream = if n % 2 == 0 { "stdout" } else { "stderr" };
+                let stream = if n.is_multiple_of(2) { "stdout" } else { "stderr" };
                 writeln!(file, "{{\"log\":\"{n}\\n\",\"stream\":\"{stream}\",\"time\":\"{time}\"}}").unwrap();
                 self.next += 1;
             }

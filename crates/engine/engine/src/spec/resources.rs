@@ -67,7 +67,7 @@ pub(crate) fn check_resources(r: &Resources, cpus: usize) -> Result<()> {
     }
     for limit in &r.ulimits {
         rlimit_type(&limit.name)?;
-        if limit.soft > limit.hard && limit.hard != -1 || limit.soft == -1 && limit.hard != -1 {
+        if limit.hard != -1 && (limit.soft > limit.hard || limit.soft == -1) {
             return refused(format!(
                 "ulimit soft limit must be less than or equal to hard limit: {} > {}",
                 limit.soft, limit.hard

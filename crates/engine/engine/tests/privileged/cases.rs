@@ -763,16 +763,16 @@ async fn many_containers_are_made_quickly() {
     }
     println!("  create {:.2}, start {:.2}, wait {:.2}, remove {:.2} ms", steps[0], steps[1], steps[2], steps[3]);
     let begun = Instant::now();
-    for _ in 0..50 {
+    for _ in 0..20 {
         cycle(&engine).await;
     }
-    println!("  one after another: {:.2} ms each", begun.elapsed().as_secs_f64() * 20.0);
+    println!("  one after another: {:.2} ms each", begun.elapsed().as_secs_f64() * 50.0);
     let begun = Instant::now();
     let workers: Vec<_> = (0..8)
         .map(|_| {
             let engine = engine.clone();
             tokio::spawn(async move {
-                for _ in 0..25 {
+                for _ in 0..5 {
                     let id = create(&engine, command(&["true"])).await;
                     let waiter = engine.wait(&id, WaitCondition::NextExit).await.unwrap();
                     engine.start(&id).await.unwrap();
@@ -785,6 +785,6 @@ async fn many_containers_are_made_quickly() {
     for worker in workers {
         worker.await.unwrap();
     }
-    println!("  eight at a time: {:.0} a second", 200.0 / begun.elapsed().as_secs_f64());
+    println!("  eight at a time: {:.0} a second", 40.0 / begun.elapsed().as_secs_f64());
     clean(&engine).await;
 }

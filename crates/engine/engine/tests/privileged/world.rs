@@ -130,14 +130,14 @@ fn busybox_tar() -> Vec<u8> {
     ];
     let program = std::fs::read("/bin/busybox").expect("busybox-static is installed");
     let mut tar = Writer::new(Vec::new());
-    let mut entry = |path: &str, kind: Kind, mode: u32| {
+    let entry = |path: &str, kind: Kind, mode: u32| {
         let mtime = Time { secs: 1_700_000_000, nanos: 0 };
         Entry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime, xattrs: Vec::new() }
     };
     for dir in ["bin", "etc", "tmp", "root", "data"] {
         tar.entry(&entry(dir, Kind::Dir, if dir == "tmp" { 0o1777 } else { 0o755 })).unwrap();
     }
-    let mut file = |tar: &mut Writer<Vec<u8>>, path: &str, bytes: &[u8], mode: u32| {
+    let file = |tar: &mut Writer<Vec<u8>>, path: &str, bytes: &[u8], mode: u32| {
         tar.entry(&entry(path, Kind::File(FileData::plain(bytes.len() as u64)), mode)).unwrap();
         tar.data(bytes).unwrap();
     };
