@@ -11,7 +11,15 @@ use std::sync::Mutex;
 use blackbox::{World, eventually, is_root};
 
 /// Points that this life does not pass, and why.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("keeper.log.rotate", "a log of ten megabytes; the keeper's own tests"),
+    ("keeper.log.rotated", "a log of ten megabytes; the keeper's own tests"),
+    ("runtime.create.claimed", "runc's command line, which has no engine"),
+    ("runtime.create.ready", "runc's command line, which has no engine"),
+    ("runtime.create.recorded", "runc's command line, which has no engine"),
+    ("runtime.delete.group_removed", "runc's command line, which has no engine"),
+    ("runtime.start.opened", "runc's command line, which has no engine"),
+];
 
 /// `crash::point("...")` in every crate but the cluster's, whose crash tests are its own.
 fn points() -> BTreeSet<String> {
@@ -197,6 +205,11 @@ fn every_step_can_be_the_last_one() {
     let failed = failed.into_inner().expect("every thread has ended");
     let mut missed = missed.into_inner().expect("every thread has ended");
     missed.retain(|point| !ELSEWHERE.iter().any(|(known, _)| known == point));
-    eprintln!("{} points, {} failed, not passed by this life: {missed:?}", points.len(), failed.len());
+    eprintln!("{} points swept; not passed, though nobody else sweeps them: {missed:?}", points.len());
     assert!(failed.is_empty(), "not survived: {failed:#?}");
+    // Which of two processes comes first decides about a few points; a life that passes ever fewer is no test any more.
+    assert!(
+        missed.len() * 10 <= points.len(),
+        "this life does not pass {missed:?}: let it, or say in ELSEWHERE who does"
+    );
 }
