@@ -164,10 +164,20 @@ impl Server {
         &self.api.keys.ca_pem
     }
 
-    /// Ends connections and watches, and waits until the listener is closed.
+    /// Ends connections, watches and controllers, and waits until nobody uses the store any more, so that it can be
+    /// opened again at once. Requests that hang are not waited for longer than ten seconds.
     pub async fn stop(self) {
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
         self.api.stopping.cancel();
         let _ = self.accepting.await;
+        let unused = async {
+            while Arc::strong_count(&self.api) > 1 {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, unused).await.is_err() {
+            tracing::warn!("requests were still being answered when the server stopped");
+        }
     }
 }
 

@@ -136,14 +136,14 @@ pub async fn token_user(api: &Api, token: &str, wanted: &[String]) -> Outcome<Op
     // The account must be the same that the token was made for, and what it is bound to must still be there.
     let accounts = api.builtin("", "serviceaccounts");
     let account = api.get_object(&accounts, &claims.namespace, &claims.name).await?;
-    if !account.is_some_and(|(account, _)| meta::uid(&account) == claims.uid) {
+    if account.is_none_or(|(account, _)| meta::uid(&account) != claims.uid) {
         return Ok(None);
     }
     let mut user = User::service_account(&claims.namespace, &claims.name, &claims.uid);
     if let Some((plural, name, uid)) = &claims.bound {
         let resource = api.builtin("", plural);
         let object = api.get_object(&resource, &claims.namespace, name).await?;
-        if !object.is_some_and(|(object, _)| meta::uid(&object) == uid) {
+        if object.is_none_or(|(object, _)| meta::uid(&object) != uid) {
             return Ok(None);
         }
         let kind = plural.trim_end_matches('s');

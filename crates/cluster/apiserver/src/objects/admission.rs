@@ -92,7 +92,9 @@ impl Call {
                 let toleration =
                     json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
                 let list = meta::object_at(pod, &["spec"]).entry("tolerations").or_insert_with(|| json!([]));
-                list.as_array_mut().map(|list| list.push(toleration));
+                if let Some(list) = list.as_array_mut() {
+                    list.push(toleration)
+                }
             }
         }
         self.priority(pod).await
@@ -234,7 +236,9 @@ fn mount_token(pod: &mut Value) {
             }
             let mount = json!({"name": name, "mountPath": TOKEN_PATH, "readOnly": true});
             let mounts = meta::object_at(container, &[]).entry("volumeMounts").or_insert_with(|| json!([]));
-            mounts.as_array_mut().map(|mounts| mounts.push(mount));
+            if let Some(mounts) = mounts.as_array_mut() {
+                mounts.push(mount)
+            }
             used = true;
         }
     }
@@ -247,7 +251,9 @@ fn mount_token(pod: &mut Value) {
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
     ]}});
     let volumes = meta::object_at(pod, &["spec"]).entry("volumes").or_insert_with(|| json!([]));
-    volumes.as_array_mut().map(|volumes| volumes.push(volume));
+    if let Some(volumes) = volumes.as_array_mut() {
+        volumes.push(volume)
+    }
 }
 
 fn found_volume(pod: &Value, name: &str) -> bool {

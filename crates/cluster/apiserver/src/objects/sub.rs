@@ -38,8 +38,8 @@ impl Call {
             (_, "status" | "approval" | "ephemeralcontainers" | "resize", "get") => self.get().await,
             (_, "status", "update") => self.update("status").await,
             (_, "status", "patch") => self.patch("status").await,
-            (_, sub @ ("approval" | "ephemeralcontainers" | "resize"), "update") => self.update(&sub.to_owned()).await,
-            (_, sub @ ("approval" | "ephemeralcontainers" | "resize"), "patch") => self.patch(&sub.to_owned()).await,
+            (_, sub @ ("approval" | "ephemeralcontainers" | "resize"), "update") => self.update(sub).await,
+            (_, sub @ ("approval" | "ephemeralcontainers" | "resize"), "patch") => self.patch(sub).await,
             _ => Err(self.not_supported()),
         }
     }

@@ -210,7 +210,7 @@ impl Call {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Outcome<Option<tokio::sync::OwnedMutexGuard<()>>> {
-        if self.resource.group != "" || self.resource.plural != "services" {
+        if !self.resource.group.is_empty() || self.resource.plural != "services" {
             return Ok(None);
         }
         let guard = self.api.allocation.clone().lock_owned().await;
