@@ -62,6 +62,7 @@ impl Engine {
         if let Err(error) = blocking(move || inner.save_states(&ids)).await {
             tracing::error!(%error, "cannot write the state of containers");
         }
+        self.inner.remove_cgroup_parent();
     }
 }
 

@@ -201,6 +201,15 @@ impl Inner {
         }
     }
 
+    /// Removes the instance's cgroup in each hierarchy, where no container has one below it any more.
+    pub(crate) fn remove_cgroup_parent(&self) {
+        let Ok(layout) = linux::cgroup::Layout::detect() else { return };
+        for hierarchy in &layout.hierarchies {
+            // Not empty, or never made: both are fine, and the kernel knows.
+            let _ = std::fs::remove_dir(hierarchy.mount.join(self.facts.cgroup_parent.trim_start_matches('/')));
+        }
+    }
+
     /// Ends and forgets what has no record.
     async fn let_go(&self, id: &str, held: &Held) {
         match (held.kind, held.phase) {

@@ -38,11 +38,17 @@ impl Drop for World {
     fn drop(&mut self) {
         // The keeper ends by itself when it has nothing to hold; what a failed test left running must end first.
         let run = self.run();
-        for keeper in keepers_of(&run) {
-            for child in linux::proc::children(keeper).unwrap_or_default() {
-                kill(child);
+        // An engine that has not quite ended starts another keeper for the one that dies: until none has come for a while.
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < Duration::from_millis(200) {
+            for keeper in keepers_of(&run) {
+                for child in linux::proc::children(keeper).unwrap_or_default() {
+                    kill(child);
+                }
+                kill(keeper);
+                quiet_since = Instant::now();
             }
-            kill(keeper);
+            std::thread::sleep(Duration::from_millis(10));
         }
         let parent = format!("knarr-{}", tag(&run));
         let layout = linux::cgroup::Layout::detect().unwrap();
