@@ -63,6 +63,13 @@ impl Engine {
             tracing::error!(%error, "cannot write the state of containers");
         }
         self.inner.remove_cgroup_parent();
+        // A keeper that dies from now on is the next engine's to replace.
+        self.inner.keeper.close();
+    }
+
+    /// The client of this engine's keeper.
+    pub fn keeper(&self) -> keeper::client::Keeper {
+        self.inner.keeper.clone()
     }
 }
 

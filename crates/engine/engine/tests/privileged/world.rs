@@ -1,5 +1,6 @@
 //! A place for one engine, removed with everything in it when the test ends, however it ends.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -7,11 +8,12 @@ use engine::*;
 
 pub struct World {
     dir: tempfile::TempDir,
+    keepers: RefCell<Vec<keeper::client::Keeper>>,
 }
 
 impl World {
     pub fn new() -> Self {
-        Self { dir: tempfile::Builder::new().prefix("knarr-engine-").tempdir().unwrap() }
+        Self { dir: tempfile::Builder::new().prefix("knarr-engine-").tempdir().unwrap(), keepers: RefCell::default() }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -23,7 +25,9 @@ impl World {
     }
 
     pub async fn engine(&self) -> Engine {
-        Engine::open(config(&self.root(), &self.run())).await.unwrap()
+        let engine = Engine::open(config(&self.root(), &self.run())).await.unwrap();
+        self.keepers.borrow_mut().push(engine.keeper());
+        engine
     }
 
     /// With the image `busybox`.
@@ -38,17 +42,15 @@ impl Drop for World {
     fn drop(&mut self) {
         // The keeper ends by itself when it has nothing to hold; what a failed test left running must end first.
         let run = self.run();
-        // An engine that has not quite ended starts another keeper for the one that dies: until none has come for a while.
-        let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < Duration::from_millis(200) {
-            for keeper in keepers_of(&run) {
-                for child in linux::proc::children(keeper).unwrap_or_default() {
-                    kill(child);
-                }
-                kill(keeper);
-                quiet_since = Instant::now();
+        // Parts of an engine may live as long as the test's runtime: they must not start another keeper for the one that dies.
+        for client in self.keepers.take() {
+            client.close();
+        }
+        for keeper in keepers_of(&run) {
+            for child in linux::proc::children(keeper).unwrap_or_default() {
+                kill(child);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            kill(keeper);
         }
         let parent = format!("knarr-{}", tag(&run));
         let layout = linux::cgroup::Layout::detect().unwrap();

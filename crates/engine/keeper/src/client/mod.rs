@@ -201,6 +201,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     links: BTreeMap<u32, Link>,
+    /// The engine is ending: a keeper that dies now is the next engine's to replace.
+    closed: bool,
     /// The highest number ever used.
     generation: u32,
     seq: u64,
@@ -220,6 +222,11 @@ impl State {
 }
 
 impl Keeper {
+    /// From now on no keeper is started in place of one that dies: the engine is ending.
+    pub fn close(&self) {
+        self.shared.state().closed = true;
+    }
+
     /// Finds the keepers of this run directory, starts one if none fits, and tells what they hold. Events of processes that ended before are
     /// not repeated: their phase says so.
     pub async fn connect_or_spawn(config: Config) -> Result<(Self, Vec<Held>, mpsc::UnboundedReceiver<Event>)> {
@@ -506,7 +513,7 @@ impl Shared {
             }
             announced
         });
-        let orphans = !dead.held.is_empty();
+        let orphans = !dead.held.is_empty() && !state.closed;
         if !orphans {
             state.links.remove(&generation);
         }
@@ -519,6 +526,9 @@ impl Shared {
         let _one_at_a_time = self.starting.lock().await;
         let mut wait = Duration::from_millis(50);
         let (next, link, reader, snapshot) = loop {
+            if self.state().closed {
+                return None;
+            }
             match self.hand_over(generation).await {
                 Ok(done) => break done,
                 Err(error) => {
