@@ -85,6 +85,25 @@ impl World {
         self.dir.path().join("run")
     }
 
+    /// What an instance that was killed could not remove itself. The tag is the engine's: a digest of the run directory's path.
+    fn remove_cgroups(&self) {
+        use std::os::unix::ffi::OsStrExt;
+        let run = self.run_dir();
+        let hash = run.as_os_str().as_bytes().iter();
+        let hash =
+            hash.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        let name = format!("knarr-{:08x}", hash >> 32);
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for parent in hierarchies.map(|entry| entry.path().join(&name)).chain([Path::new("/sys/fs/cgroup").join(&name)])
+        {
+            for group in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+                // Files of the group refuse; a group with processes is a leak for doctor and the script to tell.
+                let _ = std::fs::remove_dir(group.path());
+            }
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("docker.sock")
     }
@@ -298,6 +317,7 @@ impl Drop for World {
             // Gone meanwhile is fine.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
+        self.remove_cgroups();
         if !passed {
             eprintln!("--- engine.log\n{}", self.engine_log());
         }
