@@ -637,6 +637,85 @@ fn loads_removals_and_collections_at_once_leave_a_whole_store() {
     assert_eq!(std::fs::read_dir(test.folder.path().join("layers")).unwrap().count(), 0);
 }
 
+/// A snapshot has its folders before its record and loses its record before its folders. Whatever comes between, nothing is
+/// left behind, nothing that it needs is gone, and nobody takes what is under way for a leftover.
+#[test]
+fn what_comes_between_the_files_and_the_record_of_a_snapshot_does_no_harm() {
+    if !root_or_skip("snapshots under way") {
+        return;
+    }
+    let test = TestStore::new();
+    let (store, db) = (&test.store, &test.db);
+    let bytes = docker_archive(&[("app", &[&base(), &second()])]);
+    let id = test.load(&bytes).unwrap()[0].id;
+    let force = RemoveOptions { force: true, no_prune: false };
+    let count = |folder: &str| std::fs::read_dir(test.folder.path().join(folder)).unwrap().count();
+
+    // Removed and collected: the layers stay until the snapshot is given up, and go with it.
+    let prepared = store.prepare_files("c1", &id).unwrap();
+    assert_eq!(store.check(true).unwrap(), [], "a snapshot under way is no leftover");
+    store.remove("app", force, &|_| false).unwrap();
+    store.collect().unwrap();
+    assert_eq!((count("layers"), count("snapshots")), (2, 1));
+    assert!(matches!(db.write(|txn| prepared.record(txn)), Err(Error::NoSuchImage(_))));
+    drop(prepared);
+    assert_eq!((count("layers"), count("snapshots"), count("blobs/sha256")), (0, 0, 0));
+    test.assert_clean();
+
+    // Removed and loaded again: what was handed out is what the new image has too.
+    test.load(&bytes).unwrap();
+    let prepared = store.prepare_files("c2", &id).unwrap();
+    store.remove("app", force, &|_| false).unwrap();
+    test.load(&bytes).unwrap();
+    db.write(|txn| prepared.record(txn)).unwrap();
+    let snapshot = prepared.keep();
+    assert!(snapshot.lowers.iter().all(|dir| dir.exists()));
+    assert_eq!(store.snapshot("c2").unwrap(), snapshot);
+    assert!(matches!(store.prepare("c2", &id), Err(Error::Conflict(_))));
+    test.assert_clean();
+
+    // The record is gone, the folders are next: no leftover either.
+    let left = db.write(|txn| store.remove_record(txn, "c2")).unwrap();
+    store.remove("app", force, &|_| false).unwrap();
+    assert_eq!(store.check(true).unwrap(), []);
+    store.remove_files_of("c2", left).unwrap();
+    test.assert_clean();
+
+    // A layer that is damaged on disk: the folders that were begun go again.
+    test.load(&bytes).unwrap();
+    store.prepare("c3", &id).unwrap();
+    let top = store.inspect("app").unwrap().lowers[0].clone();
+    std::fs::rename(&top, top.with_extension("away")).unwrap();
+    assert!(store.prepare("c4", &id).is_err());
+    assert_eq!(count("snapshots"), 1, "a snapshot that could not be made left its folder");
+    std::fs::rename(top.with_extension("away"), &top).unwrap();
+    store.remove_snapshot("c3").unwrap();
+    test.assert_clean();
+}
+
+/// A look at a container while it is removed does not make its folders again.
+#[test]
+fn a_snapshot_that_is_looked_at_while_it_goes_stays_gone() {
+    if !root_or_skip("looking at snapshots") {
+        return;
+    }
+    let test = TestStore::new();
+    let id = test.load(&docker_archive(&[("app", &[&base()])])).unwrap()[0].id;
+    for round in 0..20 {
+        let container = format!("c{round}");
+        test.store.prepare(&container, &id).unwrap();
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| while test.store.snapshot(&container).is_ok() {});
+            // As after a power cut: a look makes the folders again.
+            std::fs::remove_dir_all(test.folder.path().join("snapshots").join(&container)).unwrap_or_default();
+            test.store.remove_snapshot(&container).unwrap();
+            looking.join().unwrap();
+        });
+    }
+    assert_eq!(std::fs::read_dir(test.folder.path().join("snapshots")).unwrap().count(), 0);
+    test.assert_clean();
+}
+
 /// Small on the wire, huge when inflated: refused at the limit, with little memory and nothing left behind.
 #[test]
 fn bombs_are_stopped_at_their_limit() {

@@ -68,25 +68,57 @@ impl Store {
         let mut moved: Vec<&Path> = Vec::new();
         let result = self.publish(&add, &mut moved);
         if result.is_err() {
-            // Blobs that a record speaks of were not moved by us; everything that we moved is nobody's.
-            moved.iter().for_each(|path| remove_tree(path));
+            self.unpublish(&add, &moved);
         }
         result
+    }
+
+    /// Takes away what a failed [`Store::publish`] has moved into the store. A commit whose failure was told may have reached
+    /// the disk all the same: what a record speaks of stays, and so does everything if nobody can tell.
+    fn unpublish(&self, add: &Additions<'_>, moved: &[&Path]) {
+        let named = || -> Result<HashSet<PathBuf>> {
+            let read = self.db.read()?;
+            let mut named = HashSet::new();
+            for chain in add.layers.keys() {
+                named.extend(read.get(&LAYERS, chain)?.map(|layer| self.layers_dir().join(layer.folder)));
+            }
+            for digest in add.blobs.keys() {
+                named.extend(read.get(&BLOBS, digest)?.map(|_| self.blob_path(digest)));
+            }
+            Ok(named)
+        };
+        match named() {
+            Ok(named) => moved.iter().filter(|path| !named.contains(**path)).for_each(|path| remove_tree(path)),
+            Err(error) => tracing::warn!(%error, "what a failed load has moved stays until the next start"),
+        }
     }
 
     fn publish<'a>(&self, add: &'a Additions<'_>, moved: &mut Vec<&'a Path>) -> Result<()> {
         // Another load may have brought the same layer while this one was on its way: the first one stays.
         let read = self.db.read()?;
         let mut new: BTreeMap<&Digest, &LayerRecord> = BTreeMap::new();
+        let mut others: HashSet<Digest> = HashSet::new();
         for (chain, layer) in &add.layers {
-            if read.get(&LAYERS, chain)?.is_none() {
-                new.insert(chain, layer);
+            match read.get(&LAYERS, chain)? {
+                None => drop(new.insert(chain, layer)),
+                Some(other) if other.compressed != layer.compressed => drop(others.insert(*chain)),
+                Some(_) => {}
             }
         }
         drop(read);
-        let needed: HashSet<PathBuf> = new.values().map(|layer| self.layers_dir().join(&layer.folder)).collect();
+        let mut images = add.images.clone();
+        for (_, record, _) in images.iter_mut().filter(|(_, r, _)| r.layers.iter().any(|chain| others.contains(chain)))
+        {
+            // They name layers in the form that ours had.
+            record.manifests.clear();
+        }
+        let mut blobs: HashSet<Digest> = images.iter().map(|(id, ..)| *id).collect();
+        blobs.extend(images.iter().flat_map(|(_, record, _)| record.manifests.iter().map(|m| m.digest)));
+        blobs.extend(new.values().filter_map(|layer| layer.compressed.as_ref()).map(|compressed| compressed.digest));
+        let mut needed: HashSet<PathBuf> = blobs.iter().map(|digest| self.blob_path(digest)).collect();
+        needed.extend(new.values().map(|layer| self.layers_dir().join(&layer.folder)));
         for (from, to) in &add.moves {
-            if to.exists() || to.starts_with(self.layers_dir()) && !needed.contains(to) {
+            if to.exists() || !needed.contains(to) {
                 continue;
             }
             std::fs::rename(from, to).context(|| format!("rename {} to {}", from.display(), to.display()))?;
@@ -101,10 +133,10 @@ impl Store {
             for (chain, layer) in &new {
                 txn.put(&LAYERS, chain, layer)?;
             }
-            for (digest, bytes) in &add.blobs {
+            for (digest, bytes) in add.blobs.iter().filter(|(digest, _)| blobs.contains(digest)) {
                 txn.put(&BLOBS, digest, &BlobRecord { bytes: *bytes })?;
             }
-            for (id, record, names) in &add.images {
+            for (id, record, names) in &images {
                 let mut record = record.clone();
                 if let Some(old) = txn.get(&IMAGES, id)? {
                     for manifest in old.manifests {

@@ -1,17 +1,17 @@
 //! What is reachable, and what is not: image and snapshot records name layers, layers and images name blobs. Whatever no
 //! record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::OsString;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use vocab::{Digest, crash};
 
 use super::Store;
+use super::check::names_in;
 use super::records::*;
 use super::staging::{remove_tree, unique};
-use crate::error::{Context, Error, Result};
-use crate::model::{Collected, DiskUsage, Finding, ListFilter};
+use crate::error::{Context, Result};
+use crate::model::{Collected, DiskUsage, ListFilter};
 
 /// Records that are gone; their files follow.
 #[derive(Debug, Default)]
@@ -41,20 +41,27 @@ impl Store {
         let images = txn.list(&IMAGES)?;
         let mut live: HashSet<Digest> = images.iter().flat_map(|(_, image)| image.layers.iter().copied()).collect();
         live.extend(txn.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers));
-        live.extend(self.pins.lock().unwrap_or_else(|e| e.into_inner()).keys());
+        let mut held = self.held.lock();
+        let mut owed = HashSet::new();
         let mut dead = Dead::default();
         let mut live_folders = HashSet::new();
         let mut live_blobs: HashSet<Digest> = images.iter().map(|(id, _)| *id).collect();
         live_blobs.extend(images.iter().flat_map(|(_, image)| image.manifests.iter().map(|m| m.digest)));
         let mut gone: Vec<(Digest, LayerRecord)> = Vec::new();
         for (chain, layer) in txn.list(&LAYERS)? {
-            if live.contains(&chain) {
+            let pinned = held.is_pinned(&chain);
+            if pinned && !live.contains(&chain) {
+                owed.insert(chain);
+            }
+            if pinned || live.contains(&chain) {
                 live_folders.insert(layer.folder.clone());
                 live_blobs.extend(layer.compressed.iter().map(|compressed| compressed.digest));
             } else {
                 gone.push((chain, layer));
             }
         }
+        held.set_owed(owed);
+        drop(held);
         for (chain, layer) in gone {
             txn.remove(&LAYERS, &chain)?;
             dead.layers.push(chain);
@@ -89,22 +96,22 @@ impl Store {
 
     /// A rename, so that it is gone at once however large it is.
     pub(crate) fn to_trash(&self, path: &Path) -> Option<PathBuf> {
-        let trash = self.tmp().join(format!("trash-{}", unique().ok()?));
-        match std::fs::rename(path, &trash) {
-            Ok(()) => Some(trash),
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(path = %path.display(), %error, "it is no longer needed and could not be moved away");
-                }
-                None
+        let moved = unique().and_then(|name| {
+            let trash = self.tmp().join(format!("trash-{name}"));
+            match std::fs::rename(path, &trash) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                other => other.context(|| format!("move {} away", path.display())).map(|()| Some(trash)),
             }
-        }
+        });
+        moved.unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "it is no longer needed and stays until the next start");
+            None
+        })
     }
 
     /// Removes what a crash left: everything in `tmp`, and files that no record names.
     pub(super) fn recover(&self) -> Result<()> {
-        let strays = self.strays()?;
-        for path in &strays.unnamed {
+        for path in &self.strays()?.unnamed {
             tracing::info!(path = %path.display(), "removing a leftover");
             let _ = self.to_trash(path);
         }
@@ -113,99 +120,6 @@ impl Store {
             remove_tree(&self.tmp().join(name));
         }
         Ok(())
-    }
-
-    fn strays(&self) -> Result<Strays> {
-        let read = self.db.read()?;
-        let folders: HashSet<OsString> = read.list(&LAYERS)?.into_iter().map(|(_, l)| l.folder.into()).collect();
-        let blobs: HashSet<OsString> = read.list(&BLOBS)?.into_iter().map(|(d, _)| d.hex().into()).collect();
-        let snapshots: HashSet<OsString> = read.list(&SNAPSHOTS)?.into_iter().map(|(id, _)| id.into()).collect();
-        let mut strays = Strays::default();
-        for (folder, named) in
-            [(self.layers_dir(), &folders), (self.blobs_dir(), &blobs), (self.snapshots_dir(), &snapshots)]
-        {
-            let present = names_in(&folder)?;
-            strays.unnamed.extend(present.iter().filter(|name| !named.contains(*name)).map(|name| folder.join(name)));
-            strays.missing.extend(named.iter().filter(|name| !present.contains(*name)).map(|name| folder.join(name)));
-        }
-        strays.missing.sort();
-        Ok(strays)
-    }
-
-    /// Compares records with folders and files. `deep` reads and hashes every blob and makes every layer's tar again.
-    pub fn check(&self, deep: bool) -> Result<Vec<Finding>> {
-        let _lock = self.lock();
-        let mut findings = Vec::new();
-        let mut find = |what: String, remedy: &str| findings.push(Finding { what, remedy: remedy.to_owned() });
-        let strays = self.strays()?;
-        for path in &strays.unnamed {
-            find(format!("{} belongs to nothing", path.display()), "restart the engine: it removes leftovers at start");
-        }
-        for path in &strays.missing {
-            find(format!("{} is missing", path.display()), "load or pull the image again");
-        }
-        let read = self.db.read()?;
-        let layers: HashMap<Digest, LayerRecord> = read.list(&LAYERS)?.into_iter().collect();
-        let blobs: HashMap<Digest, BlobRecord> = read.list(&BLOBS)?.into_iter().collect();
-        let images: HashMap<Digest, ImageRecord> = read.list(&IMAGES)?.into_iter().collect();
-        for (id, image) in &images {
-            let mut needed: Vec<Digest> = image.manifests.iter().map(|m| m.digest).collect();
-            needed.push(*id);
-            for digest in needed.iter().filter(|digest| !blobs.contains_key(digest)) {
-                find(
-                    format!("image {id} needs blob {digest}, which has no record"),
-                    "remove the image and load it again",
-                );
-            }
-            for chain in image.layers.iter().filter(|chain| !layers.contains_key(chain)) {
-                find(
-                    format!("image {id} needs layer {chain}, which has no record"),
-                    "remove the image and load it again",
-                );
-            }
-        }
-        for (name, record) in read.list(&NAMES)? {
-            if !images.contains_key(&record.image) {
-                find(format!("name {name} stands for {}, which is no image", record.image), "tag another image so");
-            }
-        }
-        for (digest, blob) in &blobs {
-            let Ok(meta) = std::fs::metadata(self.blob_path(digest)) else { continue };
-            if meta.len() != blob.bytes {
-                let what = format!("blob {digest} has {} bytes, its record says {}", meta.len(), blob.bytes);
-                find(what, "remove the image and load it again");
-            } else if deep {
-                let mut file = std::fs::File::open(self.blob_path(digest)).context(|| format!("open blob {digest}"))?;
-                let mut hash = crate::hash::HashWriter::new(std::io::sink());
-                std::io::copy(&mut file, &mut hash).context(|| format!("read blob {digest}"))?;
-                let (_, actual, _) = hash.finish();
-                if actual != *digest {
-                    find(format!("blob {digest} has the digest {actual}"), "remove the image and load it again");
-                }
-            }
-        }
-        if deep {
-            for layer in layers.values().filter(|layer| layer.compressed.is_none()) {
-                let mut hash = crate::hash::HashWriter::new(std::io::sink());
-                let copied = crate::layer::RecipeReader::open(&self.layers_dir().join(&layer.folder))
-                    .map_err(|e| e.to_string())
-                    .and_then(|mut tar| std::io::copy(&mut tar, &mut hash).map_err(|e| e.to_string()));
-                let (_, actual, _) = hash.finish();
-                match copied {
-                    Err(error) => {
-                        find(format!("layer {}: {error}", layer.diff_id), "remove the image and load it again")
-                    }
-                    Ok(_) if actual != layer.diff_id => {
-                        find(
-                            format!("layer {} was changed on disk", layer.diff_id),
-                            "remove the image and load it again",
-                        );
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
-        Ok(findings)
     }
 
     /// Bytes on disk; images with their shared sizes.
@@ -219,16 +133,4 @@ impl Store {
         let blobs_bytes = read.list(&BLOBS)?.iter().map(|(_, blob)| blob.bytes).sum();
         Ok(DiskUsage { layers_bytes, blobs_bytes, images })
     }
-}
-
-#[derive(Default)]
-struct Strays {
-    unnamed: Vec<PathBuf>,
-    missing: Vec<PathBuf>,
-}
-
-fn names_in(folder: &Path) -> Result<HashSet<OsString>> {
-    let what = || format!("list {}", folder.display());
-    let entries = std::fs::read_dir(folder).context(what)?;
-    entries.map(|entry| Ok(entry.context(what)?.file_name())).collect::<Result<_, Error>>()
 }

@@ -162,6 +162,10 @@ impl Store {
         let path = self.blob_path(id);
         let bytes = match std::fs::read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Removed between the caller's look at the records and this one at the file.
+                if self.db.read()?.get(&IMAGES, id)?.is_none() {
+                    return Err(Error::NoSuchImage(id.to_string()));
+                }
                 return Err(Error::Damaged(format!("the configuration of image {id} is missing")));
             }
             other => other.context(|| format!("read {}", path.display()))?,

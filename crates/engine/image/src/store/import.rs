@@ -73,10 +73,11 @@ impl Store {
 
     /// Makes an image of the container's image and its writable layer; returns its id. Pausing is the caller's step.
     pub fn commit(&self, container: &str, options: &CommitOptions) -> Result<Digest> {
-        let record = self.snapshot_record(container)?;
-        let _pins = {
+        let (record, _pins) = {
             let _lock = self.lock();
-            self.pin(record.layers.iter().copied())
+            let record = self.snapshot_record(container)?;
+            let pins = self.pin(record.layers.iter().copied());
+            (record, pins)
         };
         // A forced `rmi` may have taken the image away; then its configuration is gone and the container's must do.
         let parent = self.db.read()?.get(&super::records::IMAGES, &record.image)?.is_some().then_some(record.image);

@@ -1,8 +1,10 @@
 //! The store: what its callers can do, and the folders and locks that everything shares.
 
+mod check;
 mod collect;
 mod commit;
 mod gc;
+mod held;
 mod images;
 mod import;
 mod ingest;
@@ -15,8 +17,8 @@ mod staging;
 
 pub(crate) use ingest::Packing;
 pub(crate) use load::read_head;
+pub use snapshots::{LayersLeft, Prepared};
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -28,6 +30,8 @@ use vocab::Digest;
 
 use crate::error::{Context, Result};
 use crate::model::*;
+use held::Held;
+pub(crate) use held::Pins;
 
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -43,27 +47,12 @@ pub struct Store {
     options: Options,
     /// Held while files move into or out of the store together with the records that speak of them. Short.
     files: Mutex<()>,
-    /// Layers (by chain id) that an operation under way counts on, though no record may speak of them yet.
-    pins: Mutex<HashMap<Digest, usize>>,
+    held: Held,
 }
 
-/// Keeps layers in the store while it lives.
-pub(crate) struct Pins<'a> {
-    store: &'a Store,
-    chains: Vec<Digest>,
-}
-
-impl Drop for Pins<'_> {
-    fn drop(&mut self) {
-        let mut pins = self.store.pins.lock().unwrap_or_else(|e| e.into_inner());
-        for chain in &self.chains {
-            if let Some(count) = pins.get_mut(chain) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.remove(chain);
-                }
-            }
-        }
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
     }
 }
 
@@ -71,8 +60,7 @@ impl Store {
     /// Opens the store below `root` (made if missing) and removes what a crash left half done.
     /// The database is the engine's one database; the store keeps its own tables in it.
     pub fn open(root: &Path, db: Db, options: Options) -> Result<Self> {
-        let store =
-            Self { root: root.to_owned(), db, options, files: Mutex::new(()), pins: Mutex::new(HashMap::new()) };
+        let store = Self { root: root.to_owned(), db, options, files: Mutex::new(()), held: Held::default() };
         let mode = |mode| {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(mode);
@@ -118,16 +106,6 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.files.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Call it under the lock, so that what is pinned is still there.
-    fn pin(&self, chains: impl IntoIterator<Item = Digest>) -> Pins<'_> {
-        let chains: Vec<Digest> = chains.into_iter().collect();
-        let mut pins = self.pins.lock().unwrap_or_else(|e| e.into_inner());
-        for chain in &chains {
-            *pins.entry(*chain).or_default() += 1;
-        }
-        Pins { store: self, chains }
     }
 
     fn now_secs(&self) -> i64 {

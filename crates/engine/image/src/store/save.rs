@@ -26,21 +26,21 @@ struct Plan {
     names: Vec<Reference>,
     manifest: Descriptor,
     manifest_bytes: Vec<u8>,
+    /// The configuration's bytes: its blob may go with the image before they are written.
+    config: Vec<u8>,
+    /// Chain ids, bottom first.
+    chains: Vec<Digest>,
     layers: Vec<(Descriptor, LayerRecord)>,
     time: Time,
 }
 
 impl Store {
     pub(super) fn save_images(&self, names: &[String], output: &mut (dyn Write + Send)) -> Result<()> {
-        let plans = self.plan_save(names)?;
-        let _pins = {
+        let (plans, _pins) = {
             let _lock = self.lock();
-            let read = self.db.read()?;
-            let mut chains = Vec::new();
-            for plan in &plans {
-                chains.extend(read.get(&IMAGES, &plan.id)?.map(|image| image.layers).unwrap_or_default());
-            }
-            self.pin(chains)
+            let plans = self.plan_save(names)?;
+            let pins = self.pin(plans.iter().flat_map(|plan| plan.chains.iter().copied()));
+            (plans, pins)
         };
         let mut tar = Writer::new(io::BufWriter::with_capacity(256 << 10, output));
         let mut written = HashSet::new();
@@ -53,8 +53,7 @@ impl Store {
                 }
             }
             if written.insert(plan.id) {
-                let (_, config) = self.config(&plan.id)?;
-                bytes(&mut tar, &blob_name(&plan.id), &config, plan.time)?;
+                bytes(&mut tar, &blob_name(&plan.id), &plan.config, plan.time)?;
             }
             if written.insert(plan.manifest.digest) {
                 bytes(&mut tar, &blob_name(&plan.manifest.digest), &plan.manifest_bytes, plan.time)?;
@@ -111,6 +110,7 @@ impl Store {
     fn plan_image(&self, id: Digest, names: Vec<Reference>) -> Result<Plan> {
         let read = self.db.read()?;
         let image = read.get(&IMAGES, &id)?.ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
+        let (_, config) = self.config(&id)?;
         let mut layers = Vec::new();
         for chain in &image.layers {
             let layer = read.get(&LAYERS, chain)?;
@@ -129,8 +129,8 @@ impl Store {
         let (manifest, manifest_bytes) = match own {
             Some(own) => own,
             None => {
-                let config_bytes = std::fs::metadata(self.blob_path(&id)).context(|| "read a configuration")?.len();
-                let config = Descriptor { media_type: OCI_CONFIG.into(), digest: id, size: config_bytes };
+                let size = config.len() as u64;
+                let config = Descriptor { media_type: OCI_CONFIG.into(), digest: id, size };
                 let list: Vec<&Descriptor> = layers.iter().map(|(descriptor, _)| descriptor).collect();
                 let text = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": list});
                 let text = serde_json::to_vec(&text).map_err(|e| Error::invalid("manifest", e))?;
@@ -140,7 +140,7 @@ impl Store {
         };
         let created = image.created.as_deref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         let time = Time { secs: created.map_or(0, |at| at.as_second().max(0)), nanos: 0 };
-        Ok(Plan { id, names, manifest, manifest_bytes, layers, time })
+        Ok(Plan { id, names, manifest, manifest_bytes, config, chains: image.layers, layers, time })
     }
 
     fn write_layer<W: Write>(&self, tar: &mut Writer<W>, descriptor: &Descriptor, layer: &LayerRecord) -> Result<()> {

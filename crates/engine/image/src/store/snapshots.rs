@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use linux::fs::{FileType, Mode, OFlags, Root};
 use linux::mount::{MountAttr, Overlay};
-use vocab::Digest;
+use vocab::{Digest, crash};
 
-use super::Store;
+use super::held::Claim;
 use super::records::*;
 use super::staging::{Staging, remove_tree};
+use super::{Pins, Store};
 use crate::error::{Context, Error, Result};
 use crate::model::*;
 use crate::union::{DEPTH_MAX, Union};
@@ -22,35 +23,126 @@ const INIT_FILES: [&str; 5] = [".dockerenv", "dev/console", "etc/hostname", "etc
 /// Overlay options that keep the writable layer readable without overlay: no renamed directories, no data-less copies.
 pub const OVERLAY_OPTIONS: [&str; 2] = ["redirect_dir=off", "metacopy=off"];
 
+/// A new snapshot's folders, whose record is still to be committed: [`Prepared::record`] in the transaction,
+/// [`Prepared::keep`] after it. Dropped before that, the folders go away. Its layers stay as long as this does, even if the
+/// image is removed meanwhile.
+#[derive(Debug)]
+#[must_use = "the folders go away with it unless it is kept"]
+pub struct Prepared<'a> {
+    store: &'a Store,
+    container: String,
+    image: Digest,
+    layers: Vec<Digest>,
+    folders: Option<Snapshot>,
+    // In this order: the folder is gone before the claim on it, and the claim before the layers.
+    _claim: Claim<'a>,
+    _pins: Pins<'a>,
+}
+
+impl Prepared<'_> {
+    /// The snapshot's record. Refused if its image has been removed since.
+    pub fn record(&self, txn: &mut db::Write<'_>) -> Result<()> {
+        if txn.get(&IMAGES, &self.image)?.is_none() {
+            return Err(Error::NoSuchImage(self.image.to_string()));
+        }
+        let record = SnapshotRecord { image: self.image, layers: self.layers.clone() };
+        Ok(txn.put(&SNAPSHOTS, &self.container, &record)?)
+    }
+
+    /// The transaction is committed: from now on the record keeps the snapshot.
+    pub fn keep(mut self) -> Snapshot {
+        self.folders.take().expect("folders are taken here only, and this takes itself")
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        if self.folders.is_none() {
+            return;
+        }
+        // A commit whose failure was told may have reached the disk all the same: then the record keeps them.
+        match self.store.db.read().and_then(|read| read.get(&SNAPSHOTS, &self.container)) {
+            Ok(None) => self.store.remove_folder(&self.container),
+            Ok(Some(_)) => {}
+            Err(error) => tracing::warn!(container = self.container, %error, "its folders stay until the next start"),
+        }
+    }
+}
+
+/// A snapshot whose record is being removed: its files are next, with [`Store::remove_files_of`].
+#[derive(Debug)]
+#[must_use]
+pub struct LayersLeft<'a> {
+    /// Its image is still there and keeps its layers: the usual case needs no look at everything else.
+    of_an_image: bool,
+    _claim: Claim<'a>,
+}
+
 impl Store {
     /// Makes the directories of a new container's root. The image's layers stay as long as the snapshot does.
     pub fn prepare(&self, container: &str, image: &Digest) -> Result<Snapshot> {
-        let snapshot = self.prepare_files(container, image)?;
-        // The image may be gone by now; then so is this.
-        let recorded = self.db.write(|txn| self.prepare_record(txn, container, image));
-        recorded.or_else(|error| self.remove_files(container).and(Err(error)))?;
-        Ok(snapshot)
+        let prepared = self.prepare_files(container, image)?;
+        crash::point("image.snapshot.files");
+        self.db.write(|txn| prepared.record(txn))?;
+        crash::point("image.snapshot.recorded");
+        Ok(prepared.keep())
     }
 
-    /// The files of [`Store::prepare`] alone: call it before a transaction that calls [`Store::prepare_record`], so that the
-    /// snapshot's record is committed together with the container's.
-    pub fn prepare_files(&self, container: &str, image: &Digest) -> Result<Snapshot> {
+    /// The files of [`Store::prepare`] alone, so that the snapshot's record is committed together with the container's:
+    /// ```no_run
+    /// # fn create(store: &image::Store, db: &db::Db, id: &str, image: &vocab::Digest) -> image::Result<()> {
+    /// let prepared = store.prepare_files(id, image)?;
+    /// db.write(|txn| {
+    ///     prepared.record(txn)?;
+    ///     // ... the container's own record ...
+    ///     Ok::<_, image::Error>(())
+    /// })?; // on an error the folders are removed
+    /// prepared.keep();
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare_files(&self, container: &str, image: &Digest) -> Result<Prepared<'_>> {
         check_id(container)?;
-        let layers = self.image_layers(image)?;
-        self.make_folders(container, &layers)
+        let claim = self.claim(container);
+        let (layers, pins) = {
+            let _lock = self.lock();
+            let read = self.db.read()?;
+            if read.get(&SNAPSHOTS, &container.to_owned())?.is_some() {
+                return Err(Error::Conflict(format!("snapshot {container} exists already")));
+            }
+            let layers = read.get(&IMAGES, image)?.ok_or_else(|| Error::NoSuchImage(image.to_string()))?.layers;
+            let pins = self.pin(layers.iter().copied());
+            (layers, pins)
+        };
+        self.prepare_on(container, *image, layers, claim, pins)
     }
 
-    /// The record of [`Store::prepare`] alone.
-    pub fn prepare_record(&self, txn: &mut db::Write<'_>, container: &str, image: &Digest) -> Result<()> {
-        let layers = txn.get(&IMAGES, image)?.ok_or_else(|| Error::NoSuchImage(image.to_string()))?.layers;
-        txn.put(&SNAPSHOTS, &container.to_owned(), &SnapshotRecord { image: *image, layers })?;
-        Ok(())
+    fn prepare_on<'a>(
+        &'a self,
+        container: &str,
+        image: Digest,
+        layers: Vec<Digest>,
+        claim: Claim<'a>,
+        pins: Pins<'a>,
+    ) -> Result<Prepared<'a>> {
+        let folders = self.make_folders(container, &layers).inspect_err(|_| self.remove_folder(container))?;
+        let container = container.to_owned();
+        Ok(Prepared { store: self, container, image, layers, folders: Some(folders), _claim: claim, _pins: pins })
     }
 
     /// The folders of a snapshot; the container's own are made again if a power cut took them.
     pub fn snapshot(&self, container: &str) -> Result<Snapshot> {
         let record = self.snapshot_record(container)?;
-        self.make_folders(container, &record.layers)
+        if let Some(whole) = self.whole_folders(container, &record.layers)? {
+            return Ok(whole);
+        }
+        let _claim = self.claim(container);
+        let made = self.make_folders(container, &record.layers);
+        // Removed meanwhile: its folder may have been made after that was done.
+        if let Err(gone) = self.snapshot_record(container) {
+            self.remove_folder(container);
+            return Err(gone);
+        }
+        made
     }
 
     /// Containers that have a snapshot.
@@ -65,46 +157,49 @@ impl Store {
 
     /// Forgets the snapshot and removes its folders. Nothing may have it mounted. No error if there is none.
     pub fn remove_snapshot(&self, container: &str) -> Result<()> {
-        check_id(container)?;
-        let image_stays = self.db.write(|txn| {
-            let record = txn.get(&SNAPSHOTS, &container.to_owned())?;
-            self.remove_record(txn, container)?;
-            let image = record.map(|record| txn.get(&IMAGES, &record.image)).transpose()?;
-            Ok::<_, Error>(matches!(image, Some(Some(_))))
-        })?;
-        // While the image is there, so are its layers: the usual case needs no look at everything else.
-        if image_stays { self.remove_folder(container) } else { self.remove_files(container) }
+        let layers = self.db.write(|txn| self.remove_record(txn, container))?;
+        crash::point("image.snapshot.forgotten");
+        self.remove_files_of(container, layers)
     }
 
-    /// The record of [`Store::remove_snapshot`] alone, for the transaction that removes the container's.
-    pub fn remove_record(&self, txn: &mut db::Write<'_>, container: &str) -> Result<()> {
-        txn.remove(&SNAPSHOTS, &container.to_owned())?;
-        Ok(())
+    /// The record of [`Store::remove_snapshot`] alone, for the transaction that removes the container's. Call
+    /// [`Store::remove_files_of`] with the answer once that is committed.
+    pub fn remove_record(&self, txn: &mut db::Write<'_>, container: &str) -> Result<LayersLeft<'_>> {
+        check_id(container)?;
+        let claim = self.claim(container);
+        let key = container.to_owned();
+        let Some(record) = txn.get(&SNAPSHOTS, &key)? else {
+            return Ok(LayersLeft { of_an_image: false, _claim: claim });
+        };
+        txn.remove(&SNAPSHOTS, &key)?;
+        let of_an_image = txn.get(&IMAGES, &record.image)?.is_some();
+        Ok(LayersLeft { of_an_image, _claim: claim })
     }
 
     /// The files of [`Store::remove_snapshot`] alone, after its record is gone. Layers that only this snapshot kept go too.
-    pub fn remove_files(&self, container: &str) -> Result<()> {
+    pub fn remove_files_of(&self, container: &str, layers: LayersLeft<'_>) -> Result<()> {
         check_id(container)?;
-        self.remove_folder(container)?;
-        let read = self.db.read()?;
-        let orphaned = {
-            let images: Vec<Digest> = read.list(&IMAGES)?.into_iter().flat_map(|(_, image)| image.layers).collect();
-            let snapshots = read.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers);
-            let live: std::collections::HashSet<Digest> = images.into_iter().chain(snapshots).collect();
-            read.list(&LAYERS)?.iter().any(|(chain, _)| !live.contains(chain))
-        };
-        drop(read);
-        if orphaned {
+        self.remove_folder(container);
+        crash::point("image.snapshot.files_gone");
+        if !layers.of_an_image && self.has_orphans()? {
             self.collect()?;
         }
         Ok(())
     }
 
-    fn remove_folder(&self, container: &str) -> Result<()> {
+    fn has_orphans(&self) -> Result<bool> {
+        let read = self.db.read()?;
+        let images = read.list(&IMAGES)?.into_iter().flat_map(|(_, image)| image.layers);
+        let snapshots = read.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers);
+        let live: std::collections::HashSet<Digest> = images.chain(snapshots).collect();
+        Ok(read.list(&LAYERS)?.iter().any(|(chain, _)| !live.contains(chain)))
+    }
+
+    fn remove_folder(&self, container: &str) {
         if let Some(trash) = self.to_trash(&self.snapshots_dir().join(container)) {
+            crash::point("image.snapshot.trashed");
             remove_tree(&trash);
         }
-        Ok(())
     }
 
     /// Bytes in the writable layer, and in all layers below it.
@@ -161,11 +256,6 @@ impl Store {
         record.ok_or_else(|| Error::NoSuchSnapshot(container.to_owned()))
     }
 
-    fn image_layers(&self, image: &Digest) -> Result<Vec<Digest>> {
-        let record = self.db.read()?.get(&IMAGES, image)?;
-        Ok(record.ok_or_else(|| Error::NoSuchImage(image.to_string()))?.layers)
-    }
-
     /// `diff` folders, topmost first.
     pub(crate) fn lowers(&self, chains: &[Digest]) -> Result<Vec<PathBuf>> {
         let read = self.db.read()?;
@@ -177,6 +267,16 @@ impl Store {
                 None => Err(Error::Damaged(format!("layer {chain} has no record"))),
             })
             .collect()
+    }
+
+    /// The folders if nothing is missing.
+    fn whole_folders(&self, container: &str, layers: &[Digest]) -> Result<Option<Snapshot>> {
+        let mut lowers = self.lowers(layers)?;
+        let folder = self.snapshots_dir().join(container);
+        let init = self.init_home(&folder, &lowers).join("init");
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
+        lowers.insert(0, init);
+        Ok((work.exists() && lowers[0].exists()).then_some(Snapshot { lowers, upper, work }))
     }
 
     fn make_folders(&self, container: &str, layers: &[Digest]) -> Result<Snapshot> {
@@ -199,6 +299,7 @@ impl Store {
                 }
             }
             // Last, so that its presence says that the rest is complete.
+            crash::point("image.snapshot.upper");
             linux::fs::mkdirat(&here, "work", Mode::from_raw_mode(0o700)).context(what)?;
         }
         let mut all = vec![init];
@@ -206,16 +307,17 @@ impl Store {
         Ok(Snapshot { lowers: all, upper, work })
     }
 
+    /// Where the init layer above these layers is: beside the topmost; an image without layers has no place of its own.
+    fn init_home(&self, snapshot: &Path, lowers: &[PathBuf]) -> PathBuf {
+        lowers.first().and_then(|diff| diff.parent()).unwrap_or(snapshot).to_owned()
+    }
+
     /// The init layer above these layers, made when it is first needed.
     fn init_layer(&self, snapshot: &Path, lowers: &[PathBuf]) -> Result<PathBuf> {
-        let home = match lowers.first().and_then(|diff| diff.parent()) {
-            Some(layer) => layer.to_owned(),
-            // An image without layers has no place of its own.
-            None => {
-                std::fs::create_dir_all(snapshot).context(|| format!("make {}", snapshot.display()))?;
-                snapshot.to_owned()
-            }
-        };
+        let home = self.init_home(snapshot, lowers);
+        if lowers.is_empty() {
+            std::fs::create_dir_all(&home).context(|| format!("make {}", home.display()))?;
+        }
         let place = home.join("init");
         if place.exists() {
             return Ok(place);

@@ -85,14 +85,16 @@ pub fn listing(root: &Path) -> String {
 /// A store in a folder of its own.
 pub struct TestStore {
     pub folder: tempfile::TempDir,
+    pub db: db::Db,
     pub store: image::Store,
 }
 
 impl TestStore {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = open_store(folder.path());
-        Self { folder, store }
+        let db = db::Db::open(&folder.path().join("knarr.db")).unwrap();
+        let store = image::Store::open(folder.path(), db.clone(), Default::default()).unwrap();
+        Self { folder, db, store }
     }
 
     pub fn load(&self, archive: &[u8]) -> image::Result<Vec<image::Loaded>> {
