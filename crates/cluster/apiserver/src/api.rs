@@ -28,6 +28,8 @@ pub struct Api {
     pub stopping: tokio_util::sync::CancellationToken,
     pub metrics: Metrics,
     pub openapi: crate::openapi::Cache,
+    /// Who answers for the nodes, once there are any.
+    pub nodes: std::sync::OnceLock<Arc<dyn crate::local::Nodes>>,
     pub events_lease: tokio::sync::Mutex<Option<(store::LeaseId, std::time::Instant)>>,
 }
 
@@ -77,6 +79,7 @@ impl Api {
             stopping: tokio_util::sync::CancellationToken::new(),
             metrics: Metrics::default(),
             openapi: crate::openapi::Cache::default(),
+            nodes: std::sync::OnceLock::new(),
             events_lease: tokio::sync::Mutex::new(None),
         })
     }

@@ -25,6 +25,23 @@ impl User {
         Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
     }
 
+    /// A part of the cluster itself, such as `system:kube-scheduler`.
+    pub fn component(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }.authenticated()
+    }
+
+    /// The administrator of the cluster.
+    pub fn admin() -> Self {
+        Self { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()], ..Self::default() }
+            .authenticated()
+    }
+
+    /// The agent of a node.
+    pub fn node(name: &str) -> Self {
+        Self { name: format!("system:node:{name}"), groups: vec!["system:nodes".into()], ..Self::default() }
+            .authenticated()
+    }
+
     /// The user with the group that everyone known is in.
     pub fn authenticated(mut self) -> Self {
         let all = "system:authenticated";

@@ -2,7 +2,8 @@
 //!
 //! A request is read once ([`request`]), its sender identified ([`authn`]) and judged ([`authz`]), and then answered from
 //! the store: objects are stored as the JSON that readers get ([`codec`]), so reads and lists share bytes with the store.
-//! [`Server`] puts it together; [`controllers`] runs what the API cannot do without.
+//! [`Server`] puts it together; [`controllers`] runs what the API cannot do without; [`Local`] is the same API for parts of
+//! the same process.
 
 mod api;
 mod authn;
@@ -16,6 +17,7 @@ mod convert;
 mod deletion;
 mod discovery;
 mod garbage;
+mod local;
 mod objects;
 mod openapi;
 mod pki;
@@ -36,7 +38,12 @@ use store::{Embedded, Etcd, Options, Store};
 use tokio::net::TcpListener;
 
 pub use authn::User;
-pub use catalog::Catalog;
+pub use body::Body;
+pub use catalog::{Catalog, Resource};
+pub use local::{DeleteOptions, Gvr, List, Local, NodeRequest, Nodes, PODS, Patch, Request, Selectors};
+pub use objects::{Event, Events, Happened};
+pub use request::Query;
+pub use resources::Status;
 pub use services::Range as ServiceRange;
 
 /// How to run a server.
@@ -152,6 +159,16 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The API for a part of this process, which asks as `user`. `agent` names the writer in `managedFields`.
+    pub fn local(&self, user: User, agent: &str) -> Local {
+        Local::new(self.api.clone(), user, agent)
+    }
+
+    /// Says who answers what only nodes can (logs, exec, port-forward). The first one to be named stays.
+    pub fn connect_nodes(&self, nodes: Arc<dyn Nodes>) {
+        let _ = self.api.nodes.set(nodes);
     }
 
     /// A kubeconfig for the administrator.

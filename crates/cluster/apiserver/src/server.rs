@@ -123,6 +123,8 @@ async fn route(
     request: Request<Incoming>,
     warnings: &mut Vec<String>,
 ) -> Outcome<Response<Body>> {
+    let mut request = request;
+    let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let info = request::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default())?;
     let user = authenticate(api, certificate, &parts.headers).await?;
@@ -162,6 +164,7 @@ async fn route(
                 content_type,
                 body,
                 warnings: Vec::new(),
+                stream: Some(crate::objects::Stream { method: parts.method, headers: parts.headers.clone(), upgrade }),
             };
             if let Some(warning) = deprecation(resource) {
                 call.warnings.push(warning);
@@ -293,7 +296,7 @@ fn impersonate(api: &Api, user: User, headers: &HeaderMap) -> Outcome<User> {
     })
 }
 
-fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
+pub fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
     let action = match &info.target {
         Target::Path(path) => Action { verb: info.verb.into(), path: Some(path.clone()), ..Action::default() },
         Target::Resource(path) => Action {

@@ -3,6 +3,7 @@
 mod admission;
 mod decode;
 mod delete;
+mod events;
 mod read;
 mod sub;
 mod watch;
@@ -22,6 +23,7 @@ use crate::request::{Query, ResourcePath};
 use crate::respond::{self, Wanted};
 
 pub use decode::limit_json;
+pub use events::{Event, Events, Happened};
 
 /// One request about a resource.
 pub struct Call {
@@ -37,6 +39,15 @@ pub struct Call {
     pub content_type: String,
     pub body: Bytes,
     pub warnings: Vec<String>,
+    /// What a node needs to answer in our place; only requests that came over HTTP have it.
+    pub stream: Option<Stream>,
+}
+
+/// The parts of an HTTP request that are handed on to a node.
+pub struct Stream {
+    pub method: http::Method,
+    pub headers: http::HeaderMap,
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 impl Call {

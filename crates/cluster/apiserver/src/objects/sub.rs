@@ -31,7 +31,8 @@ impl Call {
             ("pods", "eviction", "create") => self.evict().await,
             ("serviceaccounts", "token", "create") => self.token_request().await,
             ("pods", "log" | "exec" | "attach" | "portforward" | "proxy", _) => self.through_node().await,
-            ("nodes" | "services", "proxy", _) => {
+            ("nodes", "proxy", _) => self.node_proxy().await,
+            ("services", "proxy", _) => {
                 let message = "no endpoints available: this server runs without nodes";
                 Err(Status::new(503, "ServiceUnavailable", message))
             }
@@ -44,18 +45,41 @@ impl Call {
         }
     }
 
-    /// Streams from a pod go through its node's agent, and there is none here.
-    async fn through_node(&self) -> Outcome<Response<Body>> {
+    /// Streams from a pod go through its node's agent.
+    async fn through_node(&mut self) -> Outcome<Response<Body>> {
         let found = self.api.get_object(&self.resource, &self.path.namespace, &self.path.name).await?;
         let (pod, _) = found.ok_or_else(|| self.not_found())?;
         let name = &self.path.name;
-        match meta::str_at(&pod, &["spec", "nodeName"]) {
-            "" => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
-            node => {
-                let message = format!("the agent of node {node:?} cannot be reached: this server runs without nodes");
-                Err(Status::new(503, "ServiceUnavailable", message))
-            }
+        match meta::str_at(&pod, &["spec", "nodeName"]).to_owned() {
+            node if node.is_empty() => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
+            node => self.ask_node(node, Some(pod)).await,
         }
+    }
+
+    async fn node_proxy(&mut self) -> Outcome<Response<Body>> {
+        let found = self.api.get_object(&self.resource, "", &self.path.name).await?;
+        let (node, _) = found.ok_or_else(|| self.not_found())?;
+        self.ask_node(meta::name(&node).to_owned(), None).await
+    }
+
+    async fn ask_node(&mut self, node: String, pod: Option<Value>) -> Outcome<Response<Body>> {
+        let (Some(nodes), Some(stream)) = (self.api.nodes.get().cloned(), self.stream.take()) else {
+            let message = format!("the agent of node {node:?} cannot be reached: this server runs without nodes");
+            return Err(Status::new(503, "ServiceUnavailable", message));
+        };
+        let request = crate::local::NodeRequest {
+            node,
+            pod,
+            subresource: self.path.subresource.clone(),
+            rest: self.path.rest.clone(),
+            method: stream.method,
+            query: self.query.clone(),
+            headers: stream.headers,
+            body: self.body.clone(),
+            upgrade: stream.upgrade,
+            user: self.user.clone(),
+        };
+        nodes.answer(request).await
     }
 
     fn scale_paths(&self) -> (Vec<String>, Vec<String>, Vec<String>) {

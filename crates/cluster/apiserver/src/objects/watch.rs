@@ -7,7 +7,7 @@ use http::{HeaderValue, Response};
 use resources::{Status, Value};
 use serde_json::json;
 use std::sync::Arc;
-use store::{Change, Event, RangeRequest, Watch, WatchRequest};
+use store::{Event, RangeRequest, Watch, WatchRequest};
 use tokio::sync::mpsc;
 
 use super::Call;
@@ -170,26 +170,9 @@ impl Stream {
         }
     }
 
-    /// What a change means to this watcher: an object can come into the selection and leave it.
     fn event(&self, event: &Event, out: &mut BytesMut) {
-        let before = event.prev.as_ref().is_some_and(|prev| self.selection.matches(&self.shown(&prev.value)));
-        match event.change {
-            Change::Put => {
-                let shown = self.shown(&event.kv.value);
-                let now = self.selection.matches(&shown);
-                match (before, now) {
-                    (false, true) => self.encode("ADDED", &shown, out),
-                    (true, true) => self.encode("MODIFIED", &shown, out),
-                    // What leaves is shown as it is now.
-                    (true, false) => self.encode("DELETED", &shown, out),
-                    (false, false) => {}
-                }
-            }
-            Change::Delete => {
-                if self.selection.matches(&self.shown(&event.kv.value)) {
-                    self.encode("DELETED", &self.shown(&event.kv.restamped(event.revision)), out);
-                }
-            }
+        if let Some((happened, shown)) = super::events::judge(event, &self.selection, &self.resource) {
+            self.encode(happened.as_str(), &shown, out);
         }
     }
 
