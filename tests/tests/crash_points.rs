@@ -12,6 +12,8 @@ use blackbox::{World, eventually, is_root};
 
 /// Points that this life does not pass, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("image.blob.moved", "a push to the engine's registry; the registry's own tests"),
+    ("image.blob.synced", "a push to the engine's registry; the registry's own tests"),
     ("keeper.log.rotate", "a log of ten megabytes; the keeper's own tests"),
     ("keeper.log.rotated", "a log of ten megabytes; the keeper's own tests"),
     ("runtime.create.claimed", "runc's command line, which has no engine"),

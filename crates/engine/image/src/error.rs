@@ -13,6 +13,8 @@ pub enum Error {
     NoSuchImage(String),
     #[error("No such snapshot: {0}")]
     NoSuchSnapshot(String),
+    #[error("the store has no blob {0}")]
+    NoSuchBlob(Digest),
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
     /// The image is used or tagged in a way that forbids what was asked; `force` may help where the text says so.
@@ -51,7 +53,7 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NoSuchImage(_) | Error::NoSuchSnapshot(_) => ErrorKind::NotFound,
+            Error::NoSuchImage(_) | Error::NoSuchSnapshot(_) | Error::NoSuchBlob(_) => ErrorKind::NotFound,
             Error::Conflict(_) => ErrorKind::Conflict,
             Error::Ambiguous(_)
             | Error::Reference(_)

@@ -34,4 +34,4 @@ mod union;
 
 pub use error::{Error, Result};
 pub use model::*;
-pub use store::{LayersLeft, Options, Prepared, Store};
+pub use store::{Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Options, Prepared, Store};

@@ -1,5 +1,5 @@
-//! What is reachable, and what is not: image and snapshot records name layers, layers and images name blobs. Whatever no
-//! record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
+//! What is reachable, and what is not: image and snapshot records name layers, layers and images name blobs, and holds of
+//! others name either. Whatever no record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use vocab::{Digest, crash};
 
 use super::Store;
+use super::blobs::HOLDS;
 use super::check::names_in;
 use super::records::*;
 use super::staging::{remove_tree, unique};
@@ -43,9 +44,12 @@ impl Store {
         live.extend(txn.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers));
         let mut held = self.held.lock();
         let mut owed = HashSet::new();
+        let holds = txn.list(&HOLDS)?;
+        live.extend(holds.iter().filter_map(|(_, hold)| hold.layer));
         let mut dead = Dead::default();
         let mut live_folders = HashSet::new();
         let mut live_blobs: HashSet<Digest> = images.iter().map(|(id, _)| *id).collect();
+        live_blobs.extend(holds.iter().map(|(_, hold)| hold.digest));
         live_blobs.extend(images.iter().flat_map(|(_, image)| image.manifests.iter().map(|m| m.digest)));
         let mut gone: Vec<(Digest, LayerRecord)> = Vec::new();
         for (chain, layer) in txn.list(&LAYERS)? {

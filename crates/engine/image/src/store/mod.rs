@@ -1,5 +1,6 @@
 //! The store: what its callers can do, and the folders and locks that everything shares.
 
+mod blobs;
 mod check;
 mod collect;
 mod commit;
@@ -15,6 +16,7 @@ mod save;
 mod snapshots;
 mod staging;
 
+pub use blobs::{Blob, Distributable, DistributableLayer, HOLDS, Hold};
 pub(crate) use ingest::Packing;
 pub(crate) use load::read_head;
 pub use snapshots::{LayersLeft, Prepared};

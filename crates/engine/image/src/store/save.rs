@@ -21,16 +21,16 @@ use crate::tar::{Entry, FileData, Kind, Time, Writer};
 const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// One image to write.
-struct Plan {
+pub(super) struct Plan {
     id: Digest,
     names: Vec<Reference>,
-    manifest: Descriptor,
-    manifest_bytes: Vec<u8>,
+    pub(super) manifest: Descriptor,
+    pub(super) manifest_bytes: Vec<u8>,
     /// The configuration's bytes: its blob may go with the image before they are written.
-    config: Vec<u8>,
+    pub(super) config: Vec<u8>,
     /// Chain ids, bottom first.
     chains: Vec<Digest>,
-    layers: Vec<(Descriptor, LayerRecord)>,
+    pub(super) layers: Vec<(Descriptor, LayerRecord)>,
     time: Time,
 }
 
@@ -107,7 +107,7 @@ impl Store {
         wanted.into_iter().map(|(id, names)| self.plan_image(id, names)).collect()
     }
 
-    fn plan_image(&self, id: Digest, names: Vec<Reference>) -> Result<Plan> {
+    pub(super) fn plan_image(&self, id: Digest, names: Vec<Reference>) -> Result<Plan> {
         let read = self.db.read()?;
         let image = read.get(&IMAGES, &id)?.ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
         let (_, config) = self.config(&id)?;
