@@ -12,6 +12,15 @@ use blackbox::{World, eventually, is_root};
 
 /// Points that this life does not pass, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("engine.volume.after_mount", "docker_volumes.rs"),
+    ("engine.volume.before_mount", "docker_volumes.rs"),
+    ("engine.volume.create.after_commit", "docker_volumes.rs"),
+    ("engine.volume.create.before_commit", "docker_volumes.rs"),
+    ("engine.volume.create.before_files", "docker_volumes.rs"),
+    ("engine.volume.fill.begun", "docker_volumes.rs"),
+    ("engine.volume.fill.written", "docker_volumes.rs"),
+    ("engine.volume.remove.after_commit", "docker_volumes.rs"),
+    ("engine.volume.remove.before_commit", "docker_volumes.rs"),
     ("image.blob.moved", "a push to the engine's registry; the registry's own tests"),
     ("image.blob.synced", "a push to the engine's registry; the registry's own tests"),
     ("keeper.log.rotate", "a log of ten megabytes; the keeper's own tests"),

@@ -92,7 +92,14 @@ pub(crate) async fn route(engine: Engine, request: Request<Incoming>) -> ApiResu
         ("GET", ["networks"]) => networks::list(&call),
         ("GET", ["networks", id]) => networks::inspect(&call, id),
         ("GET", ["volumes"]) => volumes::list(call).await,
+        ("POST", ["volumes", "create"]) => volumes::create(call).await,
+        ("POST", ["volumes", "prune"]) => volumes::prune(call).await,
         ("GET", ["volumes", name]) => volumes::inspect(call, name).await,
+        ("PUT", ["volumes", name]) => volumes::update(call, name).await,
+        ("DELETE", ["volumes", name]) => volumes::remove(call, name).await,
+        // Not Docker's either: a volume as a tar.
+        ("GET", ["knarr", "volumes", name, "archive"]) => volumes::export(call, name).await,
+        ("PUT", ["knarr", "volumes", name, "archive"]) => volumes::import(call, name).await,
 
         (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
             Err(elsewhere::swarm(&method, &segments))

@@ -27,7 +27,7 @@ pub struct EngineConfig {
 /// The engine. Cheap to clone; the last clone's death does not stop anything: containers run on.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// A wait that is already armed: an exit between [`Engine::wait`] and [`Waiter::outcome`] is not missed.

@@ -14,6 +14,7 @@ mod logs;
 mod model;
 mod spec;
 mod stream;
+mod volumes;
 
 pub use api::*;
 pub use error::{Error, Result};

@@ -34,4 +34,6 @@ mod union;
 
 pub use error::{Error, Result};
 pub use model::*;
-pub use store::{Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Options, Prepared, Store};
+pub use store::{
+    Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Options, Prepared, Store, tree_size,
+};

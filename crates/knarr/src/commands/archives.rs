@@ -102,7 +102,7 @@ pub(super) static EXPORT: Command = Command {
 };
 
 /// Streams an archive to a file or to standard output. A file appears under its name only when it is whole.
-fn download(context: &Context, matches: &Matches, path: &str) -> Result<u8, Failure> {
+pub(super) fn download(context: &Context, matches: &Matches, path: &str) -> Result<u8, Failure> {
     let Some(name) = matches.text("output") else {
         if terminal::is_terminal(io::stdout()) {
             return Err("cowardly refusing to save to a terminal. Use the -o flag or redirect".into());

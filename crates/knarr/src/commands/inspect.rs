@@ -17,13 +17,14 @@ pub(super) static INSPECT: Command = Command {
     usage: "[OPTIONS] NAME|ID [NAME|ID...]",
     about: "Return low-level information on containers and images",
     examples: "  knarr inspect web\n  knarr inspect -f '{{.State.Status}} {{.State.Pid}}' web\n  knarr inspect -f '{{json .Config.Env}}' busybox:1",
-    flags: &[&[FORMAT, SIZE, text("type", "Only inspect objects of the given type (container, image)")]],
+    flags: &[&[FORMAT, SIZE, text("type", "Only inspect objects of the given type (container, image, volume)")]],
     interspersed: true,
     arity: Arity::AtLeast(1),
     run: |context, matches| match matches.text("type") {
-        None => show_all(context, matches, &[Kind::Container, Kind::Image]),
+        None => show_all(context, matches, &[Kind::Container, Kind::Image, Kind::Volume]),
         Some("container") => show_all(context, matches, &[Kind::Container]),
         Some("image") => show_all(context, matches, &[Kind::Image]),
+        Some("volume") => show_all(context, matches, &[Kind::Volume]),
         Some(other) => Err(Failure::new(format!("unknown type: {}", crate::text::quoted(other)))),
     },
 };
@@ -50,10 +51,22 @@ pub(super) static IMAGE_INSPECT: Command = Command {
     run: |context, matches| show_all(context, matches, &[Kind::Image]),
 };
 
+pub(super) static VOLUME_INSPECT: Command = Command {
+    name: "inspect",
+    usage: "[OPTIONS] VOLUME [VOLUME...]",
+    about: "Display detailed information on one or more volumes",
+    examples: "",
+    flags: &[&[FORMAT]],
+    interspersed: true,
+    arity: Arity::AtLeast(1),
+    run: |context, matches| show_all(context, matches, &[Kind::Volume]),
+};
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Container,
     Image,
+    Volume,
 }
 
 fn find(context: &Context, matches: &Matches, name: &str, kinds: &[Kind]) -> Result<Value, Failure> {
@@ -62,6 +75,7 @@ fn find(context: &Context, matches: &Matches, name: &str, kinds: &[Kind]) -> Res
         let path = match kind {
             Kind::Container => format!("/containers/{}/json{size}", encode(name)),
             Kind::Image => format!("/images/{}/json", encode(name)),
+            Kind::Volume => format!("/volumes/{}", encode(name)),
         };
         match context.client.get(&path) {
             Err(failure) if failure.is_not_found() && kinds.len() > 1 => {}

@@ -19,6 +19,7 @@ mod stats;
 mod stream;
 mod system;
 mod top_help;
+mod volume;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -122,6 +123,21 @@ pub static GROUPS: &[Group] = &[
             ("events", &system::EVENTS),
             ("info", &system::INFO),
             ("prune", &system::SYSTEM_PRUNE),
+        ],
+    },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+        commands: &[
+            ("create", &volume::CREATE),
+            ("export", &volume::EXPORT),
+            ("import", &volume::IMPORT),
+            ("inspect", &inspect::VOLUME_INSPECT),
+            ("ls", &volume::LS),
+            ("list", &volume::LS),
+            ("prune", &volume::PRUNE),
+            ("rm", &volume::RM),
+            ("remove", &volume::RM),
         ],
     },
 ];
@@ -295,7 +311,6 @@ fn unknown(name: &str) -> String {
             Some("registries come with a later version; move images with 'knarr save' and 'knarr load'")
         }
         "network" => Some("networks come with a later version; --network none and host are there"),
-        "volume" => Some("volumes come with a later version; bind mounts (-v /path:/path) are there"),
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),
         "swarm" | "node" | "service" | "stack" | "secret" | "config" => Some("there is no swarm mode"),
         "context" => Some("there are no contexts; --host or DOCKER_HOST says where the engine is"),

@@ -230,12 +230,16 @@ pub(super) static DF: Command = Command {
     examples: "",
     flags: &[&[
         text("format", "Format output using a custom template: table, table TEMPLATE, json, or a Go template"),
-        switch("verbose", "").short('v').refused("use knarr ps -s and knarr images"),
+        switch("verbose", "Show detailed information on space usage").short('v'),
     ]],
     interspersed: true,
     arity: Arity::None,
     run: |context, matches| {
         let usage = context.client.get("/system/df")?;
+        if matches.is("verbose") {
+            out(&verbose_usage(&usage)?)?;
+            return Ok(0);
+        }
         let headings: show::Headings = &[
             ("Type", "TYPE"),
             ("TotalCount", "TOTAL"),
@@ -249,6 +253,64 @@ pub(super) static DF: Command = Command {
         Ok(0)
     },
 };
+
+/// `df -v`: every image, container and volume with its size.
+fn verbose_usage(usage: &Value) -> Result<String, Failure> {
+    let list = |name: &str| usage[name].as_array().cloned().unwrap_or_default();
+    let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(0.0).max(0.0);
+    let short = |value: &Value| {
+        let id = value["Id"].as_str().unwrap_or("");
+        crate::text::short_id(id).to_owned()
+    };
+    let now = units::now();
+    let ago = |value: &Value| {
+        let age = now - value["Created"].as_i64().unwrap_or(0);
+        format!("{} ago", units::human_duration(age))
+    };
+    let mut images = vec!["REPOSITORY\tTAG\tIMAGE ID\tCREATED\tSIZE\tSHARED SIZE\tUNIQUE SIZE\tCONTAINERS".to_owned()];
+    for image in list("Images") {
+        let name = image["RepoTags"][0].as_str().unwrap_or("<none>:<none>").to_owned();
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "<none>"));
+        let (size, shared) = (number(&image, "Size"), number(&image, "SharedSize"));
+        images.push(format!(
+            "{repository}\t{tag}\t{}\t{}\t{}\t{}\t{}\t{}",
+            short(&image),
+            ago(&image),
+            units::size4(size),
+            units::size4(shared),
+            units::size4((size - shared).max(0.0)),
+            image["Containers"].as_i64().unwrap_or(0).max(0),
+        ));
+    }
+    let mut containers = vec!["CONTAINER ID\tIMAGE\tCOMMAND\tLOCAL VOLUMES\tSIZE\tCREATED\tSTATUS\tNAMES".to_owned()];
+    for container in list("Containers") {
+        let text = |name: &str| container[name].as_str().unwrap_or("").to_owned();
+        let volumes = container["Mounts"].as_array().into_iter().flatten().filter(|m| m["Type"] == "volume").count();
+        let name = container["Names"][0].as_str().unwrap_or("").trim_start_matches('/').to_owned();
+        containers.push(format!(
+            "{}\t{}\t{}\t{volumes}\t{}\t{}\t{}\t{name}",
+            short(&container),
+            text("Image"),
+            crate::text::quoted(&crate::text::ellipsis(&text("Command"), 20)),
+            units::size4(number(&container, "SizeRw")),
+            ago(&container),
+            text("Status"),
+        ));
+    }
+    let mut volumes = vec!["VOLUME NAME\tLINKS\tSIZE".to_owned()];
+    for volume in list("Volumes").iter().map(super::volume::row) {
+        let text = |name: &str| volume[name].as_str().unwrap_or("").to_owned();
+        volumes.push(format!("{}\t{}\t{}", text("Name"), text("Links"), text("Size")));
+    }
+    let cache: f64 = list("BuildCache").iter().map(|record| number(record, "Size")).sum();
+    Ok(format!(
+        "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n",
+        show::align(&images),
+        show::align(&containers),
+        show::align(&volumes),
+        units::size4(cache)
+    ))
+}
 
 fn usage_rows(usage: &Value) -> Vec<Value> {
     let list = |name: &str| usage[name].as_array().cloned().unwrap_or_default();
@@ -287,12 +349,12 @@ fn usage_rows(usage: &Value) -> Vec<Value> {
     ]
 }
 
-const FORCE: Flag = switch("force", "Do not prompt for confirmation").short('f');
-const FILTER: Flag = list("filter", "Provide filter values (e.g. \"until=<timestamp>\")");
+pub(super) const FORCE: Flag = switch("force", "Do not prompt for confirmation").short('f');
+pub(super) const FILTER: Flag = list("filter", "Provide filter values (e.g. \"until=<timestamp>\")");
 const ALL: Flag = switch("all", "Remove all unused images, not just dangling ones").short('a');
 
 /// Asks on the terminal; no is the answer of a missing one.
-fn confirmed(matches: &Matches, warning: &str) -> Result<bool, Failure> {
+pub(super) fn confirmed(matches: &Matches, warning: &str) -> Result<bool, Failure> {
     if matches.is("force") {
         return Ok(true);
     }
@@ -321,7 +383,7 @@ fn prune_images(context: &Context, wanted: &[String], all: bool) -> Result<(Stri
     Ok((text, answer["SpaceReclaimed"].as_f64().unwrap_or(0.0)))
 }
 
-fn report(parts: &[(String, f64)]) -> Result<u8, Failure> {
+pub(super) fn report(parts: &[(String, f64)]) -> Result<u8, Failure> {
     let text: String = parts.iter().map(|(text, _)| text.as_str()).collect();
     let total: f64 = parts.iter().map(|(_, bytes)| bytes).sum();
     out(&format!("{text}Total reclaimed space: {}\n", units::size4(total)))?;
@@ -367,7 +429,7 @@ pub(super) static SYSTEM_PRUNE: Command = Command {
     usage: "[OPTIONS]",
     about: "Remove unused data",
     examples: "",
-    flags: &[&[FORCE, FILTER, ALL, switch("volumes", "").refused("volumes come with a later version")]],
+    flags: &[&[FORCE, FILTER, ALL, switch("volumes", "Prune anonymous volumes")]],
     interspersed: true,
     arity: Arity::None,
     run: |context, matches| {
@@ -376,12 +438,21 @@ pub(super) static SYSTEM_PRUNE: Command = Command {
         } else {
             "all dangling images"
         };
-        let warning = format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
+        let volumes =
+            if matches.is("volumes") { "  - all anonymous volumes not used by at least one container\n" } else { "" };
+        let warning = format!("WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images}\n");
         if !confirmed(matches, &warning)? {
             return Ok(0);
         }
         let wanted = matches.list("filter");
-        report(&[prune_containers(context, wanted)?, prune_images(context, wanted, matches.is("all"))?])
+        let mut parts = vec![prune_containers(context, wanted)?];
+        if matches.is("volumes") {
+            // Only containers and images have an age.
+            let ageless: Vec<String> = wanted.iter().filter(|f| !f.starts_with("until=")).cloned().collect();
+            parts.push(super::volume::prune(context, &ageless, false)?);
+        }
+        parts.push(prune_images(context, wanted, matches.is("all"))?);
+        report(&parts)
     },
 };
 

@@ -53,9 +53,6 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
         }
         ("DELETE", ["networks", id]) => Err(ApiError::not_found(format!("network {id} not found"))),
         ("POST", ["networks", "prune"]) => reply::ok(&serde_json::json!({ "NetworksDeleted": null })),
-        ("POST", ["volumes", "create" | "prune"]) | ("PUT" | "DELETE", ["volumes", _]) => {
-            Err(ApiError::unsupported("making and removing volumes by hand is not supported by this version"))
-        }
         _ => Err(ApiError::page_not_found()),
     }
 }

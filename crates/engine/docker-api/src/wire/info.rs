@@ -133,7 +133,7 @@ pub(crate) fn volume(volume: engine::VolumeView) -> Value {
     let mut value = json!({
         "CreatedAt": time::nano(volume.created_at),
         "Driver": volume.driver,
-        "Labels": volume.labels,
+        "Labels": if volume.labels.is_empty() { Value::Null } else { json!(volume.labels) },
         "Mountpoint": volume.mountpoint.to_string_lossy(),
         "Name": volume.name,
         "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },

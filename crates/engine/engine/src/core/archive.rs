@@ -25,11 +25,13 @@ pub(crate) struct PutOptions {
 struct Place {
     root: Root,
     path: PathBuf,
+    /// Keeps a volume reachable meanwhile.
+    _volume: Option<crate::volumes::Held>,
 }
 
 impl Inner {
     /// Blocking.
-    pub(crate) fn archive_stat(&self, container: &Container, path: &str) -> Result<PathStat> {
+    pub(crate) fn archive_stat(self: &Arc<Self>, container: &Container, path: &str) -> Result<PathStat> {
         let place = self.place(container, path, false)?;
         let facts = archive::stat(&place.root, &place.path).map_err(|e| failed(container, path, e))?;
         Ok(shown(path, facts))
@@ -64,7 +66,7 @@ impl Inner {
 
     /// Blocking.
     pub(crate) fn archive_put(
-        &self,
+        self: &Arc<Self>,
         container: &Container,
         path: &str,
         options: PutOptions,
@@ -101,7 +103,7 @@ impl Inner {
 
     /// Where a path of the container is. One that runs shows everything that it has mounted; of one that does not, a
     /// volume or bind is entered by its source.
-    fn place(&self, container: &Container, path: &str, writable: bool) -> Result<Place> {
+    fn place(self: &Arc<Self>, container: &Container, path: &str, writable: bool) -> Result<Place> {
         let record = container.record();
         let state = container.state();
         if matches!(state.status, Status::Running | Status::Paused) {
@@ -111,7 +113,7 @@ impl Inner {
             if !ours {
                 return Err(container.not_running());
             }
-            return Ok(Place { root, path: absolute(path) });
+            return Ok(Place { root, path: absolute(path), _volume: None });
         }
         let cleaned = clean(path);
         let mounts = record.mounts.iter().filter(|m| !m.source.is_empty());
@@ -119,11 +121,18 @@ impl Inner {
         if let Some((mount, rest)) = covering.max_by_key(|(m, _)| m.destination.len()) {
             // A slash at the end means something, and cleaning takes it away.
             let slash = if path.ends_with('/') || path.ends_with("/.") { "/." } else { "" };
-            let root = Root::open(&mount.source)?;
-            return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")) });
+            let volume = match mount.volume.as_str() {
+                "" => None,
+                name => Some(crate::volumes::Held::new(self.clone(), name.to_owned())?),
+            };
+            let mut root = Root::open(&mount.source)?;
+            if !mount.subpath.is_empty() {
+                root = root.sub(&mount.subpath)?;
+            }
+            return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")), _volume: volume });
         }
         let root = Root::from_fd(self.images.mount(&container.id.to_string(), writable)?);
-        Ok(Place { root, path: absolute(path) })
+        Ok(Place { root, path: absolute(path), _volume: None })
     }
 }
 

@@ -48,7 +48,6 @@ impl Inner {
                 )));
             }
         }
-        let volumes = self.settle_volumes(&mut mounts);
 
         let id = self.new_id();
         if config.hostname.is_empty() {
@@ -57,6 +56,13 @@ impl Inner {
             config.hostname = if shared { super::info::hostname() } else { id.short() };
         }
         let name = self.take_name(name.as_deref(), id)?;
+        let volumes = match self.settle_volumes(id, &mut mounts) {
+            Ok(volumes) => volumes,
+            Err(error) => {
+                self.registry().release_name(&name, id);
+                return Err(error);
+            }
+        };
         let record = ContainerRecord {
             name: name.clone(),
             created_at: Timestamp::now(),
@@ -68,13 +74,12 @@ impl Inner {
         };
         match self.commit_new(id, record, &volumes) {
             Ok(container) => {
-                for (name, record) in volumes {
-                    self.volumes.learn(name, record);
-                }
+                self.volumes_settled(id, &volumes, true);
                 self.container_event(&container, "create", &[]);
                 Ok(Created { id, warnings })
             }
             Err(error) => {
+                self.volumes_settled(id, &volumes, false);
                 self.registry().release_name(&name, id);
                 Err(error)
             }
@@ -126,28 +131,6 @@ impl Inner {
         let container = Arc::new(Container::new(id, record, saved));
         self.registry().insert(container.clone());
         Ok(container)
-    }
-
-    /// Names anonymous volumes, finds sources, and lists the volumes that are to be made.
-    fn settle_volumes(&self, mounts: &mut [ContainerMount]) -> Vec<(String, VolumeRecord)> {
-        let mut new = Vec::new();
-        for mount in mounts.iter_mut().filter(|m| m.kind == MountKind::Volume) {
-            if mount.volume.is_empty() {
-                mount.volume = ContainerId::from_bytes(self.random_bytes()).to_string();
-            }
-            mount.source = self.volumes.data(&mount.volume).to_string_lossy().into_owned();
-            if self.volumes.get(&mount.volume).is_none() {
-                let record = VolumeRecord {
-                    created_at: Timestamp::now(),
-                    anonymous: mount.anonymous,
-                    labels: Default::default(),
-                    options: Default::default(),
-                    populated: !mount.copy_up,
-                };
-                new.push((mount.volume.clone(), record));
-            }
-        }
-        new
     }
 
     fn add_volumes_from(&self, host: &HostConfig, mounts: &mut Vec<ContainerMount>) -> Result<()> {

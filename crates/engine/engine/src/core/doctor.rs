@@ -109,7 +109,28 @@ impl Inner {
         }
         for name in names_in(self.volumes.dir()) {
             if self.volumes.get(&name).is_none() {
-                add("volume", name, "a volume's directory without a record".into(), "remove it");
+                add(
+                    "volume",
+                    name,
+                    "a volume's directory without a record".into(),
+                    "restart the engine: it removes it",
+                );
+            }
+        }
+        for volume in self.volumes.views() {
+            if !volume.mountpoint.is_dir() {
+                add(
+                    "volume",
+                    volume.name,
+                    "the volume's files are missing".into(),
+                    "remove it, or restore it from a copy",
+                );
+            } else if !volume.options.is_empty()
+                && self.volumes.is_mounted(&volume.name)
+                && !self.volumes.is_in_use(&volume.name)
+            {
+                let place = volume.mountpoint.display().to_string();
+                add("mount", place, "a volume is mounted and no container uses it".into(), "restart the engine");
             }
         }
         for finding in self.images.check(false)? {

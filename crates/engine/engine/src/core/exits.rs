@@ -40,7 +40,12 @@ impl Inner {
         vocab::crash::point("engine.exit.before_cleanup");
         let oom_killed = {
             let (inner, held) = (self.clone(), container.clone());
-            blocking(move || inner.clean_group(&held)).await
+            blocking(move || {
+                let oom_killed = inner.clean_group(&held);
+                inner.release_volumes(&held);
+                oom_killed
+            })
+            .await
         };
         let record = container.record();
         let at = Timestamp::new(exited.at.0, exited.at.1 as i32).unwrap_or_else(|_| Timestamp::now());

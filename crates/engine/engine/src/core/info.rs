@@ -72,10 +72,10 @@ impl Inner {
         let images = self.images.usage()?;
         let options = crate::ListOptions { all: true, size: true, ..Default::default() };
         let mut volumes = self.volumes.views();
-        let records: Vec<_> = self.registry().all().iter().map(|c| c.record()).collect();
+        let used = self.volumes_in_use();
         for volume in &mut volumes {
             volume.size_bytes = Some(tree_bytes(&volume.mountpoint));
-            volume.used_by = records.iter().filter(|r| r.mounts.iter().any(|m| m.volume == volume.name)).count();
+            volume.used_by = used.get(&volume.name).map_or(0, Vec::len);
         }
         Ok(DiskUsage { layers_bytes: images.layers_bytes, containers: self.list(&options)?, volumes })
     }
@@ -98,13 +98,10 @@ fn file_system_of(path: &std::path::Path) -> String {
     holding.max_by_key(|m| m.target.as_os_str().len()).map(|m| m.fs_type).unwrap_or_default()
 }
 
-/// Bytes that a tree's files have, links not followed.
-fn tree_bytes(path: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(facts) if facts.is_dir() => tree_bytes(&entry.path()),
-        Ok(facts) => facts.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
+/// Bytes that a tree's files have; what cannot be counted counts as nothing.
+pub(crate) fn tree_bytes(path: &std::path::Path) -> u64 {
+    image::tree_size(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot count");
+        0
+    })
 }

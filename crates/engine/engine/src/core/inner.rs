@@ -17,8 +17,8 @@ use super::records::{CONTAINERS, STATES};
 use super::registry::Registry;
 use super::seccomp::SeccompFilters;
 use super::start::UserFilesCache;
-use super::volumes::Volumes;
 use crate::spec::HostFacts;
+use crate::volumes::Volumes;
 use crate::{ContainerId, EngineConfig, Error, ExecId, HostConfig, Result};
 
 pub(crate) struct Inner {

@@ -74,7 +74,11 @@ impl Inner {
             }
             Err(error) => {
                 let (inner, held) = (self.clone(), container.clone());
-                blocking(move || inner.clean_group(&held)).await;
+                blocking(move || {
+                    inner.clean_group(&held);
+                    inner.release_volumes(&held);
+                })
+                .await;
                 self.start_failed(container, &error);
                 Err(error)
             }

@@ -18,7 +18,7 @@ mod inner;
 mod lifecycle;
 mod list;
 mod open;
-mod records;
+pub(crate) mod records;
 mod registry;
 mod remove;
 mod seccomp;
@@ -27,8 +27,8 @@ mod stats;
 mod top;
 mod update;
 mod view;
-mod volumes;
 
 pub(crate) use archive::PutOptions;
 pub(crate) use container::Container;
+pub(crate) use copy::copy_tree;
 pub(crate) use inner::{Inner, blocking};

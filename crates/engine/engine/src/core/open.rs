@@ -13,10 +13,10 @@ use super::follow::LogWatch;
 use super::inner::{Parts, blocking, cgroup_parent};
 use super::records::{CONTAINERS, FACTS, STATES};
 use super::remove::remove_dir;
-use super::volumes::Volumes;
 use super::{Container, Inner};
 use crate::decide::adopt::{Adoption, HeldAs, Remembered, decide_adoption};
 use crate::spec::HostFacts;
+use crate::volumes::Volumes;
 use crate::{ContainerId, EngineConfig, Error, Result, Status};
 
 impl Inner {
@@ -92,7 +92,7 @@ impl Inner {
         Ok(registry.all())
     }
 
-    fn adopt_one(&self, container: &Arc<Container>, held: Option<&Held>) -> Adoption {
+    fn adopt_one(self: &Arc<Self>, container: &Arc<Container>, held: Option<&Held>) -> Adoption {
         let record = container.record();
         let mut live = container.live();
         let exited = held.and_then(ended);
@@ -130,6 +130,7 @@ impl Inner {
                     Err(error) => tracing::warn!(container = %container.id, %error, "no pidfd for a held container"),
                 }
                 live.awaits_exit = true;
+                self.adopt_volumes(container);
                 let known = live.saved.state.pid == held.pid && live.saved.pid_start == held.start_time;
                 live.saved.pid_start = held.start_time;
                 live.saved.boot_id.clone_from(&self.boot_id);
@@ -242,10 +243,13 @@ impl Inner {
             }
         }
         for name in names_in(self.volumes.dir()) {
-            if self.volumes.get(&name).is_none() {
-                remove_dir(&self.volumes.dir().join(name));
+            if self.volumes.get(&name).is_none()
+                && let Err(error) = self.volumes.remove_files(&name)
+            {
+                tracing::warn!(volume = name, %error, "cannot remove a left-over volume");
             }
         }
+        self.volumes.tidy();
     }
 }
 

@@ -66,7 +66,4 @@ pub(crate) struct VolumeRecord {
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) options: BTreeMap<String, String>,
-    /// Copied up already, or not to be.
-    #[serde(default)]
-    pub(crate) populated: bool,
 }

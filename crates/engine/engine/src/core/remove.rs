@@ -89,6 +89,7 @@ impl Inner {
             if let Err(error) = self.volumes.forget(&name) {
                 tracing::warn!(volume = name, %error, "the volume's files stay behind until the next start");
             }
+            self.volume_event(&name, "destroy", &[]);
         }
         remove_dir(&self.container_dir(id));
         vocab::crash::point("engine.remove.after_files");

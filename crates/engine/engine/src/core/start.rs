@@ -1,6 +1,5 @@
 //! Everything that a start needs, gathered and decided before the keeper is asked.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,7 +85,9 @@ impl Inner {
             device_numbers: &super::devices::numbers,
         })?;
         let rootfs = RootfsSource::Overlay { lowers: snapshot.lowers, upper: snapshot.upper, work: snapshot.work };
-        let options = runtime::Options::new(key.clone(), dir);
+        let mut options = runtime::Options::new(key.clone(), dir);
+        let subpaths = record.mounts.iter().filter(|m| !m.subpath.is_empty());
+        options.subpaths = subpaths.map(|m| (m.destination.clone(), m.subpath.clone().into())).collect();
         let mut plan = runtime::plan(&spec, &rootfs, &self.runtime_facts, &options)
             .map_err(|e| Error::Start { exit_code: 128, message: format!("OCI runtime create failed: {e}") })?;
         if !host.privileged {
@@ -166,12 +167,9 @@ impl Inner {
     }
 
     fn ensure_mount_sources(&self, container: &Container, record: &ContainerRecord) -> Result<()> {
+        self.acquire_volumes(container)?;
         for mount in &record.mounts {
             match mount.kind {
-                MountKind::Volume => {
-                    self.volumes.ensure(&mount.volume)?;
-                    self.copy_up(container, mount)?;
-                }
                 MountKind::Bind if mount.create_source => {
                     let path = Path::new(&mount.source);
                     if !path.exists() {
@@ -317,26 +315,5 @@ pub(crate) fn launch_message(program: &str, exit_code: i32, text: &str) -> Strin
         127 => format!("{HEAD}: exec: \"{program}\": executable file not found in $PATH"),
         126 => format!("{HEAD}: exec: \"{program}\": permission denied ({text})"),
         _ => format!("{HEAD}: {text}"),
-    }
-}
-
-impl Inner {
-    /// Fills a new, empty volume with what the image has at its destination (RT-29: by descriptor, in the root, once).
-    fn copy_up(&self, container: &Container, mount: &crate::decide::mounts::ContainerMount) -> Result<()> {
-        let Some(mut volume) = self.volumes.get(&mount.volume).filter(|v| !v.populated && mount.copy_up) else {
-            return Ok(());
-        };
-        let root = linux::fs::Root::from_fd(self.images.mount(&container.id.to_string(), false)?);
-        if let Ok(from) = root.open_dir(mount.destination.trim_start_matches('/')) {
-            let data = self.volumes.data(&mount.volume);
-            let to = linux::fs::Root::open(&data)?.into_fd();
-            if linux::tree::entries(to.as_fd())?.is_empty() {
-                super::copy::copy_tree(from.as_fd(), to.as_fd())?;
-            }
-        }
-        volume.populated = true;
-        self.db.write(|txn| txn.put(&super::records::VOLUMES, &mount.volume, &volume)).map_err(|e: db::Error| e)?;
-        self.volumes.learn(mount.volume.clone(), volume);
-        Ok(())
     }
 }

@@ -3,8 +3,11 @@
 //! Pure: host paths are checked for existence and volumes made by the shell. Paths inside the container are resolved by
 //! the runtime, beneath the new root.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::volumes::options::check_name;
 use crate::{ContainerConfig, Error, HostConfig, MountKind, MountRequest, Result};
 
 /// One mount of a container, as it is stored and given to every start.
@@ -30,6 +33,9 @@ pub(crate) struct ContainerMount {
     /// Fill a new and empty volume with what the image has at the destination.
     pub(crate) copy_up: bool,
     pub(crate) subpath: String,
+    /// For a volume that does not exist yet.
+    pub(crate) volume_labels: BTreeMap<String, String>,
+    pub(crate) volume_options: BTreeMap<String, String>,
     pub(crate) tmpfs_options: Vec<String>,
 }
 
@@ -58,6 +64,8 @@ impl Default for ContainerMount {
             create_source: false,
             copy_up: false,
             subpath: String::new(),
+            volume_labels: BTreeMap::new(),
+            volume_options: BTreeMap::new(),
             tmpfs_options: Vec::new(),
         }
     }
@@ -144,7 +152,7 @@ fn parse_bind(text: &str) -> Result<ContainerMount> {
         if source.is_empty() {
             mount.anonymous = true;
         } else {
-            check_volume_name(source)?;
+            check_name(source)?;
             source.clone_into(&mut mount.volume);
         }
     }
@@ -236,16 +244,13 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
                 return foreign("TmpfsOptions");
             }
             let options = request.volume.clone().unwrap_or_default();
-            if !matches!(options.driver.as_str(), "" | "local") {
-                return Err(Error::Invalid(format!(
-                    "error looking up volume plugin {0}: plugin \"{0}\" not found",
-                    options.driver
-                )));
-            }
-            mount.copy_up = !options.no_copy;
+            crate::volumes::options::check_driver(&options.driver, &format!("create {}", request.source))?;
+            mount.copy_up = !options.no_copy && options.subpath.is_empty();
+            mount.volume_labels = options.labels;
+            mount.volume_options = options.driver_options;
             mount.anonymous = request.source.is_empty();
             if !mount.anonymous {
-                check_volume_name(&request.source)?;
+                check_name(&request.source)?;
                 mount.volume = request.source.clone();
             }
             if !options.subpath.is_empty() {
@@ -365,18 +370,6 @@ pub(crate) fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
-}
-
-pub(crate) fn check_volume_name(name: &str) -> Result<()> {
-    let tail = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    let mut bytes = name.bytes();
-    let good = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric()) && name.len() >= 2 && bytes.all(tail);
-    if good && name.len() <= 255 {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!(
-        "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
-    )))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::ContainerSummary;
+use super::{ContainerSummary, VolumeView};
 
 #[derive(Debug, Clone, Default)]
 pub struct Info {
@@ -53,21 +53,6 @@ pub struct DiskUsage {
     /// With sizes.
     pub containers: Vec<ContainerSummary>,
     pub volumes: Vec<VolumeView>,
-}
-
-#[derive(Debug, Clone)]
-pub struct VolumeView {
-    pub name: String,
-    pub driver: String,
-    pub mountpoint: PathBuf,
-    pub created_at: Timestamp,
-    pub anonymous: bool,
-    pub labels: std::collections::BTreeMap<String, String>,
-    pub options: std::collections::BTreeMap<String, String>,
-    /// Filled by `disk_usage`.
-    pub size_bytes: Option<u64>,
-    /// How many containers refer to it; filled by `disk_usage`.
-    pub used_by: usize,
 }
 
 /// One thing that `doctor` found.

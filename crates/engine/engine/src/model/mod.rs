@@ -15,6 +15,7 @@ mod log;
 mod state;
 mod stats;
 mod view;
+mod volume;
 
 pub use config::*;
 pub use event::*;
@@ -28,3 +29,4 @@ pub use log::*;
 pub use state::*;
 pub use stats::*;
 pub use view::*;
+pub use volume::*;

@@ -14,6 +14,8 @@ mod names;
 mod records;
 mod save;
 mod snapshots;
+
+pub use snapshots::tree_size;
 mod staging;
 
 pub use blobs::{Blob, Distributable, DistributableLayer, HOLDS, Hold};

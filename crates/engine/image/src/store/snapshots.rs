@@ -400,6 +400,13 @@ fn set_dir_metadata(dir: &OwnedFd, stat: &linux::fs::Stat) -> linux::Result<()> 
     linux::fs::futimens(dir, &crate::layer::times(mtime))
 }
 
+/// Bytes of the regular files below `path`, each file once however many names it has; links are not followed.
+pub fn tree_size(path: &std::path::Path) -> Result<u64> {
+    let what = || format!("size of {}", path.display());
+    let dir = Root::open(path).context(what)?;
+    crate::deep::walk(|| tree_bytes(dir.as_fd(), &mut std::collections::HashSet::new(), 0)).context(what)?.context(what)
+}
+
 fn tree_bytes(
     dir: std::os::fd::BorrowedFd<'_>,
     inodes: &mut std::collections::HashSet<u64>,

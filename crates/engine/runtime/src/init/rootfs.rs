@@ -47,7 +47,10 @@ impl Child<'_> {
                 }
                 new_fs(fstype, source, params, step.attrs)?
             }
-            MountSource::Bind { path, recursive } => mount::clone_tree_at(path, *recursive)?,
+            MountSource::Bind { path, within: None, recursive } => mount::clone_tree_at(path, *recursive)?,
+            MountSource::Bind { path, within: Some(within), recursive } => {
+                mount::clone_tree(Root::open(path)?.open_path(within)?, *recursive)?
+            }
             MountSource::Early { index } => {
                 let fd = with
                     .early

@@ -36,6 +36,8 @@ pub struct Options {
     pub systemd_cgroup: bool,
     /// A limit that cannot be set is a warning (rootless).
     pub cgroup_optional: bool,
+    /// By destination: what to bind of a bind's source, found beneath it at the last moment, so that no link in it leads out.
+    pub subpaths: std::collections::BTreeMap<String, PathBuf>,
 }
 
 impl Options {
@@ -48,6 +50,7 @@ impl Options {
             preserve_fds: 0,
             systemd_cgroup: false,
             cgroup_optional: false,
+            subpaths: Default::default(),
         }
     }
 }

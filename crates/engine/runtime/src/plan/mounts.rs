@@ -92,11 +92,15 @@ fn mount_step(
         let path = if path.is_absolute() { path } else { context.options.bundle.join(path) };
         let recursive = bind == Bind::Recursive;
         let idmap = idmap(context, mount, &options, field, faults);
+        let within = context.options.subpaths.get(&destination).cloned();
+        if within.is_some() && (idmap.is_some() || context.by_launcher) {
+            faults.unsupported(format!("{field}.source"), "a subpath together with id mappings");
+        }
         if idmap.is_some() || context.by_launcher {
             early.push(EarlyMount { source: path, recursive, idmap });
             MountSource::Early { index: early.len() - 1 }
         } else {
-            MountSource::Bind { path, recursive }
+            MountSource::Bind { path, within, recursive }
         }
     } else {
         if options.idmap.is_some() || mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {

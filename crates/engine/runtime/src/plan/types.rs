@@ -138,12 +138,12 @@ pub enum MountSource {
     },
     Bind {
         path: PathBuf,
+        /// What of it: resolved beneath `path` when it is mounted.
+        within: Option<PathBuf>,
         recursive: bool,
     },
     /// `Plan::early[index]`.
-    Early {
-        index: usize,
-    },
+    Early { index: usize },
     /// The cgroup file system, whole or as the container's own part of it.
     Cgroup,
 }
