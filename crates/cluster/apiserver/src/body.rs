@@ -14,10 +14,11 @@ const CHUNK: usize = 128 << 10;
 
 pub enum Body {
     Whole(Option<Bytes>),
-    /// Head, items joined by commas, tail. The items are the stored bytes; only one chunk is copied at a time.
+    /// Head, items with something between them, tail. The items are the stored bytes; only one chunk is copied at a time.
     List {
         head: Bytes,
         items: VecDeque<Bytes>,
+        between: &'static [u8],
         tail: Bytes,
         started: bool,
     },
@@ -29,8 +30,14 @@ impl Body {
         Self::Whole(None)
     }
 
+    /// A list in JSON: items joined by commas.
     pub fn list(head: impl Into<Bytes>, items: VecDeque<Bytes>, tail: impl Into<Bytes>) -> Self {
-        Self::List { head: head.into(), items, tail: tail.into(), started: false }
+        Self::List { head: head.into(), items, between: b",", tail: tail.into(), started: false }
+    }
+
+    /// One part after the other.
+    pub fn parts(head: impl Into<Bytes>, items: VecDeque<Bytes>) -> Self {
+        Self::List { head: head.into(), items, between: b"", tail: Bytes::new(), started: false }
     }
 }
 
@@ -49,14 +56,14 @@ impl HttpBody for Body {
         match this {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(events) => events.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
-            Self::List { head, items, tail, started } => {
+            Self::List { head, items, between, tail, started } => {
                 let mut chunk = BytesMut::with_capacity(CHUNK + (16 << 10));
                 chunk.extend_from_slice(&std::mem::take(head));
                 while chunk.len() < CHUNK
                     && let Some(item) = items.pop_front()
                 {
                     if std::mem::replace(started, true) {
-                        chunk.extend_from_slice(b",");
+                        chunk.extend_from_slice(between);
                     }
                     chunk.extend_from_slice(&item);
                 }
@@ -80,8 +87,8 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::List { head, items, tail, started } => {
-                let commas = if *started { items.len() } else { items.len().saturating_sub(1) };
+            Self::List { head, items, between, tail, started } => {
+                let commas = between.len() * if *started { items.len() } else { items.len().saturating_sub(1) };
                 let bytes: usize = items.iter().map(Bytes::len).sum();
                 SizeHint::with_exact((head.len() + bytes + commas + tail.len()) as u64)
             }

@@ -100,6 +100,7 @@ pub async fn handle(api: Arc<Api>, certificate: Option<User>, request: Request<I
     api.metrics.requests.fetch_add(1, Ordering::Relaxed);
     let head = request.method() == Method::HEAD;
     let mut warnings = Vec::new();
+    let format = respond::error_format(request.headers());
     let mut response = match route(&api, certificate, request, &mut warnings).await {
         Ok(response) => response,
         Err(status) => {
@@ -107,7 +108,7 @@ pub async fn handle(api: Arc<Api>, certificate: Option<User>, request: Request<I
                 api.metrics.errors.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(code = status.code, message = status.message, "request failed");
             }
-            respond::status(&status)
+            respond::status(&status, format)
         }
     };
     respond::warn(&mut response, &warnings);
@@ -139,7 +140,8 @@ async fn route(
             let catalog = api.catalog();
             let resource =
                 catalog.resource(&path.group, &path.version, &path.resource).ok_or_else(Status::no_such_path)?;
-            let wanted = respond::negotiate(&parts.headers)?;
+            let encodable = resource.custom.is_none() && resources::proto::is_encodable(&resource.node);
+            let wanted = respond::negotiate(&parts.headers, encodable)?;
             let body = read_body(&parts.headers, body).await?;
             let text =
                 |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();

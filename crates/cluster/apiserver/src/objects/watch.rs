@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response};
-use resources::{Status, Value};
+use resources::{Status, Value, proto};
 use serde_json::json;
 use std::sync::Arc;
 use store::{Event, RangeRequest, Watch, WatchRequest};
@@ -16,7 +16,7 @@ use crate::api::{Outcome, store_error};
 use crate::body::Body;
 use crate::catalog::Resource;
 use crate::codec;
-use crate::respond::{self, As, Wanted};
+use crate::respond::{self, As, Format, Wanted};
 
 /// Time between bookmarks.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -127,7 +127,11 @@ impl Call {
             }
         }
         let mut response = Response::new(Body::Stream(events));
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+        let kind = match self.wanted.format {
+            Format::Proto => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        };
+        response.headers_mut().insert("content-type", HeaderValue::from_static(kind));
         response.headers_mut().insert("cache-control", HeaderValue::from_static("no-cache, private"));
         Ok(response)
     }
@@ -177,6 +181,13 @@ impl Stream {
     }
 
     fn encode(&self, kind: &str, shown: &Bytes, out: &mut BytesMut) {
+        if self.wanted.format == Format::Proto {
+            let whole = match self.wanted.form {
+                As::Metadata => Bytes::from(respond::partial(&codec::decode(shown)).to_string()),
+                _ => shown.clone(),
+            };
+            return frame(kind, &whole, out);
+        }
         out.put_slice(b"{\"type\":\"");
         out.put_slice(kind.as_bytes());
         out.put_slice(b"\",\"object\":");
@@ -194,7 +205,10 @@ impl Stream {
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool, out: &mut BytesMut) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if self.wanted.format != Format::Proto {
+            metadata["creationTimestamp"] = Value::Null;
+        }
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -207,15 +221,32 @@ impl Stream {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata})
             }
         };
-        put_value(out, &json!({"type": "BOOKMARK", "object": object}));
-        out.put_slice(b"\n");
+        self.special("BOOKMARK", object, out);
+    }
+
+    /// An event that carries no object of the resource.
+    fn special(&self, kind: &str, object: Value, out: &mut BytesMut) {
+        match self.wanted.format {
+            Format::Proto => frame(kind, object.to_string().as_bytes(), out),
+            _ => {
+                put_value(out, &json!({"type": kind, "object": object}));
+                out.put_slice(b"\n");
+            }
+        }
     }
 
     async fn fail(&self, status: &Status) {
         let mut out = BytesMut::new();
-        put_value(&mut out, &json!({"type": "ERROR", "object": status.to_value()}));
-        out.put_slice(b"\n");
+        self.special("ERROR", status.to_value(), &mut out);
         let _ = self.out.send(out.freeze()).await;
+    }
+}
+
+/// An event in protobuf, from the JSON of its object.
+fn frame(kind: &str, json: &[u8], out: &mut BytesMut) {
+    match respond::protobuf(json) {
+        Some(body) => out.put_slice(&proto::frame(kind, &body)),
+        None => tracing::error!(kind, "an event cannot be written as protobuf"),
     }
 }
 

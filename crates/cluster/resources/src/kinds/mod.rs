@@ -13,7 +13,7 @@ mod rbac;
 mod rules;
 mod storage;
 
-pub(crate) use config::base64;
+pub(crate) use config::{base64, from_base64};
 pub use pod::{conditions_set, ready_count};
 pub use rules::{Faults, validate_meta, validate_meta_update};
 
