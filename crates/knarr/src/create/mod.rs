@@ -118,6 +118,7 @@ pub const FLAGS: &[Flag] = &[
     duration("health-start-period", "Start period before failures count (ms|s|m|h)"),
     duration("health-start-interval", "Time between running the check during the start period (ms|s|m|h)"),
     int("health-retries", "Consecutive failures needed to report unhealthy"),
+    text("health-on-failure", "What to do when the container becomes unhealthy: none, kill, restart, stop"),
     switch("no-healthcheck", "Disable any container-specified HEALTHCHECK"),
     // logs and runtime
     text("log-driver", "Logging driver for the container"),
@@ -399,6 +400,10 @@ fn labels(matches: &Matches, around: &Surroundings<'_>) -> Result<BTreeMap<Strin
         lines_of(&(around.files)(file)?).for_each(&mut put);
     }
     matches.list("label").iter().for_each(|label| put(label));
+    if let Some(action) = matches.text("health-on-failure") {
+        // The engine's own: Docker's API has no field for it.
+        put(&format!("io.knarr.health-on-failure={action}"));
+    }
     Ok(out)
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Exec {
     pub(crate) container: ContainerId,
     config: ExecConfig,
     state: Mutex<ExecState>,
+    /// True once it has ended.
+    ended: tokio::sync::watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +80,13 @@ impl Inner {
         let id = self.new_id();
         let command = config.cmd.join(" ");
         let state = ExecState { console: config.console_size, ..Default::default() };
-        let exec = Arc::new(Exec { id, container: container.id, config, state: Mutex::new(state) });
+        let exec = Arc::new(Exec {
+            id,
+            container: container.id,
+            config,
+            state: Mutex::new(state),
+            ended: tokio::sync::watch::channel(false).0,
+        });
         {
             let mut live = container.live();
             let now = Instant::now();
@@ -264,6 +272,7 @@ impl Inner {
                 state.exit_code = Some(exited.code());
                 state.ended_at = Some(Instant::now());
             }
+            exec.ended.send_replace(true);
             let container = self.registry().get(exec.container);
             if let Some(container) = container {
                 container.live().execs.remove(&id);
@@ -272,6 +281,14 @@ impl Inner {
             }
         }
         self.forget(&id.to_string()).await;
+    }
+
+    /// Waits for the end of an exec that was started, and tells its exit code. Nothing if it is forgotten before.
+    pub(crate) async fn exec_end(&self, id: &str) -> Option<i32> {
+        let exec = self.find_exec(id).ok()?;
+        let mut ended = exec.ended.subscribe();
+        ended.wait_for(|ended| *ended).await.ok()?;
+        exec.state().exit_code
     }
 
     pub(crate) fn exec_view(&self, id: &str) -> Result<ExecView> {

@@ -55,6 +55,7 @@ impl Inner {
         vocab::crash::point("engine.start.after_keeper");
         match started {
             Ok(()) => {
+                self.begin_health(container);
                 self.container_event(container, "start", &[]);
                 let policy = container.record().host.restart_policy.mode;
                 if policy == crate::RestartMode::No {

@@ -12,6 +12,7 @@ mod exec;
 mod exits;
 mod files;
 mod follow;
+mod health;
 mod images;
 pub(crate) mod info;
 mod inner;

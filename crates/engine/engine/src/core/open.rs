@@ -175,6 +175,7 @@ impl Inner {
                 if thaw && let Err(error) = self.thaw_group(container).await {
                     tracing::warn!(container = %container.id, %error, "stays frozen");
                 }
+                self.adopt_health(container);
                 self.save_state_soon(container.id);
                 // It may have ended between the keeper's list and now: its event comes.
             }

@@ -4,6 +4,7 @@
 pub(crate) mod adopt;
 pub(crate) mod caps;
 pub(crate) mod changes;
+pub(crate) mod health;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod names;

@@ -27,6 +27,7 @@ pub(crate) fn check_config(config: &ContainerConfig) -> Result<()> {
             return Err(Error::Invalid(format!("Unknown healthcheck type {:?}", check.test[0])));
         }
     }
+    super::health::on_failure(config)?;
     Ok(())
 }
 
