@@ -15,6 +15,8 @@ pub enum Error {
     NoSuchSnapshot(String),
     #[error("the store has no blob {0}")]
     NoSuchBlob(Digest),
+    #[error("No such layer: {0}")]
+    NoSuchLayer(Digest),
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
     /// The image is used or tagged in a way that forbids what was asked; `force` may help where the text says so.
@@ -53,7 +55,9 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NoSuchImage(_) | Error::NoSuchSnapshot(_) | Error::NoSuchBlob(_) => ErrorKind::NotFound,
+            Error::NoSuchImage(_) | Error::NoSuchSnapshot(_) | Error::NoSuchBlob(_) | Error::NoSuchLayer(_) => {
+                ErrorKind::NotFound
+            }
             Error::Conflict(_) => ErrorKind::Conflict,
             Error::Ambiguous(_)
             | Error::Reference(_)

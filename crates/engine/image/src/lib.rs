@@ -12,7 +12,8 @@
 //! layers/<name>/diff    an unpacked layer, in overlay's own form (whiteouts are 0:0 devices)
 //! layers/<name>/recipe  what makes the layer's tar again from `diff`, where no compressed blob is kept
 //! snapshots/<id>/       a container's init layer, writable layer and work folder
-//! tmp/, trash/          not yet, and no longer, part of the store
+//! partial/              compressed layers of which a pull has received a part
+//! tmp/                  not yet, and no longer, part of the store
 //! ```
 //! The records are in the database ([`db::Db`]); whatever a record speaks of is on disk before the record is.
 
@@ -35,5 +36,6 @@ mod union;
 pub use error::{Error, Result};
 pub use model::*;
 pub use store::{
-    Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Options, Prepared, Store, tree_size,
+    Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Lease, Options, Part, Prepared, Pull,
+    PulledManifest, Sealed, Store, tree_size,
 };

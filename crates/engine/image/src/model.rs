@@ -239,6 +239,22 @@ pub struct Snapshot {
     pub work: PathBuf,
 }
 
+/// A layer in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// Its chain id: what it is together with all layers below it.
+    pub chain: Digest,
+    /// Chain id of the layer that it stands on.
+    pub parent: Option<Digest>,
+    pub diff_id: Digest,
+    /// Bytes in its files.
+    pub bytes: u64,
+    /// Bytes of its uncompressed tar.
+    pub tar_bytes: u64,
+    /// Digest and size of the compressed tar, if it came so and is kept so. Else the tar is made again when it is read.
+    pub compressed: Option<(Digest, u64)>,
+}
+
 /// One line of `diff`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {

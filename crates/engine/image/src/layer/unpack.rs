@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use linux::Errno;
@@ -18,7 +18,8 @@ use linux::fs::{FileType, Mode, OFlags, Root};
 use serde::{Deserialize, Serialize};
 
 use super::dirs::{Dir, Dirs};
-use super::files::{self, Files, Owner, describe, set_xattrs, times};
+use super::files::{self, Files, Owner, describe};
+use super::finish::{Rest, is_whiteout, special_metadata};
 use super::recipe::{self, Moved, RecipeWriter};
 use crate::chunk::{Chunk, Source};
 use crate::error::{Context, Error, Result};
@@ -31,7 +32,7 @@ const SMALL_BYTES: u64 = 512 << 10;
 /// Paths and attributes of directories wait for the end; this bounds the memory they take.
 const DIRS_BYTES_MAX: usize = 48 << 20;
 /// What a directory that no member describes gets, as in every other tool.
-const IMPLICIT_MODE: u32 = 0o755;
+pub(super) const IMPLICIT_MODE: u32 = 0o755;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -125,16 +126,6 @@ struct Applier<'a, 'scope> {
     moved: Vec<Moved>,
     dirs_done_last: Vec<Entry>,
     dirs_bytes: usize,
-    unpacked: Unpacked,
-}
-
-/// What is left of the applier when the workers are gone.
-struct Rest {
-    owner: Owner,
-    folder: OwnedFd,
-    dirs: Dirs,
-    moved: Vec<Moved>,
-    dirs_done_last: Vec<Entry>,
     unpacked: Unpacked,
 }
 
@@ -256,11 +247,7 @@ impl<'scope> Applier<'_, 'scope> {
         }
         if tar.observer().wanted() {
             let path = dir.join(name);
-            let pieces = match &data.sparse {
-                None => vec![(0, stored)],
-                Some(extents) => extents.iter().map(|e| (e.offset, e.len)).collect(),
-            };
-            for (offset, len) in pieces {
+            for (offset, len) in data.pieces() {
                 tar.observer().file(&path, offset, len).context(|| "write a recipe")?;
             }
         }
@@ -462,164 +449,4 @@ impl<'scope> Applier<'_, 'scope> {
     fn tar_error(&self, source: TarError) -> Error {
         Error::Tar { what: self.what.to_owned(), source }
     }
-}
-
-impl Rest {
-    /// A directory that a member described after all is not implicit; the root is one that every layer has.
-    fn note_implicit(&mut self) {
-        let parts_of = |entry: &Entry| Some(parts(&entry.path).ok()?.join(&b'/'));
-        let explicit: HashSet<Vec<u8>> = self.dirs_done_last.iter().filter_map(parts_of).collect();
-        let implicit = &mut self.unpacked.implicit_dirs;
-        implicit.push(Vec::new());
-        implicit.retain(|path| !explicit.contains(path));
-    }
-
-    /// Metadata of directories, in the order of the archive: the last word counts.
-    fn finish_dirs(&mut self) -> Result<()> {
-        for entry in std::mem::take(&mut self.dirs_done_last) {
-            let parts = parts(&entry.path)
-                .map_err(|detail| Error::Tar { what: String::new(), source: TarError::entry(&entry.path, detail) })?;
-            let Some((name, above)) = parts.split_last() else {
-                let root = self.dirs.get(&[]).context(|| describe(&entry))?;
-                if let Some(root) = root {
-                    let root = linux::fs::reopen(&*root, OFlags::RDONLY | OFlags::DIRECTORY);
-                    root.and_then(|root| dir_metadata(root, &entry, self.owner)).context(|| describe(&entry))?;
-                }
-                continue;
-            };
-            // A later member may have put something else there.
-            let parent = match self.dirs.get(above) {
-                Err(e) if e.is(Errno::NOTDIR) => None,
-                other => other.context(|| describe(&entry))?,
-            };
-            let Some(parent) = parent else { continue };
-            match linux::tree::open_dir(&*parent, OsStr::from_bytes(name)) {
-                Ok(dir) => dir_metadata(dir, &entry, self.owner).context(|| describe(&entry))?,
-                Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTDIR) || e.is(Errno::LOOP) => {}
-                Err(e) => return Err(e).context(|| describe(&entry)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn dir_metadata(dir: OwnedFd, entry: &Entry, owner: Owner) -> linux::Result<()> {
-    if (entry.uid, entry.gid) != (owner.uid, owner.gid) {
-        linux::fs::fchown(&dir, entry.uid, entry.gid)?;
-    }
-    linux::fs::fchmod(&dir, Mode::from_raw_mode(entry.mode))?;
-    set_xattrs(&dir, entry)?;
-    linux::fs::futimens(&dir, &times(entry.mtime))
-}
-
-/// Metadata of links, devices and FIFOs: by directory and name, never followed.
-fn special_metadata(dir: &Dir, name: &OsStr, entry: &Entry, owner: Owner) -> linux::Result<()> {
-    if (entry.uid, entry.gid) != (owner.uid, owner.gid) {
-        linux::fs::chownat(dir, name, entry.uid, entry.gid)?;
-    }
-    if !matches!(entry.kind, Kind::Symlink(_)) {
-        linux::fs::chmodat(dir, name, Mode::from_raw_mode(entry.mode))?;
-    }
-    // The kernel keeps user attributes on files and directories only.
-    if entry.xattrs.iter().any(|(name, _)| !name.starts_with(b"user.")) {
-        let fd = linux::fs::openat(dir, name, OFlags::PATH, Mode::empty())?;
-        let mut kept = entry.clone();
-        kept.xattrs.retain(|(name, _)| !name.starts_with(b"user."));
-        set_xattrs(fd, &kept)?;
-    }
-    linux::fs::utimensat(dir, name, &times(entry.mtime))
-}
-
-pub(crate) fn is_whiteout(stat: &linux::fs::Stat) -> bool {
-    linux::fs::file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-/// Completes a layer that depends on what is below it. `lowers`: the `diff` directories of the layers below, topmost first.
-///
-/// A directory that no member described gets what the topmost directory of that path below has, and a hard link to a file
-/// below gets a copy of that file, as if the layer had been unpacked onto a mount of the layers below.
-pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bool) -> Result<()> {
-    let root = Root::open(diff).context(|| "open a layer")?;
-    let below = lowers.iter().map(Root::open).collect::<linux::Result<Vec<_>>>().context(|| "open a layer")?;
-    let find = |path: &[u8]| -> linux::Result<Option<OwnedFd>> {
-        for lower in &below {
-            match lower.open_file(Path::new(OsStr::from_bytes(path)), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(fd) if is_whiteout(&linux::fs::fstat(&fd)?) => return Ok(None),
-                Ok(fd) => return Ok(Some(fd)),
-                Err(e) if e.is(Errno::NOENT) || e.is(Errno::NOTDIR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(None)
-    };
-    for (path, target) in &unpacked.foreign_links {
-        let text = || format!("link {:?} to {:?}", String::from_utf8_lossy(path), String::from_utf8_lossy(target));
-        let clean = parts(target).map_err(|detail| Error::invalid(text(), detail))?.join(&b'/');
-        let found = find(&clean).context(text)?;
-        let found = found.ok_or_else(|| Error::invalid(text(), "the target is in no layer"))?;
-        copy_up(&found, &root, path, &clean).context(text)?;
-    }
-    for path in &unpacked.implicit_dirs {
-        let text = || format!("directory {:?}", String::from_utf8_lossy(path));
-        let Some(found) = find(path).context(text)? else { continue };
-        let stat = linux::fs::fstat(&found).context(text)?;
-        if linux::fs::file_type(&stat) != FileType::Directory {
-            continue;
-        }
-        let mut entry = Entry {
-            path: path.clone(),
-            kind: Kind::Dir,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: crate::tar::Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 },
-            xattrs: Vec::new(),
-        };
-        for name in linux::xattr::list(&found).context(text)? {
-            if xattr_rule(name.as_bytes()) == XattrRule::Set
-                && let Some(value) = linux::xattr::get(&found, &name).context(text)?
-            {
-                entry.xattrs.push((name.as_bytes().to_vec(), value));
-            }
-        }
-        let owner = files::owner(rootless).context(|| "ask for the own user and mask")?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = root.open_file(Path::new(OsStr::from_bytes(path)), flags, Mode::empty()).context(text)?;
-        dir_metadata(dir, &entry, owner).context(text)?;
-    }
-    Ok(())
-}
-
-/// Puts a copy of `from` at its own path in the layer and links `path` to it.
-fn copy_up(from: &OwnedFd, root: &Root, path: &[u8], target: &[u8]) -> linux::Result<()> {
-    let stat = linux::fs::fstat(from)?;
-    let (path, target) = (Path::new(OsStr::from_bytes(path)), Path::new(OsStr::from_bytes(target)));
-    if linux::fs::file_type(&stat) != FileType::RegularFile {
-        return Err(linux::Error::new("linkat", "target in another layer is no regular file", Errno::INVAL));
-    }
-    match root.lstat(target) {
-        Err(e) if e.is(Errno::NOENT) => {
-            if let Some(above) = target.parent() {
-                root.mkdir_all(above, Mode::from_raw_mode(IMPLICIT_MODE))?;
-            }
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let to = root.open_file(target, flags, Mode::from_raw_mode(0o600))?;
-            let source = linux::fs::reopen(from, OFlags::RDONLY)?;
-            while linux::fs::copy_file_range(&source, None, &to, None, 1 << 30)? > 0 {}
-            linux::fs::fchown(&to, stat.st_uid, stat.st_gid)?;
-            linux::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-            for name in linux::xattr::list(from)? {
-                if xattr_rule(name.as_bytes()) == XattrRule::Set
-                    && let Some(value) = linux::xattr::get(from, &name)?
-                {
-                    linux::xattr::set(&to, &name, &value)?;
-                }
-            }
-            let time = crate::tar::Time { secs: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
-            linux::fs::futimens(&to, &times(time))?;
-        }
-        Err(e) => return Err(e),
-        Ok(_) => {}
-    }
-    root.link(target, path)
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use vocab::Digest;
 
 use super::Store;
+use super::blobs::HOLDS;
+use super::gc::Reach;
 use super::records::*;
 use crate::error::{Context, Error, Result};
 use crate::hash::HashWriter;
@@ -69,25 +71,23 @@ impl Store {
             find(format!("{} is missing", path.display()), "load or pull the image again");
         }
         let read = self.db.read()?;
-        let layers: HashMap<Digest, LayerRecord> = read.list(&LAYERS)?.into_iter().collect();
+        let (layers, images) = (read.list(&LAYERS)?, read.list(&IMAGES)?);
+        let (names, snapshots) = (read.list(&NAMES)?, read.list(&SNAPSHOTS)?);
+        let reach = Reach::new(&images, &snapshots, &read.list(&KEPT)?, &read.list(&HOLDS)?, &layers);
         let blobs: HashMap<Digest, BlobRecord> = read.list(&BLOBS)?.into_iter().collect();
-        let images: HashMap<Digest, ImageRecord> = read.list(&IMAGES)?.into_iter().collect();
-        let names = read.list(&NAMES)?;
-        let snapshots = read.list(&SNAPSHOTS)?;
         drop(read);
+        let layers: HashMap<Digest, LayerRecord> = layers.into_iter().collect();
+        let images: HashMap<Digest, ImageRecord> = images.into_iter().collect();
         // A snapshot on its way out takes its layers along when it is done: then is the time to look.
-        let quiet = !self.held.lock().is_anything_claimed();
-        let snapshot_layers = snapshots.iter().flat_map(|(_, snapshot)| &snapshot.layers);
-        let live: HashSet<&Digest> = images.values().flat_map(|image| &image.layers).chain(snapshot_layers).collect();
-        for chain in layers.keys().filter(|chain| quiet && !live.contains(chain)) {
-            if !self.held.lock().is_pinned(chain) {
-                find(format!("layer {chain} is needed by nothing"), "prune the images");
-            }
+        let held = self.held.lock();
+        let quiet = !held.is_a_snapshot_claimed();
+        for chain in layers.keys().filter(|chain| quiet && !reach.layers.contains(chain) && !held.is_pinned(chain)) {
+            find(format!("layer {chain} is needed by nothing"), "prune the images");
         }
-        let mut live: HashSet<Digest> = images.keys().copied().collect();
-        live.extend(images.values().flat_map(|image| image.manifests.iter().map(|m| m.digest)));
-        live.extend(layers.values().filter_map(|layer| layer.compressed.as_ref()).map(|c| c.digest));
-        for digest in blobs.keys().filter(|digest| !live.contains(digest)) {
+        drop(held);
+        let compressed: HashSet<Digest> =
+            layers.values().filter_map(|l| l.compressed.as_ref()).map(|c| c.digest).collect();
+        for digest in blobs.keys().filter(|digest| !reach.blobs.contains(digest) && !compressed.contains(digest)) {
             find(format!("blob {digest} is needed by nothing"), "prune the images");
         }
         // What is hashed below stays that long; the rest of the store goes on.

@@ -6,7 +6,7 @@ use std::thread::Scope;
 
 use vocab::Digest;
 
-use super::ingest::{Ingest, Packing, Running, StagedLayer};
+use super::ingest::{Blob, Ingest, Packing, Running, StagedLayer};
 use crate::chunk::{Chunk, Source};
 use crate::error::{Error, Result};
 use crate::model::Progress;
@@ -148,7 +148,7 @@ impl<'scope, 'env> Collector<'scope, 'env> {
         }
         let id = short_id(&name);
         let known = digest_in(&name).is_some_and(|digest| (self.known)(&digest));
-        let mut running = self.ingest.start(self.scope, packing, format!("layer {name}"), known);
+        let mut running = self.ingest.start(self.scope, packing, format!("layer {name}"), known, Blob::Staged);
         let (mut current, mut reported) = (0, 0);
         let mut head = head.into_iter();
         let report = |current| (self.progress)(Progress::Layer { id: id.clone(), current, total: size });

@@ -32,8 +32,8 @@ pub(crate) struct NewImage {
 
 /// What one commit adds.
 #[derive(Default)]
-struct Additions<'a> {
-    layers: BTreeMap<Digest, LayerRecord>,
+pub(super) struct Additions<'a> {
+    pub(super) layers: BTreeMap<Digest, LayerRecord>,
     /// From staging to their place.
     moves: Vec<(PathBuf, PathBuf)>,
     blobs: BTreeMap<Digest, u64>,
@@ -59,16 +59,27 @@ impl Store {
         for image in images {
             self.add_image(staging, image, now, &mut add)?;
         }
+        self.settle(&add)
+    }
+
+    /// Writes the staged files to the disk, and makes them part of the store together with their records.
+    pub(super) fn settle(&self, add: &Additions<'_>) -> Result<()> {
         crash::point("image.commit.staged");
-        let root = File::open(&self.root).context(|| format!("open {}", self.root.display()))?;
-        linux::fs::syncfs(&root).context(|| "write new layers to the disk")?;
+        if add.staged_at.is_empty() {
+            // A few documents: no reason to wait for what everybody else has written to this disk.
+            for (from, _) in &add.moves {
+                File::open(from).and_then(|file| file.sync_all()).context(|| format!("sync {}", from.display()))?;
+            }
+        } else {
+            self.sync_all()?;
+        }
         crash::point("image.commit.synced");
 
         let _lock = self.lock();
         let mut moved: Vec<&Path> = Vec::new();
-        let result = self.publish(&add, &mut moved);
+        let result = self.publish(add, &mut moved);
         if result.is_err() {
-            self.unpublish(&add, &moved);
+            self.unpublish(add, &moved);
         }
         result
     }
@@ -170,7 +181,8 @@ impl Store {
             let record = match record {
                 Some(record) => record,
                 None => {
-                    let record = self.add_layer(staging, staged, at > 0, &lowers, add)?;
+                    let mut record = self.add_layer(staging, staged, at > 0, &lowers, add)?;
+                    record.parent = at.checked_sub(1).map(|below| chains[below]);
                     add.layers.insert(*chain, record.clone());
                     record
                 }
@@ -202,8 +214,13 @@ impl Store {
         Ok(())
     }
 
-    /// Finds or makes the folder of a layer on top of `lowers`.
-    fn add_layer<'a>(
+    pub(super) fn sync_all(&self) -> Result<()> {
+        let root = File::open(&self.root).context(|| format!("open {}", self.root.display()))?;
+        linux::fs::syncfs(&root).context(|| "write new layers to the disk")
+    }
+
+    /// Finds or makes the folder of a layer on top of `lowers`. The record lacks its parent.
+    pub(super) fn add_layer<'a>(
         &'a self,
         staging: &Staging,
         staged: &StagedLayer,
@@ -223,6 +240,7 @@ impl Store {
             bytes: staged.unpacked.bytes,
             compressed,
             rebased: false,
+            parent: None,
         };
         // The same layer elsewhere in a stack, as long as it was not completed from what is below it there.
         let mut twins: Vec<LayerRecord> = add.layers.values().cloned().collect();

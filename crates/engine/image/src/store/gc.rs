@@ -1,18 +1,23 @@
-//! What is reachable, and what is not: image and snapshot records name layers, layers and images name blobs, and holds of
-//! others name either. Whatever no record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
+//! What is reachable, and what is not: images, snapshots and keeps name layers, layers and images name blobs, and holds of
+//! others name either. Whatever no
+//! record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use vocab::{Digest, crash};
 
 use super::Store;
-use super::blobs::HOLDS;
+use super::blobs::{HOLDS, Hold};
 use super::check::names_in;
 use super::records::*;
 use super::staging::{remove_tree, unique};
 use crate::error::{Context, Result};
 use crate::model::{Collected, DiskUsage, ListFilter};
+
+/// A pull that was not taken up again for so long never will be.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Records that are gone; their files follow.
 #[derive(Debug, Default)]
@@ -22,6 +27,55 @@ pub(crate) struct Dead {
     folders: Vec<String>,
     blobs: Vec<Digest>,
     pub(crate) bytes: u64,
+}
+
+/// What the records lead to. The one place that decides it.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    pub(super) layers: HashSet<Digest>,
+    pub(super) folders: HashSet<String>,
+    pub(super) blobs: HashSet<Digest>,
+}
+
+impl Reach {
+    pub(super) fn new(
+        images: &[(Digest, ImageRecord)],
+        snapshots: &[(String, SnapshotRecord)],
+        kept: &[(String, KeptRecord)],
+        holds: &[(String, Hold)],
+        layers: &[(Digest, LayerRecord)],
+    ) -> Self {
+        let mut reach = Self::default();
+        for (id, image) in images {
+            reach.blobs.insert(*id);
+            reach.blobs.extend(image.manifests.iter().map(|manifest| manifest.digest));
+            reach.layers.extend(&image.layers);
+        }
+        reach.blobs.extend(holds.iter().map(|(_, hold)| hold.digest));
+        reach.layers.extend(holds.iter().filter_map(|(_, hold)| hold.layer));
+        reach.layers.extend(snapshots.iter().flat_map(|(_, snapshot)| &snapshot.layers));
+        let parents: HashMap<&Digest, Option<Digest>> =
+            layers.iter().map(|(chain, layer)| (chain, layer.parent)).collect();
+        for (_, kept) in kept {
+            let mut next = Some(kept.chain);
+            while let Some(chain) = next {
+                reach.layers.insert(chain);
+                next = parents.get(&chain).copied().flatten();
+            }
+        }
+        for (chain, layer) in layers {
+            if reach.layers.contains(chain) {
+                reach.add_layer(*chain, layer);
+            }
+        }
+        reach
+    }
+
+    fn add_layer(&mut self, chain: Digest, layer: &LayerRecord) {
+        self.layers.insert(chain);
+        self.folders.insert(layer.folder.clone());
+        self.blobs.extend(layer.compressed.iter().map(|compressed| compressed.digest));
+    }
 }
 
 impl Store {
@@ -39,43 +93,29 @@ impl Store {
 
     /// Removes the records of what is unreachable. Under the lock, inside a transaction.
     pub(crate) fn sweep(&self, txn: &mut db::Write<'_>) -> Result<Dead> {
-        let images = txn.list(&IMAGES)?;
-        let mut live: HashSet<Digest> = images.iter().flat_map(|(_, image)| image.layers.iter().copied()).collect();
-        live.extend(txn.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers));
-        let mut held = self.held.lock();
-        let mut owed = HashSet::new();
-        let holds = txn.list(&HOLDS)?;
-        live.extend(holds.iter().filter_map(|(_, hold)| hold.layer));
-        let mut dead = Dead::default();
-        let mut live_folders = HashSet::new();
-        let mut live_blobs: HashSet<Digest> = images.iter().map(|(id, _)| *id).collect();
-        live_blobs.extend(holds.iter().map(|(_, hold)| hold.digest));
-        live_blobs.extend(images.iter().flat_map(|(_, image)| image.manifests.iter().map(|m| m.digest)));
-        let mut gone: Vec<(Digest, LayerRecord)> = Vec::new();
-        for (chain, layer) in txn.list(&LAYERS)? {
-            let pinned = held.is_pinned(&chain);
-            if pinned && !live.contains(&chain) {
-                owed.insert(chain);
+        let layers = txn.list(&LAYERS)?;
+        let mut reach =
+            Reach::new(&txn.list(&IMAGES)?, &txn.list(&SNAPSHOTS)?, &txn.list(&KEPT)?, &txn.list(&HOLDS)?, &layers);
+        {
+            let mut held = self.held.lock();
+            let spared = |(chain, _): &&(Digest, LayerRecord)| !reach.layers.contains(chain) && held.is_pinned(chain);
+            let owed: HashSet<Digest> = layers.iter().filter(spared).map(|(chain, _)| *chain).collect();
+            for (chain, layer) in layers.iter().filter(|(chain, _)| owed.contains(chain)) {
+                reach.add_layer(*chain, layer);
             }
-            if pinned || live.contains(&chain) {
-                live_folders.insert(layer.folder.clone());
-                live_blobs.extend(layer.compressed.iter().map(|compressed| compressed.digest));
-            } else {
-                gone.push((chain, layer));
-            }
+            held.set_owed(owed);
         }
-        held.set_owed(owed);
-        drop(held);
-        for (chain, layer) in gone {
+        let mut dead = Dead::default();
+        for (chain, layer) in layers.into_iter().filter(|(chain, _)| !reach.layers.contains(chain)) {
             txn.remove(&LAYERS, &chain)?;
             dead.layers.push(chain);
-            if !live_folders.contains(&layer.folder) && !dead.folders.contains(&layer.folder) {
+            if !reach.folders.contains(&layer.folder) && !dead.folders.contains(&layer.folder) {
                 dead.bytes += layer.bytes;
                 dead.folders.push(layer.folder);
             }
         }
         for (digest, blob) in txn.list(&BLOBS)? {
-            if !live_blobs.contains(&digest) {
+            if !reach.blobs.contains(&digest) {
                 txn.remove(&BLOBS, &digest)?;
                 dead.bytes += blob.bytes;
                 dead.blobs.push(digest);
@@ -118,6 +158,14 @@ impl Store {
         for path in &self.strays()?.unnamed {
             tracing::info!(path = %path.display(), "removing a leftover");
             let _ = self.to_trash(path);
+        }
+        for name in names_in(&self.partial_dir())? {
+            let path = self.partial_dir().join(name);
+            let age =
+                std::fs::metadata(&path).and_then(|meta| meta.modified()).map(|at| at.elapsed().unwrap_or_default());
+            if age.is_ok_and(|age| age > PARTIAL_AGE_MAX) {
+                let _ = std::fs::remove_file(&path);
+            }
         }
         // Nothing of ours can be at work yet, so all of it is a dead process's.
         for name in names_in(&self.tmp())? {

@@ -18,7 +18,7 @@ pub(super) struct State {
     pins: HashMap<Digest, usize>,
     /// Layers that a sweep spared for their pin alone: when that goes, so must they.
     owed: HashSet<Digest>,
-    /// Snapshots whose folder may be there without a record, or the reverse.
+    /// Snapshots whose folder may be there without a record, or the reverse; partial blobs (`partial/...`) in use.
     claims: HashMap<String, usize>,
 }
 
@@ -27,8 +27,9 @@ impl State {
         self.claims.contains_key(container)
     }
 
-    pub(super) fn is_anything_claimed(&self) -> bool {
-        !self.claims.is_empty()
+    /// Whether any snapshot is on its way in or out; a container's name has no slash.
+    pub(super) fn is_a_snapshot_claimed(&self) -> bool {
+        self.claims.keys().any(|name| !name.contains('/'))
     }
 
     pub(super) fn is_pinned(&self, chain: &Digest) -> bool {
@@ -57,22 +58,7 @@ pub(crate) struct Pins<'a> {
 
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        let mut owed = false;
-        {
-            let mut held = self.store.held.lock();
-            for chain in &self.chains {
-                if let Some(count) = held.pins.get_mut(chain) {
-                    *count -= 1;
-                    if *count == 0 {
-                        held.pins.remove(chain);
-                        owed |= held.owed.contains(chain);
-                    }
-                }
-            }
-        }
-        if owed && let Err(error) = self.store.collect() {
-            tracing::warn!(%error, "layers that are no longer needed stay until the next collection");
-        }
+        self.store.unpin(&self.chains);
     }
 }
 
@@ -99,15 +85,49 @@ impl Store {
     /// Call it under the lock of the files, so that what is pinned is still there.
     pub(crate) fn pin(&self, chains: impl IntoIterator<Item = Digest>) -> Pins<'_> {
         let chains: Vec<Digest> = chains.into_iter().collect();
+        self.pin_all(&chains);
+        Pins { store: self, chains }
+    }
+
+    pub(super) fn pin_all(&self, chains: &[Digest]) {
         let mut held = self.held.lock();
-        for chain in &chains {
+        for chain in chains {
             *held.pins.entry(*chain).or_default() += 1;
         }
-        Pins { store: self, chains }
+    }
+
+    /// Never under the lock of the files.
+    pub(super) fn unpin(&self, chains: &[Digest]) {
+        let mut owed = false;
+        {
+            let mut held = self.held.lock();
+            for chain in chains {
+                if let Some(count) = held.pins.get_mut(chain) {
+                    *count -= 1;
+                    if *count == 0 {
+                        held.pins.remove(chain);
+                        owed |= held.owed.contains(chain);
+                    }
+                }
+            }
+        }
+        if owed && let Err(error) = self.collect() {
+            tracing::warn!(%error, "layers that are no longer needed stay until the next collection");
+        }
     }
 
     pub(crate) fn claim(&self, container: &str) -> Claim<'_> {
         *self.held.lock().claims.entry(container.to_owned()).or_default() += 1;
         Claim { store: self, container: container.to_owned() }
+    }
+
+    /// A claim on what nobody else may have claimed.
+    pub(crate) fn claim_alone(&self, name: &str) -> Option<Claim<'_>> {
+        let mut held = self.held.lock();
+        if held.is_claimed(name) {
+            return None;
+        }
+        held.claims.insert(name.to_owned(), 1);
+        Some(Claim { store: self, container: name.to_owned() })
     }
 }

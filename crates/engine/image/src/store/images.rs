@@ -68,7 +68,9 @@ fn view_of(
         }
     }
     for (container, record) in snapshots {
-        view.containers.entry(record.image).or_default().push(container);
+        if let Some(image) = record.image {
+            view.containers.entry(image).or_default().push(container);
+        }
     }
     view
 }

@@ -8,7 +8,7 @@ use vocab::{Digest, Reference};
 
 use super::Store;
 use super::commit::NewImage;
-use super::ingest::{Packing, StagedLayer};
+use super::ingest::{Blob, Packing, StagedLayer};
 use super::load::read_head;
 use super::staging::Staging;
 use crate::changes;
@@ -80,8 +80,11 @@ impl Store {
             (record, pins)
         };
         // A forced `rmi` may have taken the image away; then its configuration is gone and the container's must do.
-        let parent = self.db.read()?.get(&super::records::IMAGES, &record.image)?.is_some().then_some(record.image);
-        let parent = parent.ok_or_else(|| Error::NoSuchImage(record.image.to_string()))?;
+        let parent =
+            record.image.ok_or_else(|| Error::invalid("commit", format!("{container} was made of no image")))?;
+        if self.db.read()?.get(&super::records::IMAGES, &parent)?.is_none() {
+            return Err(Error::NoSuchImage(parent.to_string()));
+        }
         let (base, bytes) = self.config(&parent)?;
         let mut workload = options.config.clone().unwrap_or_else(|| base.config.clone());
         changes::apply(&mut workload, &options.changes)?;
@@ -159,7 +162,7 @@ impl Store {
     }
 
     /// One plain layer, from whatever `feed` sends.
-    fn stage(
+    pub(super) fn stage(
         &self,
         staging: &Staging,
         what: &str,
@@ -167,7 +170,7 @@ impl Store {
     ) -> Result<StagedLayer> {
         let ingest = self.ingest(staging);
         std::thread::scope(|scope| {
-            let running = ingest.start(scope, Packing::Plain, what.to_owned(), false);
+            let running = ingest.start(scope, Packing::Plain, what.to_owned(), false, Blob::Staged);
             let fed = feed(&|chunk| running.send(chunk));
             let layer = running.join();
             // When the layer failed, the feeder only saw that nobody listened.
@@ -177,26 +180,6 @@ impl Store {
                 (Ok(()), layer) => layer,
             }
         })
-    }
-
-    /// Layers of the store in the form in which a new image names them.
-    fn stored_layers(&self, chains: &[Digest]) -> Result<Vec<StagedLayer>> {
-        let read = self.db.read()?;
-        let stored = chains.iter().map(|chain| {
-            let layer = read.get(&super::records::LAYERS, chain)?;
-            let layer = layer.ok_or_else(|| Error::Damaged(format!("layer {chain} has no record")))?;
-            Ok(StagedLayer {
-                digest: layer.diff_id,
-                size: layer.tar_bytes,
-                packing: Packing::Plain,
-                diff_id: layer.diff_id,
-                tar_bytes: layer.tar_bytes,
-                folder: None,
-                unpacked: Default::default(),
-                blob: None,
-            })
-        });
-        stored.collect()
     }
 
     fn commit_one(

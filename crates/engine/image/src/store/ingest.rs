@@ -1,9 +1,10 @@
 //! One layer from a stream to a folder in staging, as a pipeline: hashed, inflated, parsed and written at the same time
 //! on threads of its own, from shared buffers. Nothing is trusted until both digests are known.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -81,6 +82,15 @@ pub(crate) struct Ingest<'a> {
     pub(crate) inflated: Pool,
 }
 
+/// Where a compressed stream is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blob<'p> {
+    /// In a new file in staging.
+    Staged,
+    /// In this file, which has the first `have` bytes already.
+    Resumed { path: &'p Path, have: u64 },
+}
+
 /// A layer on its way: its bytes go in at one end, the staged layer comes out when they end.
 pub(crate) struct Running<'scope> {
     inputs: Vec<SyncSender<Chunk>>,
@@ -138,12 +148,17 @@ impl Ingest<'_> {
         packing: Packing,
         what: String,
         known: bool,
+        blob: Blob<'_>,
     ) -> Running<'scope> {
+        let (blob, have) = match blob {
+            Blob::Staged => (self.staging.fresh(), 0),
+            Blob::Resumed { path, have } => (path.to_owned(), have),
+        };
         let (first, first_rx) = sync_channel(CHANNEL);
         let (second, second_rx) = sync_channel(CHANNEL);
         let result = scope.spawn(move || match packing {
             Packing::Plain => self.plain(first_rx, second_rx, &what, known),
-            _ => self.compressed(first_rx, second_rx, packing, &what, known),
+            _ => self.compressed(first_rx, second_rx, (blob, have), packing, &what, known),
         });
         Running { inputs: vec![first, second], result }
     }
@@ -177,14 +192,14 @@ impl Ingest<'_> {
         &self,
         to_keep: Receiver<Chunk>,
         to_inflate: Receiver<Chunk>,
+        (blob, have): (PathBuf, u64),
         packing: Packing,
         what: &str,
         known: bool,
     ) -> Result<StagedLayer> {
-        let blob = self.staging.fresh();
         std::thread::scope(|scope| {
             let path = &blob;
-            let keeping = scope.spawn(move || keep(to_keep, path));
+            let keeping = scope.spawn(move || keep(to_keep, path, have));
             let (hash_tx, to_hash) = sync_channel(CHANNEL);
             let (unpack_tx, to_unpack) = sync_channel(CHANNEL);
             let hashing = scope.spawn(move || hash(to_hash));
@@ -256,12 +271,17 @@ impl Ingest<'_> {
     }
 }
 
-/// Writes the stream to a file and hashes it.
-fn keep(chunks: Receiver<Chunk>, path: &std::path::Path) -> Result<(Digest, u64)> {
+/// Writes the stream to a file, whose first `have` bytes are there already, and hashes it.
+fn keep(chunks: Receiver<Chunk>, path: &Path, have: u64) -> Result<(Digest, u64)> {
+    let what = || format!("write {}", path.display());
     let mut hasher = Hasher::default();
-    let mut file = File::create_new(path).context(|| format!("make {}", path.display()))?;
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path).context(what)?;
+    file.set_len(have).context(what)?;
     for chunk in chunks {
-        file.write_all(&chunk).context(|| format!("write {}", path.display()))?;
+        // What is there already came from there.
+        let skip = have.saturating_sub(hasher.bytes()).min(chunk.len() as u64);
+        file.write_all_at(&chunk[skip as usize..], hasher.bytes() + skip).context(what)?;
         hasher.update(&chunk);
     }
     let bytes = hasher.bytes();

@@ -23,7 +23,7 @@ use crate::tar::{Kind, Reader};
 
 /// Buffers of the stream as it comes, and of inflated layers: 256 KiB each, so 28 MiB at most.
 const STREAM_BUFFERS: usize = 64;
-const INFLATED_BUFFERS: usize = 48;
+pub(super) const INFLATED_BUFFERS: usize = 48;
 /// Index in index in index: nobody needs more, and a cycle needs an end.
 const INDEX_DEPTH_MAX: usize = 4;
 
@@ -217,7 +217,12 @@ fn archive_images(members: &Members, limits: &Limits) -> Result<Vec<NewImage>> {
 }
 
 /// Compares configuration and layers.
-fn new_image(config: &[u8], layers: Vec<StagedLayer>, names: Vec<Reference>, limits: &Limits) -> Result<NewImage> {
+pub(super) fn new_image(
+    config: &[u8],
+    layers: Vec<StagedLayer>,
+    names: Vec<Reference>,
+    limits: &Limits,
+) -> Result<NewImage> {
     let id = crate::hash::sha256(config);
     let parsed = Config::parse(config, &format!("configuration {id}"))?;
     let expected = &parsed.rootfs.diff_ids;

@@ -9,8 +9,10 @@ mod held;
 mod images;
 mod import;
 mod ingest;
+mod layers;
 mod load;
 mod names;
+mod pull;
 mod records;
 mod save;
 mod snapshots;
@@ -20,7 +22,9 @@ mod staging;
 
 pub use blobs::{Blob, Distributable, DistributableLayer, HOLDS, Hold};
 pub(crate) use ingest::Packing;
+pub use layers::{Lease, Sealed};
 pub(crate) use load::read_head;
+pub use pull::{Part, Pull, PulledManifest};
 pub use snapshots::{LayersLeft, Prepared};
 
 use std::fs;
@@ -77,6 +81,7 @@ impl Store {
             (store.layers_dir(), 0o711),
             (store.snapshots_dir(), 0o711),
             (store.tmp(), 0o700),
+            (store.partial_dir(), 0o700),
         ] {
             mode(bits).create(&folder).context(|| format!("make {}", folder.display()))?;
         }

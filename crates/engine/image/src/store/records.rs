@@ -14,6 +14,8 @@ pub(crate) const NAMES: Table<String, NameRecord> = Table::new("image-names");
 pub(crate) const LAYERS: Table<Digest, LayerRecord> = Table::new("image-layers");
 /// By digest: the files below `blobs/`.
 pub(crate) const BLOBS: Table<Digest, BlobRecord> = Table::new("image-blobs");
+/// By the holder's key: layers that stay without an image.
+pub(crate) const KEPT: Table<String, KeptRecord> = Table::new("image-kept");
 /// By container id.
 pub(crate) const SNAPSHOTS: Table<String, SnapshotRecord> = Table::new("snapshots");
 
@@ -57,6 +59,14 @@ pub(crate) struct LayerRecord {
     /// The folder was completed from the layers below, and must not be shared with another chain.
     #[serde(default)]
     pub(crate) rebased: bool,
+    /// The layer that this one stands on, by chain id.
+    #[serde(default)]
+    pub(crate) parent: Option<Digest>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeptRecord {
+    pub(crate) chain: Digest,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,7 +76,8 @@ pub(crate) struct BlobRecord {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SnapshotRecord {
-    pub(crate) image: Digest,
+    /// `None`: made on layers that are no image's.
+    pub(crate) image: Option<Digest>,
     /// Chain ids, bottom first: the snapshot keeps its layers even if its image is forced away.
     pub(crate) layers: Vec<Digest>,
 }

@@ -8,6 +8,8 @@ use linux::fs::{FileType, Mode, OFlags, Root};
 use linux::mount::{MountAttr, Overlay};
 use vocab::{Digest, crash};
 
+use super::blobs::HOLDS;
+use super::gc::Reach;
 use super::held::Claim;
 use super::records::*;
 use super::staging::{Staging, remove_tree};
@@ -31,7 +33,8 @@ pub const OVERLAY_OPTIONS: [&str; 2] = ["redirect_dir=off", "metacopy=off"];
 pub struct Prepared<'a> {
     store: &'a Store,
     container: String,
-    image: Digest,
+    /// `None`: made on layers that are no image's.
+    image: Option<Digest>,
     layers: Vec<Digest>,
     folders: Option<Snapshot>,
     // In this order: the folder is gone before the claim on it, and the claim before the layers.
@@ -42,8 +45,10 @@ pub struct Prepared<'a> {
 impl Prepared<'_> {
     /// The snapshot's record. Refused if its image has been removed since.
     pub fn record(&self, txn: &mut db::Write<'_>) -> Result<()> {
-        if txn.get(&IMAGES, &self.image)?.is_none() {
-            return Err(Error::NoSuchImage(self.image.to_string()));
+        if let Some(image) = &self.image
+            && txn.get(&IMAGES, image)?.is_none()
+        {
+            return Err(Error::NoSuchImage(image.to_string()));
         }
         let record = SnapshotRecord { image: self.image, layers: self.layers.clone() };
         Ok(txn.put(&SNAPSHOTS, &self.container, &record)?)
@@ -113,13 +118,29 @@ impl Store {
             let pins = self.pin(layers.iter().copied());
             (layers, pins)
         };
-        self.prepare_on(container, *image, layers, claim, pins)
+        self.prepare_folders(container, Some(*image), layers, claim, pins)
     }
 
-    fn prepare_on<'a>(
+    /// As [`Store::prepare_files`], on a chain of layers (`None`: on nothing).
+    pub fn prepare_files_on(&self, container: &str, top: Option<&Digest>) -> Result<Prepared<'_>> {
+        check_id(container)?;
+        let claim = self.claim(container);
+        let (layers, pins) = {
+            let _lock = self.lock();
+            if self.db.read()?.get(&SNAPSHOTS, &container.to_owned())?.is_some() {
+                return Err(Error::Conflict(format!("snapshot {container} exists already")));
+            }
+            let layers = self.chain_below(top)?;
+            let pins = self.pin(layers.iter().copied());
+            (layers, pins)
+        };
+        self.prepare_folders(container, None, layers, claim, pins)
+    }
+
+    fn prepare_folders<'a>(
         &'a self,
         container: &str,
-        image: Digest,
+        image: Option<Digest>,
         layers: Vec<Digest>,
         claim: Claim<'a>,
         pins: Pins<'a>,
@@ -150,8 +171,8 @@ impl Store {
         Ok(self.db.read()?.list(&SNAPSHOTS)?.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// The image that the snapshot was made of.
-    pub fn snapshot_image(&self, container: &str) -> Result<Digest> {
+    /// The image that the snapshot was made of, if it was one.
+    pub fn snapshot_image(&self, container: &str) -> Result<Option<Digest>> {
         Ok(self.snapshot_record(container)?.image)
     }
 
@@ -172,7 +193,10 @@ impl Store {
             return Ok(LayersLeft { of_an_image: false, _claim: claim });
         };
         txn.remove(&SNAPSHOTS, &key)?;
-        let of_an_image = txn.get(&IMAGES, &record.image)?.is_some();
+        let of_an_image = match &record.image {
+            Some(image) => txn.get(&IMAGES, image)?.is_some(),
+            None => false,
+        };
         Ok(LayersLeft { of_an_image, _claim: claim })
     }
 
@@ -189,13 +213,13 @@ impl Store {
 
     fn has_orphans(&self) -> Result<bool> {
         let read = self.db.read()?;
-        let images = read.list(&IMAGES)?.into_iter().flat_map(|(_, image)| image.layers);
-        let snapshots = read.list(&SNAPSHOTS)?.into_iter().flat_map(|(_, snapshot)| snapshot.layers);
-        let live: std::collections::HashSet<Digest> = images.chain(snapshots).collect();
-        Ok(read.list(&LAYERS)?.iter().any(|(chain, _)| !live.contains(chain)))
+        let layers = read.list(&LAYERS)?;
+        let reach =
+            Reach::new(&read.list(&IMAGES)?, &read.list(&SNAPSHOTS)?, &read.list(&KEPT)?, &read.list(&HOLDS)?, &layers);
+        Ok(layers.iter().any(|(chain, _)| !reach.layers.contains(chain)))
     }
 
-    fn remove_folder(&self, container: &str) {
+    pub(super) fn remove_folder(&self, container: &str) {
         if let Some(trash) = self.to_trash(&self.snapshots_dir().join(container)) {
             crash::point("image.snapshot.trashed");
             remove_tree(&trash);

@@ -70,6 +70,14 @@ impl FileData {
     pub fn plain(size: u64) -> Self {
         Self { size, stored: size, sparse: None }
     }
+
+    /// Offset in the file and length of each piece of the payload, in its order.
+    pub fn pieces(&self) -> Vec<(u64, u64)> {
+        match &self.sparse {
+            None => vec![(0, self.stored)],
+            Some(extents) => extents.iter().map(|extent| (extent.offset, extent.len)).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
