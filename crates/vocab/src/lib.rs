@@ -4,6 +4,7 @@
 pub mod crash;
 mod digest;
 mod kind;
+pub mod quantity;
 mod reference;
 
 pub use digest::{Digest, DigestError};

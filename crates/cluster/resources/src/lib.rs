@@ -17,10 +17,10 @@ pub mod names;
 pub mod openapi;
 pub mod patch;
 pub mod proto;
-pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod table;
 
 pub use errors::{Cause, FieldError, Status};
 pub use serde_json::Value;
+pub use vocab::quantity;

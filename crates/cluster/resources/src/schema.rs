@@ -204,4 +204,6 @@ pub struct Rules {
     pub any_of: Vec<Value>,
     pub one_of: Vec<Value>,
     pub not: Option<Value>,
+    /// `x-kubernetes-validations`, compiled.
+    pub expressions: Vec<crate::crd::Expression>,
 }

@@ -189,7 +189,7 @@ impl Call {
             validate_meta_update(object, old, &mut faults);
         }
         match &self.resource.custom {
-            Some(custom) => crd::validate(object, &custom.node, &mut faults),
+            Some(custom) => crd::validate(object, old, &custom.node, &mut faults),
             None => (strategy.validate)(object, &mut faults),
         }
         if self.resource.group == "apiextensions.k8s.io" {
