@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::netlink::Socket;
 use crate::netlink::nft::Protocol;
@@ -34,4 +34,15 @@ pub fn hold_port(protocol: Protocol, address: std::net::SocketAddr) -> Result<(O
     let bound = rustix::net::getsockname(&fd).attempt("getsockname", format_args!("{address}"))?;
     let bound = std::net::SocketAddr::try_from(bound).attempt("getsockname", format_args!("{address}"))?;
     Ok((fd, bound.port()))
+}
+
+/// Takes an abstract name that one descriptor of this network namespace can have at a time: a lock that ends with its holder.
+/// EADDRINUSE while somebody has it.
+pub fn claim(name: &[u8]) -> Result<OwnedFd> {
+    let what = format_args!("abstract {}", String::from_utf8_lossy(name));
+    let address = SocketAddrUnix::new_abstract_name(name).attempt("bind", what)?;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .attempt("socket", format_args!("UNIX, DGRAM"))?;
+    rustix::net::bind(&fd, &address).attempt("bind", what)?;
+    Ok(fd)
 }

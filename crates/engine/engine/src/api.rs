@@ -63,6 +63,8 @@ impl Engine {
             tracing::error!(%error, "cannot write the state of containers");
         }
         self.inner.remove_cgroup_parent();
+        let inner = self.inner.clone();
+        blocking(move || inner.networks.rest()).await;
         // A keeper that dies from now on is the next engine's to replace.
         self.inner.keeper.close();
     }
@@ -313,6 +315,47 @@ impl Engine {
     pub async fn image_import(&self, request: ImportRequest, body: Body) -> Result<vocab::Digest> {
         let inner = self.inner.clone();
         blocking(move || inner.image_import(request, body)).await
+    }
+}
+
+/// Networks. `reference` is a name, an id or a unique prefix of an id.
+impl Engine {
+    pub async fn network_create(&self, request: NetworkRequest) -> Result<NetworkCreated> {
+        let inner = self.inner.clone();
+        blocking(move || inner.network_create(request)).await
+    }
+
+    /// By name. Filters: `dangling`, `driver`, `id`, `label`, `name`, `scope`, `type`.
+    pub async fn network_list(&self, filters: &Filters) -> Result<Vec<NetworkView>> {
+        self.inner.network_list(filters)
+    }
+
+    pub async fn network_inspect(&self, reference: &str) -> Result<NetworkView> {
+        self.inner.network_view(reference)
+    }
+
+    /// Refused while a running container is on it.
+    pub async fn network_remove(&self, reference: &str) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), reference.to_owned());
+        blocking(move || inner.network_remove(&name)).await
+    }
+
+    /// Removes networks that no container, running or not, is on; their names. Filters: `until`, `label`, `label!`.
+    pub async fn network_prune(&self, filters: &Filters) -> Result<Vec<String>> {
+        let (inner, filters) = (self.inner.clone(), filters.clone());
+        blocking(move || inner.network_prune(&filters)).await
+    }
+
+    /// Puts a container on one more network, at once if it runs.
+    pub async fn network_connect(&self, network: &str, container: &str, settings: EndpointSettings) -> Result<()> {
+        let container = self.inner.find(container)?;
+        self.inner.network_connect(network, &container, settings).await
+    }
+
+    /// Takes a container off a network. `force`: also off one that does not exist any more.
+    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        let container = self.inner.find(container)?;
+        self.inner.network_disconnect(network, &container, force).await
     }
 }
 

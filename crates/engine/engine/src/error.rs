@@ -42,6 +42,12 @@ pub enum Error {
     /// executable, 128 anything else in the container's own setup.
     #[error("{message}")]
     Start { exit_code: i32, message: String },
+    #[error("{0}")]
+    Forbidden(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
     #[error(transparent)]
     Image(#[from] image::Error),
     #[error(transparent)]
@@ -60,6 +66,7 @@ impl Error {
             | Self::NoSuchImage(_)
             | Self::NoSuchNetwork(_)
             | Self::NoSuchVolume(_)
+            | Self::NotFound(_)
             | Self::NoSuchPath { .. } => ErrorKind::NotFound,
             Self::NameInUse { .. } | Self::Conflict(_) => ErrorKind::Conflict,
             Self::AmbiguousPrefix(_) | Self::Invalid(_) => ErrorKind::Invalid,
@@ -67,6 +74,8 @@ impl Error {
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Start { exit_code: 126 | 127, .. } => ErrorKind::Invalid,
             Self::Start { .. } => ErrorKind::Internal,
+            Self::Forbidden(_) => ErrorKind::Forbidden,
+            Self::Network(source) => source.kind(),
             Self::Image(source) => source.kind(),
             Self::Db(source) => source.kind(),
             Self::Kernel(source) => source.kind(),

@@ -1,185 +1,333 @@
-//! Carries networks out: bridges, veth pairs, addresses and routes by netlink, and the one nftables table.
+//! Carries networks out in the kernel: bridges, veth pairs, addresses and routes by netlink.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linux::netlink::Socket;
-use linux::netlink::nft::{Family, Protocol};
 use linux::netlink::route::{Mac, Veth};
 use linux::ns::{self, Namespaces};
 
-use crate::{Endpoint, Network, NetworkError, PortBinding, PublishedPort, Subnet, rules};
+use crate::{Driver, Network, NetworkError, Subnet, names};
 
-/// The networks of one engine instance in the kernel. One caller at a time.
+/// The links of one engine instance. Any number of callers at a time.
+#[derive(Debug)]
 pub struct Bridges {
     tag: String,
-    route: Socket,
-    nft: Socket,
-    /// Host ports held for as long as they are published, so that nobody else takes them.
-    held: BTreeMap<(IpAddr, u16, Protocol), OwnedFd>,
 }
 
 /// One interface of a container, to be made in its network namespace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plug<'a> {
     pub network: &'a Network,
-    /// The host's end; at most 15 bytes.
+    /// The host's end, of a bridge network; at most 15 bytes.
     pub host_name: &'a str,
     /// `eth0`, `eth1`...
     pub name: &'a str,
     pub addresses: &'a [IpAddr],
     pub mac: Option<Mac>,
+    /// Which of the network's bridges it goes to: 0 is the first.
+    pub segment: usize,
     /// Whether this network's gateway is the container's way out.
     pub default_route: bool,
+    /// What the container may send, in bytes a second.
+    pub send_limit: Option<u64>,
+    /// What the container may receive, in bytes a second.
+    pub receive_limit: Option<u64>,
 }
 
 impl Bridges {
-    pub fn new(tag: &str) -> Result<Self, NetworkError> {
-        Ok(Self { tag: tag.to_owned(), route: Socket::route()?, nft: Socket::netfilter()?, held: BTreeMap::new() })
+    pub fn new(tag: &str) -> Self {
+        Self { tag: tag.to_owned() }
+    }
+
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// Subnets that routes and addresses of this machine use already.
-    pub fn taken(&mut self) -> Result<Vec<Subnet>, NetworkError> {
-        let mut taken: Vec<_> = self
-            .route
-            .destinations()?
-            .into_iter()
-            .filter_map(|(address, prefix)| Subnet::of(address, prefix))
-            .collect();
-        taken
-            .extend(self.route.addresses()?.into_iter().filter_map(|(_, address, prefix)| Subnet::of(address, prefix)));
+    pub fn taken(&self) -> Result<Vec<Subnet>, NetworkError> {
+        let mut route = Socket::route()?;
+        let taken = route.destinations()?.into_iter().filter_map(|(address, prefix)| Subnet::of(address, prefix));
+        let mut taken: Vec<_> = taken.collect();
+        taken.extend(route.addresses()?.into_iter().filter_map(|(_, address, prefix)| Subnet::of(address, prefix)));
         Ok(taken)
     }
 
+    /// Holds off every other instance in this network namespace that chooses subnets, until the answer is dropped: two that
+    /// look at once would choose the same.
+    pub fn choosing(&self) -> Result<OwnedFd, NetworkError> {
+        const NAME: &[u8] = b"knarr-chooses-subnets";
+        for _ in 0..5000 {
+            match linux::net::claim(NAME) {
+                Ok(claim) => return Ok(claim),
+                Err(error) if error.is(linux::Errno::ADDRINUSE) => {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(NetworkError::Busy)
+    }
+
     /// Makes the network's bridge with the gateways' addresses, unless it is there.
-    pub fn add_network(&mut self, network: &Network) -> Result<(), NetworkError> {
-        let index = match self.route.link(&network.bridge)? {
+    pub fn add_network(&self, network: &Network) -> Result<(), NetworkError> {
+        let mut route = Socket::route()?;
+        if network.driver != Driver::Bridge {
+            return route.link(&network.bridge)?.map(drop).ok_or_else(|| gone("interface", &network.bridge));
+        }
+        let index = match route.link(&network.bridge)? {
             Some(link) => link.index,
             None => {
-                self.route.add_bridge(&network.bridge, None, network.mtu)?;
-                let link = self.route.link(&network.bridge)?;
+                route.add_bridge(&network.bridge, Some(self.bridge_mac(&network.bridge)), network.mtu)?;
+                let link = route.link(&network.bridge)?;
                 link.map(|link| link.index).ok_or_else(|| gone("bridge", &network.bridge))?
             }
         };
-        let there = self.route.addresses()?;
+        let ipv6 = network.subnets.iter().any(|(subnet, _)| !subnet.is_ipv4());
+        // Nobody on this wire tells the host where to go (NW-01).
+        set_if_there(&format!("net/ipv6/conf/{}/accept_ra", network.bridge), "0")?;
+        set_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), if ipv6 { "0" } else { "1" })?;
+        let there = route.addresses()?;
         for (subnet, gateway) in &network.subnets {
             if !there.contains(&(index, *gateway, subnet.prefix())) {
-                self.route.add_address(index, *gateway, subnet.prefix())?;
+                route.add_address(index, *gateway, subnet.prefix())?;
             }
         }
         if !network.internal {
             set("net/ipv4/ip_forward", "1")?;
-            // Published ports answer on 127.0.0.1 too; the forward chain drops such packets from elsewhere.
+            // Published ports answer on 127.0.0.1 too; the rules drop such packets from elsewhere (NW-02).
             set(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")?;
-            if network.subnets.iter().any(|(subnet, _)| !subnet.is_ipv4()) {
+            if ipv6 {
                 set("net/ipv6/conf/all/forwarding", "1")?;
             }
         }
         Ok(())
     }
 
-    /// Removes the network's bridge; no error where it is gone.
-    pub fn remove_network(&mut self, network: &Network) -> Result<(), NetworkError> {
-        if let Some(link) = self.route.link(&network.bridge)? {
-            self.route.delete_link(link.index)?;
+    /// A bridge without an address of its own takes its lowest port's, and changes it when that container ends.
+    fn bridge_mac(&self, bridge: &str) -> Mac {
+        let bytes = self.tag.bytes().chain(bridge.bytes());
+        let hash =
+            bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
+        // Locally administered, for one receiver.
+        [(a & 0xfc) | 2, b, c, d, e, f]
+    }
+
+    /// Removes the network's bridges; no error where they are gone.
+    pub fn remove_network(&self, network: &Network, segments: usize) -> Result<(), NetworkError> {
+        if network.driver != Driver::Bridge {
+            return Ok(());
+        }
+        let further = (1..segments).map(|number| names::segment(&self.tag, &network.bridge, number)[0].clone());
+        let all: Vec<String> = further.chain([network.bridge.clone()]).collect();
+        self.remove_links(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Removes links by name; no error where one is gone.
+    pub fn remove_links(&self, names: &[&str]) -> Result<(), NetworkError> {
+        let mut route = Socket::route()?;
+        for name in names {
+            if let Some(link) = route.link(name)? {
+                match route.delete_link(link.index) {
+                    // It went with its network namespace.
+                    Err(error) if error.is(linux::Errno::NODEV) => {}
+                    other => other?,
+                }
+            }
         }
         Ok(())
     }
 
-    /// Puts the table for these networks and endpoints in place of what was there, atomically.
-    pub fn apply_rules(&mut self, networks: &[Network], endpoints: &[Endpoint]) -> Result<(), NetworkError> {
-        Ok(self.nft.replace_table(&rules::table(&self.tag, networks, endpoints))?)
+    /// Names of links that are there.
+    pub fn links(&self) -> Result<Vec<String>, NetworkError> {
+        Ok(Socket::route()?.links()?.into_iter().map(|link| link.name).collect())
     }
 
-    /// Whether the table is still there; somebody may have flushed the ruleset.
-    pub fn has_rules(&mut self) -> Result<bool, NetworkError> {
-        Ok(self.nft.has_table(Family::Inet, &rules::table_name(&self.tag))?)
+    /// A new network namespace with its loopback up and these interfaces. It lives as long as the descriptor or a process in
+    /// it; the pairs go with it.
+    pub fn sandbox(&self, plugs: &[Plug<'_>]) -> Result<OwnedFd, NetworkError> {
+        // A thread of its own: the caller must not change its namespace.
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                let mut host = Socket::route()?;
+                ns::unshare(Namespaces::NET)?;
+                let netns = ns::open("/proc/thread-self/ns/net")?;
+                let mut inside = Socket::route()?;
+                inside.set_up(1)?;
+                for plug in plugs {
+                    self.wire(&mut host, &mut inside, netns.as_fd(), plug)?;
+                }
+                Ok(netns)
+            });
+            made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
-    pub fn remove_rules(&mut self) -> Result<(), NetworkError> {
-        Ok(self.nft.remove_table(Family::Inet, &rules::table_name(&self.tag))?)
-    }
-
-    /// Gives a container's network namespace an interface on the network. When the namespace ends, so does the pair.
-    pub fn plug(&mut self, netns: impl AsFd, plug: &Plug<'_>) -> Result<(), NetworkError> {
+    /// Gives a container's network namespace one more interface.
+    pub fn plug(&self, netns: impl AsFd, plug: &Plug<'_>) -> Result<(), NetworkError> {
         let netns = netns.as_fd();
-        let bridge = self.route.link(&plug.network.bridge)?.ok_or_else(|| gone("bridge", &plug.network.bridge))?;
-        self.route.add_veth(&Veth {
-            name: plug.host_name,
-            master: Some(bridge.index),
-            peer_name: plug.name,
-            peer_netns: netns,
-            peer_mac: plug.mac,
-            mtu: plug.network.mtu,
-        })?;
-        let port = self.route.link(plug.host_name)?.ok_or_else(|| gone("interface", plug.host_name))?;
-        self.route.set_hairpin(port.index)?;
-        let mut inside = Socket::route_in(netns)?;
+        let mut host = Socket::route()?;
+        within(netns, || self.wire(&mut host, &mut Socket::route()?, netns, plug))
+    }
+
+    /// Both ends of one interface; the caller's thread is in the container's network namespace.
+    fn wire(
+        &self,
+        host: &mut Socket,
+        inside: &mut Socket,
+        netns: BorrowedFd<'_>,
+        plug: &Plug<'_>,
+    ) -> Result<(), NetworkError> {
+        let mac = plug.mac.or_else(|| plug.addresses.iter().find_map(|address| mac_of(*address)));
+        match plug.network.driver {
+            Driver::Bridge => self.add_port(host, netns, plug, mac)?,
+            Driver::On(kind) => {
+                let parent = host.link(&plug.network.bridge)?.ok_or_else(|| gone("interface", &plug.network.bridge))?;
+                // An ipvlan has its parent's MAC address.
+                let mac = mac.filter(|_| matches!(kind, crate::VlanKind::Macvlan(_)));
+                host.add_vlan(plug.name, parent.index, kind, netns, mac, plug.network.mtu)?;
+            }
+        }
         let link = inside.link(plug.name)?.ok_or_else(|| gone("interface", plug.name))?;
+        if let Some(limit) = plug.send_limit {
+            inside.limit_sending(link.index, limit, burst(limit))?;
+        }
+        let ipv6 = plug.addresses.iter().any(IpAddr::is_ipv6);
+        set_if_there(&format!("net/ipv6/conf/{}/disable_ipv6", plug.name), if ipv6 { "0" } else { "1" })?;
+        if ipv6 {
+            set_if_there(&format!("net/ipv6/conf/{}/accept_ra", plug.name), "0")?;
+        }
         inside.set_up(link.index)?;
         for address in plug.addresses {
-            let at = plug.network.subnets.iter().find(|(subnet, _)| subnet.contains(*address));
-            let (subnet, gateway) = at.ok_or_else(|| gone("subnet of", &address.to_string()))?;
+            let (subnet, _) = place(plug.network, *address)?;
             inside.add_address(link.index, *address, subnet.prefix())?;
-            if plug.default_route && !plug.network.internal {
-                inside.add_route(None, *gateway, link.index)?;
-            }
+        }
+        if plug.default_route {
+            add_default_routes(inside, link.index, plug)?;
         }
         Ok(())
     }
 
-    /// Takes a container off a network while it runs.
-    pub fn unplug(&mut self, host_name: &str) -> Result<(), NetworkError> {
-        if let Some(link) = self.route.link(host_name)? {
-            self.route.delete_link(link.index)?;
-        }
-        Ok(())
-    }
-
-    /// Chooses and holds a host port. The port is bound, so that no other program can take it, and never listened on:
-    /// the rules send its packets to the container before a socket would see them.
-    pub fn hold_port(&mut self, binding: &PortBinding) -> Result<PublishedPort, NetworkError> {
-        let (address, protocol, range) = (binding.host_address, binding.protocol, binding.host_ports);
-        let mut last = None;
-        for port in range.first..=range.last {
-            if port != 0 && self.held.contains_key(&(address, port, protocol)) {
-                last = Some(NetworkError::PortAllocated { address, port });
-                continue;
-            }
-            match linux::net::hold_port(protocol, SocketAddr::new(address, port)) {
-                Ok((fd, host_port)) => {
-                    self.held.insert((address, host_port, protocol), fd);
-                    let container_port = binding.container_port;
-                    return Ok(PublishedPort { protocol, container_port, host_address: address, host_port });
-                }
-                Err(error) if error.is(linux::Errno::ADDRINUSE) => {
-                    last = Some(NetworkError::PortAllocated { address, port });
-                }
-                Err(error) => return Err(NetworkError::PortBind { address, port, cause: error.to_string() }),
-            }
-        }
-        match last {
-            Some(error) if range.first == range.last => Err(error),
-            _ => Err(NetworkError::PortsExhausted { address, first: range.first, last: range.last }),
-        }
-    }
-
-    pub fn release_port(&mut self, port: &PublishedPort) {
-        self.held.remove(&(port.host_address, port.host_port, port.protocol));
-    }
-
-    /// A new network namespace with its loopback up. It lives as long as the descriptor or a process in it.
-    pub fn new_netns() -> Result<OwnedFd, NetworkError> {
-        let make = || {
-            ns::unshare(Namespaces::NET)?;
-            linux::net::loopback_up()?;
-            ns::open("/proc/thread-self/ns/net")
+    fn add_port(
+        &self,
+        host: &mut Socket,
+        netns: BorrowedFd<'_>,
+        plug: &Plug<'_>,
+        mac: Option<Mac>,
+    ) -> Result<(), NetworkError> {
+        let bridge = match plug.segment {
+            0 => host.link(&plug.network.bridge)?.ok_or_else(|| gone("bridge", &plug.network.bridge))?.index,
+            number => self.segment(host, plug.network, number)?,
         };
-        // A thread of its own: the caller must not change its namespace.
-        let made = std::thread::spawn(make).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(made?)
+        host.add_veth(&Veth {
+            name: plug.host_name,
+            master: Some(bridge),
+            peer_name: plug.name,
+            peer_netns: netns,
+            peer_mac: mac,
+            mtu: plug.network.mtu,
+        })?;
+        let port = host.link(plug.host_name)?.ok_or_else(|| gone("interface", plug.host_name))?;
+        host.set_hairpin(port.index)?;
+        if !plug.network.between_containers {
+            host.set_isolated(port.index)?;
+        }
+        if let Some(limit) = plug.receive_limit {
+            host.limit_sending(port.index, limit, burst(limit))?;
+        }
+        Ok(())
     }
+
+    /// A further bridge of a large network, joined to the first by a pair. Its index.
+    fn segment(&self, host: &mut Socket, network: &Network, number: usize) -> Result<u32, NetworkError> {
+        let [bridge, here, there] = names::segment(&self.tag, &network.bridge, number);
+        if let Some(link) = host.link(&bridge)?
+            && host.link(&here)?.is_some()
+        {
+            return Ok(link.index);
+        }
+        let first = host.link(&network.bridge)?.ok_or_else(|| gone("bridge", &network.bridge))?.index;
+        match host.add_bridge(&bridge, Some(self.bridge_mac(&bridge)), network.mtu) {
+            Err(error) if error.is(linux::Errno::EXIST) => {}
+            other => other?,
+        }
+        set_if_there(&format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")?;
+        let index = host.link(&bridge)?.ok_or_else(|| gone("bridge", &bridge))?.index;
+        let pair = host.add_pair(&here, first, &there, index, network.mtu);
+        match pair {
+            // Another start made it at the same time.
+            Err(error) if error.is(linux::Errno::EXIST) => {}
+            other => other?,
+        }
+        Ok(index)
+    }
+
+    /// Makes an interface of a running container its way out, in place of what was.
+    pub fn set_default_route(&self, netns: impl AsFd, plug: Option<&Plug<'_>>) -> Result<(), NetworkError> {
+        within(netns.as_fd(), || {
+            let mut inside = Socket::route()?;
+            inside.delete_default_route(true)?;
+            inside.delete_default_route(false)?;
+            let Some(plug) = plug else { return Ok(()) };
+            let link = inside.link(plug.name)?.ok_or_else(|| gone("interface", plug.name))?;
+            add_default_routes(&mut inside, link.index, plug)
+        })
+    }
+
+    /// Takes an interface away from inside of a container's network namespace, with its other end.
+    pub fn unplug(&self, netns: impl AsFd, name: &str) -> Result<(), NetworkError> {
+        within(netns.as_fd(), || {
+            let mut inside = Socket::route()?;
+            match inside.link(name)? {
+                Some(link) => Ok(inside.delete_link(link.index)?),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// Runs `act` on a thread in another network namespace.
+pub(crate) fn within<T: Send>(
+    netns: BorrowedFd<'_>,
+    act: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            ns::setns(netns, Namespaces::NET)?;
+            act()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn add_default_routes(inside: &mut Socket, index: u32, plug: &Plug<'_>) -> Result<(), NetworkError> {
+    if plug.network.internal {
+        return Ok(());
+    }
+    for address in plug.addresses {
+        let (_, gateway) = place(plug.network, *address)?;
+        inside.add_route(None, gateway, index)?;
+    }
+    Ok(())
+}
+
+/// The subnet that an address lies in, and its gateway.
+fn place(network: &Network, address: IpAddr) -> Result<(Subnet, IpAddr), NetworkError> {
+    let at = network.subnets.iter().find(|(subnet, _)| subnet.contains(address));
+    at.copied().ok_or_else(|| gone("subnet of", &address.to_string()))
+}
+
+/// A hundredth of a second's worth, and never less than a few packets.
+fn burst(bytes_per_second: u64) -> u32 {
+    u32::try_from(bytes_per_second / 100).unwrap_or(u32::MAX / 8).clamp(16 << 10, u32::MAX / 8)
+}
+
+/// The MAC address that goes with an IPv4 address: a neighbour that remembers it is never wrong.
+pub fn mac_of(address: IpAddr) -> Option<Mac> {
+    let IpAddr::V4(address) = address else { return None };
+    let [a, b, c, d] = Ipv4Addr::octets(&address);
+    Some([2, 0x42, a, b, c, d])
 }
 
 fn gone(what: &str, name: &str) -> NetworkError {
@@ -197,4 +345,14 @@ fn set(name: &str, value: &str) -> Result<(), NetworkError> {
         value: value.to_owned(),
         cause: error.to_string(),
     })
+}
+
+/// A kernel without IPv6 has no such settings, and needs none.
+fn set_if_there(name: &str, value: &str) -> Result<(), NetworkError> {
+    let path = format!("/proc/sys/{name}");
+    match std::fs::write(&path, value) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(_) => set(name, value),
+    }
 }

@@ -2,9 +2,15 @@
 
 use std::net::IpAddr;
 
+use linux::netlink::nft::Protocol;
 use vocab::ErrorKind;
 
-use crate::Subnet;
+use crate::{Subnet, protocol_name};
+
+/// `0.0.0.0:80/tcp`.
+fn host_port(address: IpAddr, port: u16, protocol: Protocol) -> String {
+    format!("{}/{}", std::net::SocketAddr::new(address, port), protocol_name(protocol))
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
@@ -20,10 +26,18 @@ pub enum NetworkError {
     AddressInUse(IpAddr),
     #[error("{address} is not an address for a container in {subnet}")]
     NotInSubnet { address: IpAddr, subnet: Subnet },
-    #[error("Bind for {address}:{port} failed: port is already allocated")]
+    #[error("Bind for {at} failed: port is already allocated", at = std::net::SocketAddr::new(*address, *port))]
     PortAllocated { address: IpAddr, port: u16 },
-    #[error("failed to bind host port for {address}:{port}: {cause}")]
-    PortBind { address: IpAddr, port: u16, cause: String },
+    /// By another program.
+    #[error(
+        "failed to bind host port for {host}: address already in use",
+        host = host_port(*address, *port, *protocol)
+    )]
+    PortTaken { address: IpAddr, port: u16, protocol: Protocol },
+    #[error("failed to bind host port for {host}: {cause}", host = host_port(*address, *port, *protocol))]
+    PortBind { address: IpAddr, port: u16, protocol: Protocol, cause: String },
+    #[error("the subnets of this machine are being chosen by somebody else for too long")]
+    Busy,
     #[error("no free port between {first} and {last} on {address}")]
     PortsExhausted { address: IpAddr, first: u16, last: u16 },
     #[error("set {path} to {value}: {cause}")]
@@ -39,7 +53,10 @@ impl NetworkError {
             Self::PoolOverlaps | Self::AddressInUse(_) => ErrorKind::Forbidden,
             Self::PoolsExhausted | Self::SubnetExhausted { .. } | Self::PortsExhausted { .. } => ErrorKind::Exhausted,
             // dockerd answers 500 to a taken port, and clients show the text.
-            Self::PortAllocated { .. } | Self::PortBind { .. } | Self::Setting { .. } => ErrorKind::Internal,
+            Self::PortAllocated { .. } | Self::PortTaken { .. } | Self::PortBind { .. } | Self::Setting { .. } => {
+                ErrorKind::Internal
+            }
+            Self::Busy => ErrorKind::Unavailable,
             Self::Kernel(error) => error.kind(),
         }
     }

@@ -4,23 +4,36 @@
 //! * `ipam` — which address an endpoint gets
 //! * `model` — networks, endpoints, published ports: plain values
 //! * `rules` — networks and endpoints in, one nftables table out (pure)
-//! * `bridge` — carries it out: bridges, veth pairs, addresses, routes, and the one table
+//! * `bridge` — carries it out: bridges, veth pairs, addresses, routes
+//! * `firewall` — puts the one table in place, changes what differs, and notices when somebody flushed it
+//! * `ports` — host ports that are held for as long as they are published
+//! * `names` — bridges and interfaces by the instance's tag, so that what is left over can be told
+//! * `dns` — questions and answers of the resolver that containers have at 127.0.0.11
 //!
 //! It keeps no records: the engine owns those and hands in what is there. It never touches a table, link or address that is
 //! not its instance's own.
 
 mod bridge;
+pub mod dns;
 mod error;
+mod firewall;
 mod ipam;
 mod model;
+pub mod names;
+mod ports;
 mod rules;
 mod subnet;
 
 pub use bridge::{Bridges, Plug};
 pub use error::NetworkError;
+pub use firewall::{Firewall, Guard};
 pub use ipam::Ipam;
-pub use model::{Endpoint, Network, NetworkId, PortBinding, PublishedPort, Range};
-pub use rules::{table, table_name};
-pub use subnet::{Subnet, choose_pool};
+pub use model::{
+    Driver, Endpoint, Network, NetworkId, PortBinding, PublishedPort, Range, parse_protocol, protocol_name,
+};
+pub use ports::HeldPorts;
+pub use rules::{resolver_table, table, table_name};
+pub use subnet::{Subnet, choose_pool, unique_local};
 
 pub use linux::netlink::nft::Protocol;
+pub use linux::netlink::route::{Mac, VlanKind};

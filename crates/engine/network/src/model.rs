@@ -3,17 +3,30 @@
 use std::net::IpAddr;
 
 use linux::netlink::nft::Protocol;
+use linux::netlink::route::VlanKind;
+use serde::{Deserialize, Serialize};
 
 use crate::Subnet;
 
 /// 64 hex digits, as Docker's.
 pub type NetworkId = String;
 
-/// A bridge network of this machine.
+/// What a network's interfaces stand on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// A bridge of our own.
+    #[default]
+    Bridge,
+    /// Interfaces on top of one of the host's; our rules do not apply to them.
+    On(VlanKind),
+}
+
+/// A network of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     pub id: NetworkId,
-    /// The name of its bridge, at most 15 bytes.
+    pub driver: Driver,
+    /// The name of its bridge, or of the parent interface; at most 15 bytes.
     pub bridge: String,
     /// IPv4, IPv6 or both; each with the gateway's address, which the bridge carries.
     pub subnets: Vec<(Subnet, IpAddr)>,
@@ -37,13 +50,42 @@ pub struct Endpoint {
 }
 
 /// A port of a container that the host answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
+    #[serde(with = "protocol")]
     pub protocol: Protocol,
     pub container_port: u16,
     /// Unspecified (0.0.0.0 or ::) answers on every address of the host.
     pub host_address: IpAddr,
     pub host_port: u16,
+}
+
+/// `tcp`, `udp`, `sctp`.
+pub const fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
+pub fn parse_protocol(name: &str) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol_name(*protocol) == name)
+}
+
+/// A protocol by its name, for records.
+mod protocol {
+    use super::{Protocol, parse_protocol, protocol_name};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(protocol: &Protocol, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(protocol_name(*protocol))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protocol, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        parse_protocol(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown protocol {name}")))
+    }
 }
 
 /// What was asked for, before a host port is chosen.

@@ -3,6 +3,7 @@
 //!
 //! | chain | what it does |
 //! |---|---|
+//! | `guard` | drops what comes from elsewhere and pretends to be for the host's own loopback |
 //! | `prerouting`, `output` | sends a published port of this host to its container |
 //! | `postrouting` | gives outgoing traffic the host's address, and traffic that comes back in by a published port the bridge's |
 //! | `forward` | answers, published ports and traffic within a network pass; everything else to a container is dropped; an internal network sends nothing out |
@@ -14,7 +15,7 @@ use linux::netlink::nft::{
     Set, Table, Type, Value, Verdict, interface,
 };
 
-use crate::{Endpoint, Network, Subnet};
+use crate::{Endpoint, Network, Protocol, Subnet};
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -31,7 +32,11 @@ pub fn table_name(tag: &str) -> String {
 pub fn table(tag: &str, networks: &[Network], endpoints: &[Endpoint]) -> Table {
     let hook = |kind, at, priority| Some(Hook { kind, at, priority, accept: true });
     let published = || [published_rules(IpVersion::V4), published_rules(IpVersion::V6)].concat();
+    let networks: Vec<Network> =
+        networks.iter().filter(|network| network.driver == crate::Driver::Bridge).cloned().collect();
+    let networks = networks.as_slice();
     let chains = vec![
+        Chain { name: "guard".into(), hook: hook(HookKind::Filter, HookPoint::Prerouting, -300), rules: guard_rules() },
         Chain { name: "prerouting".into(), hook: hook(HookKind::Nat, HookPoint::Prerouting, -100), rules: published() },
         Chain { name: "output".into(), hook: hook(HookKind::Nat, HookPoint::Output, -100), rules: published() },
         Chain {
@@ -170,6 +175,13 @@ fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
         Expr::Compare { from: 0, equal: true, value: ADDRESS_LOCAL.to_ne_bytes().to_vec() },
     ];
     let name = format!("ports{}", version.suffix());
+    // Nothing could answer ::1 from outside of the host: such a connection is refused rather than lost.
+    let not_loopback = [
+        Expr::Payload { base: Base::Network, offset, length, to: 0 },
+        Expr::Compare { from: 0, equal: false, value: std::net::Ipv6Addr::LOCALHOST.octets().to_vec() },
+    ];
+    let local: Vec<Expr> =
+        if version == IpVersion::V6 { local.into_iter().chain(not_loopback).collect() } else { local.into() };
     let dnat = Expr::DestinationNat { family: version.family(), address: 0, port: Some(after_address) };
     let port_at = |register| {
         [
@@ -250,6 +262,67 @@ fn has_bits(key: Conntrack, bits: u32) -> [Expr; 3] {
         Expr::Mask { from: 0, mask: bits.to_ne_bytes().to_vec(), to: 0 },
         Expr::Compare { from: 0, equal: false, value: vec![0; 4] },
     ]
+}
+
+/// Published ports make containers answer on 127.0.0.1, for which the bridges accept such packets. Containers must not reach
+/// the host's loopback by that, nor neighbours what is published on loopback alone (NW-02).
+fn guard_rules() -> Vec<Vec<Expr>> {
+    let (offset, length) = IpVersion::V4.destination();
+    let mut loopback = IpVersion::V4.is_spoken().to_vec();
+    loopback.extend([
+        Expr::Payload { base: Base::Network, offset, length, to: 0 },
+        Expr::Mask { from: 0, mask: vec![255, 0, 0, 0], to: 0 },
+        Expr::Compare { from: 0, equal: true, value: vec![127, 0, 0, 0] },
+    ]);
+    let mut from_bridge = loopback.clone();
+    from_bridge.extend([
+        Expr::Meta { key: Meta::InputName, to: 0 },
+        Expr::Lookup { set: "bridges".into(), from: 0, found: Found::Match },
+        Expr::Counter,
+        Expr::Verdict(Verdict::Drop),
+    ]);
+    let mut published = loopback;
+    published.extend([
+        Expr::Meta { key: Meta::InputName, to: 0 },
+        Expr::Compare { from: 0, equal: false, value: interface("lo") },
+        Expr::Payload { base: Base::Network, offset, length, to: 0 },
+        Expr::Meta { key: Meta::TransportProtocol, to: 1 },
+        Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: 2 },
+        Expr::Lookup { set: "ports4at".into(), from: 0, found: Found::Value(4) },
+        Expr::Counter,
+        Expr::Verdict(Verdict::Drop),
+    ]);
+    vec![from_bridge, published]
+}
+
+/// The table in a container's own namespace that sends questions for 127.0.0.11, port 53, to the ports on which its resolver
+/// really listens: the container may bind port 53 itself.
+pub fn resolver_table(address: std::net::Ipv4Addr, udp: u16, tcp: u16) -> Table {
+    let (offset, length) = IpVersion::V4.destination();
+    let rule = |protocol: Protocol, port: u16| {
+        vec![
+            Expr::Payload { base: Base::Network, offset, length, to: 0 },
+            Expr::Compare { from: 0, equal: true, value: address.octets().to_vec() },
+            Expr::Meta { key: Meta::TransportProtocol, to: 0 },
+            Expr::Compare { from: 0, equal: true, value: vec![protocol as u8] },
+            Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: 0 },
+            Expr::Compare { from: 0, equal: true, value: 53u16.to_be_bytes().to_vec() },
+            Expr::Load { value: address.octets().to_vec(), to: 0 },
+            Expr::Load { value: port.to_be_bytes().to_vec(), to: 1 },
+            Expr::DestinationNat { family: Family::Ip, address: 0, port: Some(1) },
+        ]
+    };
+    let hook = Hook { kind: HookKind::Nat, at: HookPoint::Output, priority: -100, accept: true };
+    Table {
+        family: Family::Ip,
+        name: "knarr-resolver".into(),
+        sets: Vec::new(),
+        chains: vec![Chain {
+            name: "output".into(),
+            hook: Some(hook),
+            rules: vec![rule(Protocol::Udp, udp), rule(Protocol::Tcp, tcp)],
+        }],
+    }
 }
 
 fn forward_rules() -> Vec<Vec<Expr>> {

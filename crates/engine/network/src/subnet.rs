@@ -145,6 +145,16 @@ pub fn choose_pool(taken: &[Subnet]) -> Result<Subnet, NetworkError> {
     default_pools().find(|pool| !taken.iter().any(|other| other.overlaps(pool))).ok_or(NetworkError::PoolsExhausted)
 }
 
+/// The first free /64 of this machine's unique local prefix (RFC 4193), whose 40 bits come from `seed`.
+pub fn unique_local(seed: &str, taken: &[Subnet]) -> Result<Subnet, NetworkError> {
+    let hash = seed
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let base = 0xfd_u128 << 120 | u128::from(hash >> 24) << 80;
+    let subnets = (0..1u128 << 16).map(|n| Subnet { address: Ipv6Addr::from(base | n << 64).into(), prefix: 64 });
+    subnets.into_iter().find(|pool| !taken.iter().any(|other| other.overlaps(pool))).ok_or(NetworkError::PoolsExhausted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

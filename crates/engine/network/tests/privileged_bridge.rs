@@ -9,7 +9,9 @@ use std::time::Duration;
 use linux::netlink::Socket;
 use linux::netlink::route::Veth;
 use linux::ns::{self, Namespaces};
-use network::{Bridges, Endpoint, Network, NetworkError, Plug, PortBinding, Protocol, Range};
+use network::{
+    Bridges, Driver, Endpoint, Firewall, HeldPorts, Network, NetworkError, Plug, PortBinding, Protocol, Range,
+};
 
 /// Runs the test with a network namespace of its own as the host.
 fn on_a_host_of_its_own(test: impl FnOnce() + Send) {
@@ -37,6 +39,7 @@ fn network(id: &str, subnet: &str, internal: bool) -> Network {
     let subnet: network::Subnet = subnet.parse().unwrap();
     Network {
         id: id.into(),
+        driver: Driver::Bridge,
         bridge: format!("kn{id}"),
         subnets: vec![(subnet, subnet.nth(1).unwrap())],
         internal,
@@ -51,11 +54,20 @@ struct Container {
     endpoint: Endpoint,
 }
 
-fn container(bridges: &mut Bridges, network: &Network, name: &str, address: &str) -> Container {
-    let netns = Bridges::new_netns().unwrap();
+fn container(bridges: &Bridges, network: &Network, name: &str, address: &str) -> Container {
     let addresses = [ip(address)];
-    let plug = Plug { network, host_name: name, name: "eth0", addresses: &addresses, mac: None, default_route: true };
-    bridges.plug(&netns, &plug).unwrap();
+    let plug = Plug {
+        network,
+        host_name: name,
+        name: "eth0",
+        addresses: &addresses,
+        mac: None,
+        segment: 0,
+        default_route: true,
+        send_limit: None,
+        receive_limit: None,
+    };
+    let netns = bridges.sandbox(&[plug]).unwrap();
     serve(&netns, 80);
     let endpoint = Endpoint {
         network: network.id.clone(),
@@ -108,7 +120,7 @@ fn ask_from(netns: &OwnedFd, address: &str) -> String {
 
 /// The world: 192.0.2.2, which knows the way to the containers' subnets through the host.
 fn world() -> OwnedFd {
-    let world = Bridges::new_netns().unwrap();
+    let world = Bridges::new("world").sandbox(&[]).unwrap();
     let mut route = Socket::route().unwrap();
     let veth = Veth { name: "up0", master: None, peer_name: "eth0", peer_netns: &world, peer_mac: None, mtu: None };
     route.add_veth(&veth).unwrap();
@@ -132,24 +144,24 @@ fn tcp(host_address: &str, first: u16, last: u16) -> PortBinding {
 fn networks_join_isolate_publish_and_reach_out() {
     on_a_host_of_its_own(|| {
         let world = world();
-        let mut bridges = Bridges::new("test").unwrap();
+        let (bridges, firewall, ports) = (Bridges::new("test"), Firewall::new("test"), HeldPorts::default());
         let networks =
             [network("a", "10.1.0.0/24", false), network("b", "10.1.1.0/24", false), network("i", "10.1.2.0/24", true)];
         for network in &networks {
             bridges.add_network(network).unwrap();
             bridges.add_network(network).unwrap();
         }
-        let mut one = container(&mut bridges, &networks[0], "one", "10.1.0.2");
-        let two = container(&mut bridges, &networks[0], "two", "10.1.0.3");
-        let other = container(&mut bridges, &networks[1], "other", "10.1.1.2");
-        let inner = container(&mut bridges, &networks[2], "inner", "10.1.2.2");
-        let inner_too = container(&mut bridges, &networks[2], "innertoo", "10.1.2.3");
-        one.endpoint.ports.push(bridges.hold_port(&tcp("0.0.0.0", 8080, 8080)).unwrap());
-        one.endpoint.ports.push(bridges.hold_port(&tcp("127.0.0.1", 8081, 8081)).unwrap());
+        let mut one = container(&bridges, &networks[0], "one", "10.1.0.2");
+        let two = container(&bridges, &networks[0], "two", "10.1.0.3");
+        let other = container(&bridges, &networks[1], "other", "10.1.1.2");
+        let inner = container(&bridges, &networks[2], "inner", "10.1.2.2");
+        let inner_too = container(&bridges, &networks[2], "innertoo", "10.1.2.3");
+        one.endpoint.ports.push(ports.hold(&tcp("0.0.0.0", 8080, 8080)).unwrap());
+        one.endpoint.ports.push(ports.hold(&tcp("127.0.0.1", 8081, 8081)).unwrap());
         let endpoints: Vec<_> =
             [&one, &two, &other, &inner, &inner_too].map(|container| container.endpoint.clone()).into();
-        bridges.apply_rules(&networks, &endpoints).unwrap();
-        assert!(bridges.has_rules().unwrap());
+        firewall.apply(&networks, &endpoints).unwrap();
+        assert!(firewall.is_there().unwrap());
 
         let rows = [
             ("neighbours on one network", ask_from(&one.netns, "10.1.0.3:80"), "10.1.0.2"),
@@ -171,26 +183,22 @@ fn networks_join_isolate_publish_and_reach_out() {
         let wrong: Vec<_> = rows.iter().filter(|(_, seen, expected)| seen != expected).collect();
         assert!(wrong.is_empty(), "(what, seen, expected): {wrong:#?}");
 
-        let taken = bridges.hold_port(&tcp("0.0.0.0", 8080, 8080)).unwrap_err();
+        let taken = ports.hold(&tcp("0.0.0.0", 8080, 8080)).unwrap_err();
         assert_eq!(taken.to_string(), "Bind for 0.0.0.0:8080 failed: port is already allocated");
-        assert_eq!(
-            bridges.hold_port(&tcp("0.0.0.0", 8080, 8082)).unwrap().host_port,
-            8082,
-            "8081 is taken on loopback"
-        );
-        assert_ne!(bridges.hold_port(&tcp("0.0.0.0", 0, 0)).unwrap().host_port, 0);
-        let full = bridges.hold_port(&tcp("0.0.0.0", 8080, 8081)).unwrap_err();
+        assert_eq!(ports.hold(&tcp("0.0.0.0", 8080, 8082)).unwrap().host_port, 8082, "8081 is taken on loopback");
+        assert_ne!(ports.hold(&tcp("0.0.0.0", 0, 0)).unwrap().host_port, 0);
+        let full = ports.hold(&tcp("0.0.0.0", 8080, 8081)).unwrap_err();
         assert!(matches!(full, NetworkError::PortsExhausted { .. }), "{full}");
 
-        bridges.unplug("one").unwrap();
+        bridges.remove_links(&["one"]).unwrap();
         assert_eq!(ask_from(&two.netns, "10.1.0.2:80"), "-");
-        bridges.apply_rules(&networks, &[]).unwrap();
+        firewall.apply(&networks, &[]).unwrap();
         assert_eq!(ask_from(&world, "192.0.2.1:8080"), "-");
-        bridges.remove_rules().unwrap();
-        assert!(!bridges.has_rules().unwrap());
+        firewall.remove().unwrap();
+        assert!(!firewall.is_there().unwrap());
         for network in &networks {
-            bridges.remove_network(network).unwrap();
-            bridges.remove_network(network).unwrap();
+            bridges.remove_network(network, 1).unwrap();
+            bridges.remove_network(network, 1).unwrap();
         }
         let left = Socket::route().unwrap().links().unwrap();
         assert!(left.iter().all(|link| link.kind.as_deref() != Some("bridge")), "{left:?}");

@@ -1,10 +1,13 @@
-//! Netlink: one socket type and one message builder for links, addresses and routes ([`route`]) and for nftables ([`nft`]).
+//! Netlink: one socket type and one message builder for links, addresses and routes ([`route`]), for nftables ([`nft`]) and for
+//! tracked connections ([`conntrack`]); [`watch`] hears of changes that others make.
 //!
 //! A socket belongs to the network namespace in which it was made, so that one thread can configure many namespaces:
 //! [`Socket::route_in`] makes one elsewhere.
 
+pub mod conntrack;
 pub mod nft;
 pub mod route;
+pub mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -20,6 +23,7 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -28,6 +32,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 const HEADER: usize = 16;
 
 /// A netlink socket. One request at a time.
+#[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
@@ -54,6 +59,12 @@ impl Socket {
         })
     }
 
+    /// The number under which the kernel tells others what this socket changed.
+    pub fn port(&self) -> Result<u32> {
+        let name = rustix::net::getsockname(&self.fd).attempt("getsockname", format_args!("NETLINK"))?;
+        Ok(SocketAddrNetlink::try_from(name).attempt("getsockname", format_args!("NETLINK"))?.pid())
+    }
+
     fn open(protocol: Option<rustix::net::Protocol>, name: &str) -> Result<Self> {
         let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .attempt("socket", format_args!("NETLINK, {name}"))?;
@@ -68,6 +79,12 @@ impl Socket {
     fn request(&mut self, message: Message, what: impl std::fmt::Display) -> Result<()> {
         self.send(message, NLM_F_ACK).attempt("netlink send", format_args!("{what}"))?;
         self.replies(&what, |_, _| ())
+    }
+
+    /// Sends one request, hands what it is answered with to `each`, and waits for its acknowledgement.
+    fn fetch(&mut self, message: Message, what: impl std::fmt::Display, each: impl FnMut(u16, &[u8])) -> Result<()> {
+        self.send(message, NLM_F_ACK).attempt("netlink send", format_args!("{what}"))?;
+        self.replies(&what, each)
     }
 
     /// Sends a dump request and hands every answer's type and body (after the netlink header) to `each`.

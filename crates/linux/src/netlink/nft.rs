@@ -372,7 +372,7 @@ impl Socket {
     }
 }
 
-const NFTABLES: u16 = 10;
+pub(super) const NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::{Message, NLM_F_CREATE, NLM_F_EXCL, Socket, attributes};
+use super::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, attributes};
 use crate::Result;
 
 const RTM_NEWLINK: u16 = 16;
@@ -13,19 +13,26 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWQDISC: u16 = 36;
+const TC_LINKLAYER_ETHERNET: u8 = 1;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -72,6 +79,15 @@ pub struct Veth<'a, F> {
     pub mtu: Option<u32>,
 }
 
+/// What a container's interface on a parent of the host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VlanKind {
+    /// An address of its own on the parent's wire; the number is the kernel's mode (1 private, 2 VEPA, 4 bridge, 8 passthru).
+    Macvlan(u32),
+    /// The parent's MAC address, told apart by IP address; the number is the kernel's mode (0 L2, 1 L3, 2 L3S).
+    Ipvlan(u16),
+}
+
 impl Socket {
     /// Makes a bridge that is up. Fails with EEXIST where an interface has that name.
     pub fn add_bridge(&mut self, name: &str, mac: Option<Mac>, mtu: Option<u32>) -> Result<()> {
@@ -116,6 +132,34 @@ impl Socket {
         self.request(message, format_args!("add veth {}", veth.name))
     }
 
+    /// Makes a pair whose ends are ports of two bridges of this namespace, both up.
+    pub fn add_pair(&mut self, name: &str, master: u32, peer: &str, peer_master: u32, mtu: Option<u32>) -> Result<()> {
+        let mut message = link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, IFF_UP);
+        message.string(IFLA_IFNAME, name);
+        message.u32(IFLA_MASTER, master);
+        if let Some(mtu) = mtu {
+            message.u32(IFLA_MTU, mtu);
+        }
+        message.nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "veth");
+            info.nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |inner| {
+                    inner.bytes.extend_from_slice(&link_header(0, IFF_UP));
+                    inner.string(IFLA_IFNAME, peer);
+                    if let Some(mtu) = mtu {
+                        inner.u32(IFLA_MTU, mtu);
+                    }
+                });
+            });
+        });
+        self.request(message, format_args!("add pair {name}, {peer}"))?;
+        let peer_index = self.link(peer)?.map(|link| link.index);
+        let missing = || crate::Error::new("netlink", format_args!("find link {peer}"), crate::Errno::NODEV);
+        let mut message = Message::new(RTM_SETLINK, 0, &link_header(peer_index.ok_or_else(missing)?, 0));
+        message.u32(IFLA_MASTER, peer_master);
+        self.request(message, format_args!("make {peer} a port of link {peer_master}"))
+    }
+
     /// Removes a link; of a veth pair both ends go.
     pub fn delete_link(&mut self, index: u32) -> Result<()> {
         self.request(link(RTM_DELLINK, 0, index, 0), format_args!("delete link {index}"))
@@ -123,6 +167,74 @@ impl Socket {
 
     pub fn set_up(&mut self, index: u32) -> Result<()> {
         self.request(link(RTM_NEWLINK, 0, index, IFF_UP), format_args!("set link {index} up"))
+    }
+
+    /// Makes an interface on top of another one, in a network namespace, down and without address.
+    pub fn add_vlan(
+        &mut self,
+        name: &str,
+        parent: u32,
+        kind: VlanKind,
+        netns: impl AsFd,
+        mac: Option<Mac>,
+        mtu: Option<u32>,
+    ) -> Result<()> {
+        let mut message = link(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, 0);
+        message.string(IFLA_IFNAME, name);
+        message.u32(IFLA_LINK, parent);
+        message.u32(IFLA_NET_NS_FD, netns.as_fd().as_raw_fd() as u32);
+        if let Some(mac) = mac {
+            message.attribute(IFLA_ADDRESS, &mac);
+        }
+        if let Some(mtu) = mtu {
+            message.u32(IFLA_MTU, mtu);
+        }
+        message.nest(IFLA_LINKINFO, |info| match kind {
+            VlanKind::Macvlan(mode) => {
+                info.string(IFLA_INFO_KIND, "macvlan");
+                info.nest(IFLA_INFO_DATA, |data| data.u32(IFLA_MACVLAN_MODE, mode));
+            }
+            VlanKind::Ipvlan(mode) => {
+                info.string(IFLA_INFO_KIND, "ipvlan");
+                info.nest(IFLA_INFO_DATA, |data| data.attribute(IFLA_IPVLAN_MODE, &mode.to_ne_bytes()));
+            }
+        });
+        self.request(message, format_args!("add {kind:?} {name} on link {parent}"))
+    }
+
+    /// Keeps a bridge's port from reaching other ports that are kept so as well.
+    pub fn set_isolated(&mut self, index: u32) -> Result<()> {
+        let mut header = link_header(index, 0);
+        header[0] = libc::AF_BRIDGE as u8;
+        let mut message = Message::new(RTM_SETLINK, 0, &header);
+        message.nest(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
+        self.request(message, format_args!("isolate link {index}"))
+    }
+
+    /// Limits what a link sends to `bytes_per_second`, with a token bucket that holds `burst_bytes`.
+    pub fn limit_sending(&mut self, index: u32, bytes_per_second: u64, burst_bytes: u32) -> Result<()> {
+        const TC_H_ROOT: u32 = 0xffff_ffff;
+        const TCA_KIND: u16 = 1;
+        const TCA_OPTIONS: u16 = 2;
+        const TCA_TBF_PARMS: u16 = 1;
+        const TCA_TBF_RATE64: u16 = 4;
+        const TCA_TBF_BURST: u16 = 6;
+        let mut message =
+            Message::new(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, &traffic_header(index, TC_H_ROOT, 0));
+        message.string(TCA_KIND, "tbf");
+        // struct tc_tbf_qopt: rate and peak rate (struct tc_ratespec, 12 bytes each), limit, buffer, mtu.
+        let mut options = [0; 36];
+        options[8..12].copy_from_slice(&u32::try_from(bytes_per_second).unwrap_or(u32::MAX).to_ne_bytes());
+        options[1] = TC_LINKLAYER_ETHERNET;
+        options[24..28].copy_from_slice(&burst_bytes.saturating_mul(4).to_ne_bytes());
+        message.nest(TCA_OPTIONS, |inner| {
+            inner.attribute(TCA_TBF_PARMS, &options);
+            if bytes_per_second > u64::from(u32::MAX) {
+                inner.attribute(TCA_TBF_RATE64, &bytes_per_second.to_ne_bytes());
+            }
+            inner.u32(TCA_TBF_BURST, burst_bytes);
+        });
+        self.request(message, format_args!("limit link {index} to {bytes_per_second} bytes a second"))
     }
 
     /// Lets a bridge's port send a frame back where it came from: a container that asks for a port of the host which
@@ -146,9 +258,21 @@ impl Socket {
         Ok(links)
     }
 
-    /// The link with this name, if there is one.
+    /// The link with this name, if there is one. The kernel looks it up: the number of links does not matter.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
-        Ok(self.links()?.into_iter().find(|link| link.name == name))
+        let mut message = Message::new(RTM_GETLINK, 0, &link_header(0, 0));
+        message.string(IFLA_IFNAME, name);
+        let mut found = None;
+        let asked = self.fetch(message, format_args!("find link {name}"), |kind, body| {
+            if kind == RTM_NEWLINK {
+                found = read_link(body);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(found),
+            Err(error) if error.is(crate::Errno::NODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds an address with its prefix length; the kernel adds the route to the subnet.
@@ -202,6 +326,20 @@ impl Socket {
         self.request(message, format_args!("add route via {gateway} on link {index}"))
     }
 
+    /// Removes the default route of an address family, wherever it leads; no error where there is none.
+    pub fn delete_default_route(&mut self, ipv4: bool) -> Result<()> {
+        const RT_TABLE_MAIN: u8 = 254;
+        const RT_SCOPE_NOWHERE: u8 = 255;
+        let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
+        // An IPv6 removal matches the scope; IPv4 takes "nowhere" for any.
+        let scope = if ipv4 { RT_SCOPE_NOWHERE } else { 0 };
+        let header = [family, 0, 0, 0, RT_TABLE_MAIN, 0, scope, 0, 0, 0, 0, 0];
+        match self.request(Message::new(RTM_DELROUTE, 0, &header), "delete the default route") {
+            Err(error) if error.is(crate::Errno::SRCH) || error.is(crate::Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Destinations of all unicast routes but the default ones: subnets that are taken.
     pub fn destinations(&mut self) -> Result<Vec<(IpAddr, u8)>> {
         let mut found = Vec::new();
@@ -224,6 +362,15 @@ fn link_header(index: u32, up: u32) -> [u8; 16] {
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&up.to_ne_bytes());
     header[12..16].copy_from_slice(&up.to_ne_bytes());
+    header
+}
+
+/// `struct tcmsg`.
+fn traffic_header(index: u32, parent: u32, handle: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&handle.to_ne_bytes());
+    header[12..16].copy_from_slice(&parent.to_ne_bytes());
     header
 }
 

@@ -45,14 +45,6 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
         ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => {
             Err(ApiError::unsupported("build: building images is not supported by this version"))
         }
-        ("POST", ["networks", "create"] | ["networks", _, "connect" | "disconnect"]) => {
-            Err(ApiError::unsupported("networks other than none and host are not supported by this version"))
-        }
-        ("DELETE", ["networks", name @ ("none" | "host" | "bridge")]) => {
-            Err(ApiError::new(StatusCode::FORBIDDEN, format!("{name} is a pre-defined network and cannot be removed")))
-        }
-        ("DELETE", ["networks", id]) => Err(ApiError::not_found(format!("network {id} not found"))),
-        ("POST", ["networks", "prune"]) => reply::ok(&serde_json::json!({ "NetworksDeleted": null })),
         _ => Err(ApiError::page_not_found()),
     }
 }

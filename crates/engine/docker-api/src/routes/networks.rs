@@ -1,63 +1,66 @@
-//! The networks that exist without anyone making them. Others come with networking.
+//! Networks.
 
-use serde_json::{Value, json};
+use http::StatusCode;
+use serde_json::json;
 
+use super::to_the_end;
+use crate::http::body::read_json;
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::filters;
 use crate::http::reply::{self, Reply};
 use crate::router::Call;
+use crate::wire::network::{ConnectBody, CreateBody, DisconnectBody, Network};
 
-/// Name, driver, id. The ids are fixed: the networks are the same in every engine. `bridge` is what a container gets that
-/// names none; it has no addresses to give yet.
-const BUILT_IN: [(&str, &str, &str); 3] = [
-    ("bridge", "bridge", "6272696467650000000000000000000000000000000000000000006b6e617272"),
-    ("host", "host", "686f737400000000000000000000000000000000000000000000006b6e617272"),
-    ("none", "null", "6e6f6e6500000000000000000000000000000000000000000000006b6e617272"),
-];
-
-fn view((name, driver, id): (&str, &str, &str), created: &str) -> Value {
-    json!({
-        "Name": name,
-        "Id": id,
-        "Created": created,
-        "Scope": "local",
-        "Driver": driver,
-        "EnableIPv4": true,
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": null },
-        "Internal": false,
-        "Attachable": false,
-        "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
-        "Containers": {},
-        "Options": {},
-        "Labels": {},
-    })
-}
-
-pub(crate) fn list(call: &Call) -> ApiResult<Reply> {
+pub(crate) async fn list(call: Call) -> ApiResult<Reply> {
     let filters = filters::parse(&call.query, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
-    let matches =
-        |key: &str, value: &str| !filters.has(key) || filters.values(key).any(|wanted| value.contains(wanted));
-    let wanted = |(name, driver, id): &(&str, &str, &str)| {
-        matches("name", name)
-            && filters.allows("driver", driver)
-            && (!filters.has("id") || filters.values("id").any(|prefix| id.starts_with(prefix)))
-            && filters.allows("scope", "local")
-            && filters.allows("type", "builtin")
-            && !filters.has("label")
-            && filters::boolean(&filters, "dangling").is_ok_and(|dangling| dangling != Some(true))
-    };
-    reply::ok(
-        &BUILT_IN.into_iter().filter(wanted).map(|network| view(network, crate::wire::time::NEVER)).collect::<Vec<_>>(),
-    )
+    let networks = call.engine.network_list(&filters).await?;
+    // A list tells nothing of containers.
+    let plain = networks
+        .into_iter()
+        .map(|network| Network::from_model(engine::NetworkView { containers: Default::default(), ..network }));
+    reply::ok(&plain.collect::<Vec<_>>())
 }
 
-pub(crate) fn inspect(_call: &Call, id: &str) -> ApiResult<Reply> {
-    let found = BUILT_IN.into_iter().find(|(name, _, full)| *name == id || (id.len() >= 12 && full.starts_with(id)));
-    match found {
-        Some(network) => reply::ok(&view(network, crate::wire::time::NEVER)),
-        None => Err(ApiError::not_found(format!("network {id} not found"))),
+pub(crate) async fn inspect(call: Call, id: &str) -> ApiResult<Reply> {
+    if let Some(scope) = call.query.text("scope").filter(|scope| *scope != "local") {
+        return Err(ApiError::not_found(format!("network {id} not found in scope {scope}")));
     }
+    reply::ok(&Network::from_model(call.engine.network_inspect(id).await?))
+}
+
+pub(crate) async fn create(call: Call) -> ApiResult<Reply> {
+    let (parts, body) = call.request.into_parts();
+    let request = read_json::<CreateBody>(&parts.headers, body).await?.into_request()?;
+    let engine = call.engine;
+    let created = to_the_end(async move { engine.network_create(request).await }).await?;
+    reply::json(StatusCode::CREATED, &json!({ "Id": created.id, "Warning": created.warning }))
+}
+
+pub(crate) async fn remove(call: Call, id: &str) -> ApiResult<Reply> {
+    let (engine, id) = (call.engine, id.to_owned());
+    to_the_end(async move { engine.network_remove(&id).await }).await?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn connect(call: Call, id: &str) -> ApiResult<Reply> {
+    let (parts, body) = call.request.into_parts();
+    let (container, settings) = read_json::<ConnectBody>(&parts.headers, body).await?.into_request();
+    let (engine, id) = (call.engine, id.to_owned());
+    to_the_end(async move { engine.network_connect(&id, &container, settings).await }).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+pub(crate) async fn disconnect(call: Call, id: &str) -> ApiResult<Reply> {
+    let (parts, body) = call.request.into_parts();
+    let (container, force) = read_json::<DisconnectBody>(&parts.headers, body).await?.into_request();
+    let (engine, id) = (call.engine, id.to_owned());
+    to_the_end(async move { engine.network_disconnect(&id, &container, force).await }).await?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+pub(crate) async fn prune(call: Call) -> ApiResult<Reply> {
+    let filters = filters::parse(&call.query, &["label", "label!", "until"])?;
+    let engine = call.engine;
+    let pruned = to_the_end(async move { engine.network_prune(&filters).await }).await?;
+    reply::ok(&json!({ "NetworksDeleted": if pruned.is_empty() { None } else { Some(pruned) } }))
 }

@@ -1,10 +1,11 @@
-//! Endpoints of containers on networks, asked for and observed.
+//! Networks, and endpoints of containers on them, asked for and observed.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{none_if_empty, set, unset};
+use super::{none_if_empty, set, time, unset};
+use crate::http::error::{ApiError, ApiResult};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -99,6 +100,195 @@ impl EndpointSettings {
             global_ipv6_address: set(endpoint.global_ipv6_address),
             global_ipv6_prefix_len: set(endpoint.global_ipv6_prefix_len),
             dns_names: none_if_empty(endpoint.dns_names),
+        }
+    }
+}
+
+/// The body of create.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct CreateBody {
+    name: Option<String>,
+    driver: Option<String>,
+    scope: Option<String>,
+    internal: Option<bool>,
+    attachable: Option<bool>,
+    ingress: Option<bool>,
+    config_only: Option<bool>,
+    config_from: Option<ConfigFrom>,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    ipam: Option<Ipam>,
+    options: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigFrom {
+    network: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Ipam {
+    driver: Option<String>,
+    options: Option<BTreeMap<String, String>>,
+    config: Option<Vec<Pool>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Pool {
+    #[serde(rename = "Subnet", skip_serializing_if = "Option::is_none")]
+    subnet: Option<String>,
+    #[serde(rename = "IPRange", skip_serializing_if = "Option::is_none")]
+    ip_range: Option<String>,
+    #[serde(rename = "Gateway", skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+    #[serde(rename = "AuxiliaryAddresses", skip_serializing_if = "Option::is_none")]
+    auxiliary: Option<BTreeMap<String, String>>,
+}
+
+impl CreateBody {
+    pub(crate) fn into_request(self) -> ApiResult<engine::NetworkRequest> {
+        if self.scope.as_deref().is_some_and(|scope| !matches!(scope, "" | "local")) {
+            return Err(ApiError::unsupported("only networks of scope local are supported"));
+        }
+        let from = self.config_from.and_then(|from| from.network).unwrap_or_default();
+        if unset(self.ingress) || unset(self.config_only) || !from.is_empty() {
+            return Err(ApiError::unsupported("networks of a swarm are not supported by this engine"));
+        }
+        let ipam = self.ipam.unwrap_or_default();
+        let pool = |pool: Pool| engine::NetworkPool {
+            subnet: unset(pool.subnet),
+            ip_range: unset(pool.ip_range),
+            gateway: unset(pool.gateway),
+            auxiliary: unset(pool.auxiliary),
+        };
+        Ok(engine::NetworkRequest {
+            name: unset(self.name),
+            driver: unset(self.driver),
+            internal: unset(self.internal),
+            attachable: unset(self.attachable),
+            ipv4: self.enable_ipv4,
+            ipv6: self.enable_ipv6,
+            ipam_driver: unset(ipam.driver),
+            ipam_options: unset(ipam.options),
+            pools: unset(ipam.config).into_iter().map(pool).collect(),
+            options: unset(self.options),
+            labels: unset(self.labels),
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct ConnectBody {
+    container: Option<String>,
+    endpoint_config: Option<EndpointSettings>,
+}
+
+impl ConnectBody {
+    pub(crate) fn into_request(self) -> (String, engine::EndpointSettings) {
+        (unset(self.container), self.endpoint_config.unwrap_or_default().into_model())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DisconnectBody {
+    container: Option<String>,
+    force: Option<bool>,
+}
+
+impl DisconnectBody {
+    pub(crate) fn into_request(self) -> (String, bool) {
+        (unset(self.container), unset(self.force))
+    }
+}
+
+/// A network as `ls` and `inspect` see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Network {
+    name: String,
+    id: String,
+    created: String,
+    scope: &'static str,
+    driver: String,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: bool,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: bool,
+    #[serde(rename = "IPAM")]
+    ipam: Ipam,
+    internal: bool,
+    attachable: bool,
+    ingress: bool,
+    config_from: ConfigFrom,
+    config_only: bool,
+    containers: BTreeMap<String, Endpoint>,
+    options: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint {
+    #[serde(rename = "Name")]
+    name: String,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: String,
+    #[serde(rename = "MacAddress")]
+    mac_address: String,
+    #[serde(rename = "IPv4Address")]
+    ipv4_address: String,
+    #[serde(rename = "IPv6Address")]
+    ipv6_address: String,
+}
+
+impl Network {
+    pub(crate) fn from_model(network: engine::NetworkView) -> Self {
+        let pool = |pool: engine::NetworkPool| Pool {
+            subnet: none_if_empty(pool.subnet),
+            ip_range: none_if_empty(pool.ip_range),
+            gateway: none_if_empty(pool.gateway),
+            auxiliary: none_if_empty(pool.auxiliary),
+        };
+        let endpoint = |(id, endpoint): (String, engine::EndpointView)| {
+            let shown = Endpoint {
+                name: endpoint.name,
+                endpoint_id: endpoint.endpoint_id,
+                mac_address: endpoint.mac_address,
+                ipv4_address: endpoint.ipv4_address,
+                ipv6_address: endpoint.ipv6_address,
+            };
+            (id, shown)
+        };
+        Self {
+            name: network.name,
+            id: network.id,
+            created: time::nano(network.created_at),
+            scope: "local",
+            driver: network.driver,
+            enable_ipv4: network.ipv4,
+            enable_ipv6: network.ipv6,
+            ipam: Ipam {
+                driver: set(network.ipam_driver),
+                options: none_if_empty(network.ipam_options),
+                config: set(network.pools.into_iter().map(pool).collect()),
+            },
+            internal: network.internal,
+            attachable: network.attachable,
+            ingress: false,
+            config_from: ConfigFrom { network: set(String::new()) },
+            config_only: false,
+            containers: network.containers.into_iter().map(endpoint).collect(),
+            options: network.options,
+            labels: network.labels,
         }
     }
 }

@@ -21,11 +21,21 @@ impl Inner {
         request::check_config(&config)?;
         request::fill_defaults(&mut host, &self.facts);
         request::check_host(&host, self.facts.cpus, &mut warnings)?;
-        for network in networks.keys() {
-            if !matches!(network.as_str(), "bridge" | "default" | "none" | "host") {
-                return Err(Error::NoSuchNetwork(network.clone()));
+        let mut asked = networks;
+        if !config.mac_address.is_empty() {
+            // The older place of the first network's.
+            let settings = asked.entry(host.network_mode.clone()).or_default();
+            if settings.mac_address.is_empty() {
+                settings.mac_address.clone_from(&config.mac_address);
             }
         }
+        let user_network = !matches!(host.network_mode.as_str(), "bridge" | "host" | "none");
+        if user_network && !host.links.is_empty() {
+            let settings = asked.entry(host.network_mode.clone()).or_default();
+            settings.links.extend(host.links.iter().cloned());
+        }
+        let networks = self.networks.check_request(&mut host.network_mode, asked)?;
+        crate::decide::ports::wanted_ports(&host, &config.exposed_ports)?;
         spec::check_files(&config.hostname, &config.domainname, &host)?;
         caps::decide_caps(&host.cap_add, &host.cap_drop, host.privileged, self.facts.capabilities)?;
         let security = spec::parse_security_opt(&host.security_opt)?;
@@ -71,6 +81,7 @@ impl Inner {
             config,
             host,
             mounts,
+            networks,
         };
         match self.commit_new(id, record, &volumes) {
             Ok(container) => {

@@ -133,6 +133,14 @@ impl Inner {
                 add("mount", place, "a volume is mounted and no container uses it".into(), "restart the engine");
             }
         }
+        let by_id = |id: crate::ContainerId| {
+            let container = containers.iter().find(|c| c.id == id);
+            container.is_some_and(|c| busy(c) || matches!(c.status(), Status::Running | Status::Paused))
+        };
+        found.extend(self.networks.doctor(&by_id)?);
+        let mut add = |area: &str, place: String, problem: String, remedy: &str| {
+            found.push(Finding { area: area.into(), place, problem, remedy: remedy.into() });
+        };
         for finding in self.images.check(false)? {
             add("blob", self.config.root.display().to_string(), finding.what, &finding.remedy);
         }

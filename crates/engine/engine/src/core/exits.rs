@@ -43,6 +43,7 @@ impl Inner {
             blocking(move || {
                 let oom_killed = inner.clean_group(&held);
                 inner.release_volumes(&held);
+                inner.release_networks(&held);
                 oom_killed
             })
             .await

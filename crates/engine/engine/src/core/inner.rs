@@ -13,6 +13,7 @@ use super::Container;
 use super::events::Events;
 use super::exec::Exec;
 use super::follow::LogWatch;
+use super::networks::Networks;
 use super::records::{CONTAINERS, STATES};
 use super::registry::Registry;
 use super::seccomp::SeccompFilters;
@@ -27,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) images: image::Store,
     pub(crate) events: Events,
     pub(crate) volumes: Volumes,
+    pub(crate) networks: Networks,
     pub(crate) facts: HostFacts,
     pub(crate) runtime_facts: runtime::HostFacts,
     pub(crate) cgroups: linux::cgroup::Cgroups,
@@ -58,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) db: db::Db,
     pub(crate) images: image::Store,
     pub(crate) volumes: Volumes,
+    pub(crate) networks: Networks,
     pub(crate) facts: HostFacts,
     pub(crate) runtime_facts: runtime::HostFacts,
     pub(crate) cgroups: linux::cgroup::Cgroups,
@@ -77,6 +80,7 @@ impl Inner {
             images: parts.images,
             events: Events::default(),
             volumes: parts.volumes,
+            networks: parts.networks,
             facts: parts.facts,
             runtime_facts: parts.runtime_facts,
             cgroups: parts.cgroups,
@@ -185,13 +189,18 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-/// `/knarr-<tag>`: instances side by side do not share cgroups. The tag is a digest of the run directory's path.
+/// `/knarr-<tag>`: instances side by side do not share cgroups.
 pub(crate) fn cgroup_parent(run: &Path) -> String {
+    format!("/knarr-{}", instance_tag(run))
+}
+
+/// What is this instance's alone carries it: a digest of the run directory's path.
+pub(crate) fn instance_tag(run: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a: short, stable across versions, and nobody attacks the path of their own run directory.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in run.as_os_str().as_bytes() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     }
-    format!("/knarr-{:08x}", hash >> 32)
+    format!("{:08x}", hash >> 32)
 }

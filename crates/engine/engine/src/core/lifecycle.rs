@@ -78,6 +78,7 @@ impl Inner {
                 blocking(move || {
                     inner.clean_group(&held);
                     inner.release_volumes(&held);
+                    inner.release_networks(&held);
                 })
                 .await;
                 self.start_failed(container, &error);
@@ -87,7 +88,7 @@ impl Inner {
     }
 
     async fn ask_keeper(self: &Arc<Self>, container: &Arc<Container>, prepared: super::start::Prepared) -> Result<()> {
-        let super::start::Prepared { plan, request, warnings } = prepared;
+        let super::start::Prepared { plan, request, warnings, sandbox } = prepared;
         for warning in warnings.iter().chain(&plan.warnings) {
             tracing::warn!(container = %container.id, "{warning}");
         }
@@ -110,6 +111,7 @@ impl Inner {
                 return Err(super::start::launch_error(&container.record(), error));
             }
         };
+        drop(sandbox);
         for warning in &started.warnings {
             tracing::warn!(container = %container.id, "{warning}");
         }

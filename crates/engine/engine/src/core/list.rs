@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use vocab::Digest;
 
-use super::view::{mount_points, networks};
+use super::networks::asked_networks;
+use super::view::mount_points;
 use super::{Container, Inner};
 use crate::decide::merge::command_line;
 use crate::decide::text::{command_text, status_text};
@@ -61,11 +62,14 @@ impl Inner {
         let record = container.record();
         let state = container.state();
         let (program, args) = command_line(&record.config);
-        let ports = record.config.exposed_ports.iter().filter_map(|port| {
+        let mut ports = self.networks.port_views(container.id);
+        for port in &record.config.exposed_ports {
             let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-            let private = number.parse().ok()?;
-            Some(PortView { ip: String::new(), private, public: 0, protocol: protocol.to_owned() })
-        });
+            let Ok(private) = number.parse() else { continue };
+            if !ports.iter().any(|p| p.private == private && p.protocol == protocol) {
+                ports.push(PortView { ip: String::new(), private, public: 0, protocol: protocol.to_owned() });
+            }
+        }
         ContainerSummary {
             id: container.id,
             names: vec![record.name.clone()],
@@ -78,8 +82,8 @@ impl Inner {
             network_mode: record.host.network_mode.clone(),
             annotations: record.host.annotations.clone(),
             mounts: mount_points(&record.mounts),
-            networks: networks(&record.host),
-            ports: if state.status.is_running() { ports.collect() } else { Vec::new() },
+            networks: self.networks.shown(container.id, &record),
+            ports: if state.status.is_running() { ports } else { Vec::new() },
             size: None,
             state,
         }
@@ -88,6 +92,7 @@ impl Inner {
 
 /// The filters, read once.
 struct Chosen<'a> {
+    inner: &'a Inner,
     filters: &'a Filters,
     all: bool,
     statuses: BTreeSet<Status>,
@@ -100,7 +105,7 @@ struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    fn new(inner: &Inner, options: &'a ListOptions) -> Result<Self> {
+    fn new(inner: &'a Inner, options: &'a ListOptions) -> Result<Self> {
         let filters = &options.filters;
         let mut statuses = BTreeSet::new();
         for text in filters.values("status") {
@@ -127,6 +132,7 @@ impl<'a> Chosen<'a> {
             digests.collect()
         });
         Ok(Self {
+            inner,
             filters,
             // A question about what does not run is about all.
             all: options.all
@@ -142,6 +148,12 @@ impl<'a> Chosen<'a> {
             since: named("since")?,
             ancestors,
         })
+    }
+
+    /// By the network's name or id.
+    fn on_network(&self, record: &super::records::ContainerRecord, wanted: &str) -> bool {
+        let on = asked_networks(record);
+        on.contains_key(wanted) || self.inner.networks.id_of(wanted).is_ok_and(|(_, name)| on.contains_key(&name))
     }
 
     fn wants(&self, container: &Container) -> bool {
@@ -163,7 +175,7 @@ impl<'a> Chosen<'a> {
             && self.ancestors.as_ref().is_none_or(|images| images.contains(&record.image))
             && any("health", &|wanted| health.as_str() == wanted)
             && any("is-task", &|wanted| matches!(wanted, "false" | "0"))
-            && any("network", &|name| networks(&record.host).contains_key(name))
+            && any("network", &|name| self.on_network(&record, name))
             && any("volume", &|wanted| {
                 record.mounts.iter().any(|m| m.volume == wanted || m.destination == wanted || m.source == wanted)
             })
@@ -171,9 +183,19 @@ impl<'a> Chosen<'a> {
                 let full = if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") };
                 record.config.exposed_ports.contains(&full)
             })
-            // Nothing is published without a bridge.
-            && !f.has("publish")
+            && any("publish", &|port| publishes(&record, port))
     }
+}
+
+/// Whether the container publishes the port, `8000`, `8000/udp` or a range of them, whatever the host's side is.
+fn publishes(record: &super::records::ContainerRecord, wanted: &str) -> bool {
+    let (ports, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
+    record.host.port_bindings.keys().any(|key| {
+        let (number, own) = key.split_once('/').unwrap_or((key, "tcp"));
+        own == protocol && number.parse::<u16>().is_ok_and(|number| (first..=last).contains(&number))
+    })
 }
 
 /// A name filter: a substring, with `^` and `$` as anchors and an optional slash in front, which is how Docker's

@@ -10,7 +10,8 @@ use keeper::{Exited, Kind, Phase};
 use tokio::sync::mpsc;
 
 use super::follow::LogWatch;
-use super::inner::{Parts, blocking, cgroup_parent};
+use super::inner::{Parts, blocking, cgroup_parent, instance_tag};
+use super::networks::{Networks, guard_rules};
 use super::records::{CONTAINERS, FACTS, STATES};
 use super::remove::remove_dir;
 use super::{Container, Inner};
@@ -36,6 +37,7 @@ impl Inner {
             db: store.db,
             images: store.images,
             volumes: store.volumes,
+            networks: store.networks,
             engine_id: store.engine_id,
             facts,
             runtime_facts: runtime::HostFacts::gather()?,
@@ -49,6 +51,7 @@ impl Inner {
         tokio::spawn(save_changed(Arc::downgrade(&inner), changed));
         inner.adopt(held).await?;
         tokio::spawn(hear_keeper(Arc::downgrade(&inner), events));
+        tokio::spawn(guard_rules(Arc::downgrade(&inner)));
         Ok(inner)
     }
 
@@ -67,8 +70,18 @@ impl Inner {
         for (id, held) in held {
             self.let_go(&id, &held).await;
         }
+        let running = later.iter().filter(|(adoption, ..)| matches!(adoption, Adoption::TakeOver { .. }));
+        let running = running.map(|(_, _, container)| container.id).collect();
         let inner = self.clone();
-        blocking(move || inner.sweep()).await;
+        blocking(move || {
+            inner.sweep();
+            // Containers of other networks, and those that run, are not kept from their engine by it.
+            if let Err(error) = inner.networks.adopt(&running) {
+                tracing::error!(%error, "the networks are not as they should be");
+            }
+            inner.adopt_resolvers();
+        })
+        .await;
         for (adoption, exited, container) in later {
             self.after_adoption(&container, adoption, exited).await;
         }
@@ -270,6 +283,7 @@ struct Opened {
     db: db::Db,
     images: image::Store,
     volumes: Volumes,
+    networks: Networks,
     engine_id: String,
 }
 
@@ -305,7 +319,8 @@ fn open_store(config: &EngineConfig) -> Result<Opened> {
             id
         }
     };
-    Ok(Opened { db, images, volumes, engine_id })
+    let networks = Networks::open(&config.run, &instance_tag(&config.run), &engine_id, &db)?;
+    Ok(Opened { db, images, volumes, networks, engine_id })
 }
 
 fn host_facts(run: &Path) -> Result<HostFacts> {

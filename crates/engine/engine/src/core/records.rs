@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use vocab::Digest;
 
 use crate::decide::mounts::ContainerMount;
-use crate::{ConsoleSize, ContainerConfig, ContainerId, ContainerState, HostConfig};
+use crate::decide::network::NetworkRecord;
+use crate::{ConsoleSize, ContainerConfig, ContainerId, ContainerState, EndpointSettings, HostConfig};
 
 pub(crate) const CONTAINERS: db::Table<ContainerId, ContainerRecord> = db::Table::new("engine.containers");
 pub(crate) const STATES: db::Table<ContainerId, StateRecord> = db::Table::new("engine.states");
 pub(crate) const VOLUMES: db::Table<String, VolumeRecord> = db::Table::new("engine.volumes");
+pub(crate) const NETWORKS: db::Table<String, NetworkRecord> = db::Table::new("engine.networks");
 pub(crate) const FACTS: db::Table<String, String> = db::Table::new("engine.facts");
 
 impl db::Key for ContainerId {
@@ -38,6 +40,9 @@ pub(crate) struct ContainerRecord {
     /// With defaults filled in.
     pub(crate) host: HostConfig,
     pub(crate) mounts: Vec<ContainerMount>,
+    /// The networks it is on, by name: what was asked for. `None`: the one that the network mode names.
+    #[serde(default)]
+    pub(crate) networks: Option<BTreeMap<String, EndpointSettings>>,
 }
 
 /// What a container does. Changes with every start and exit.

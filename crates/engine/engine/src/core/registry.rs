@@ -97,6 +97,7 @@ mod tests {
                 config: Default::default(),
                 host: Default::default(),
                 mounts: Vec::new(),
+                networks: None,
             };
             registry.reserve_name(name, id).unwrap();
             registry.insert(Arc::new(Container::new(id, record, StateRecord::default())));

@@ -177,6 +177,7 @@ impl Inner {
         }
         container.set_record(record);
         self.registry().release_name(&old, container.id);
+        self.networks.renamed(container.id, &old, new);
         self.container_event(container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

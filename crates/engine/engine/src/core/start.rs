@@ -20,15 +20,31 @@ pub(crate) struct Prepared {
     /// Without sinks.
     pub(crate) request: StartRequest,
     pub(crate) warnings: Vec<String>,
+    /// Its network namespace: kept until its first process is in it.
+    pub(crate) sandbox: Option<super::networks::Sandbox>,
 }
 
 impl Inner {
     /// Blocking.
-    pub(crate) fn prepare_start(&self, container: &Container) -> Result<Prepared> {
+    pub(crate) fn prepare_start(self: &Arc<Self>, container: &Container) -> Result<Prepared> {
         let record = container.record();
-        let (config, host) = (&record.config, &record.host);
         self.ensure_mount_sources(container, &record)?;
-        let mut plan = self.plan_container(container, &record)?;
+        let sandbox = self.attach_networks(container, &record)?;
+        let prepared = self.prepare_in(container, &record, sandbox);
+        if prepared.is_err() {
+            self.release_networks(container);
+        }
+        prepared
+    }
+
+    fn prepare_in(
+        &self,
+        container: &Container,
+        record: &ContainerRecord,
+        sandbox: Option<super::networks::Sandbox>,
+    ) -> Result<Prepared> {
+        let (config, host) = (&record.config, &record.host);
+        let mut plan = self.plan_container(container, record, sandbox.as_ref())?;
         let warnings = std::mem::take(&mut plan.warnings);
         let console =
             container.live().saved.console.or(host.console_size).unwrap_or(crate::ConsoleSize { rows: 24, cols: 80 });
@@ -39,21 +55,26 @@ impl Inner {
         };
         let request = StartRequest {
             id: container.id.to_string(),
-            work: Work::container(&plan).map_err(|e| launch_error(&record, e))?,
+            work: Work::container(&plan).map_err(|e| launch_error(record, e))?,
             stdio,
             log: self.log_spec(container, host)?,
             sinks: Vec::new(),
             gated: false,
         };
-        Ok(Prepared { plan, request, warnings })
+        Ok(Prepared { plan, request, warnings, sandbox })
     }
 
     /// What exec needs of a container that an earlier engine launched.
     pub(crate) fn prepare_target(&self, container: &Container) -> Result<runtime::ExecTarget> {
-        Ok(self.plan_container(container, &container.record())?.exec_target())
+        Ok(self.plan_container(container, &container.record(), None)?.exec_target())
     }
 
-    fn plan_container(&self, container: &Container, record: &ContainerRecord) -> Result<runtime::Plan> {
+    fn plan_container(
+        &self,
+        container: &Container,
+        record: &ContainerRecord,
+        sandbox: Option<&super::networks::Sandbox>,
+    ) -> Result<runtime::Plan> {
         let (config, host) = (&record.config, &record.host);
         let key = container.id.to_string();
         let snapshot = self.images.snapshot(&key)?;
@@ -62,8 +83,11 @@ impl Inner {
 
         let security = spec::parse_security_opt(&host.security_opt)?;
         let user = self.container_user(container, &snapshot, &config.user, &host.group_add)?;
-        let files = self.write_network_files(record, &dir)?;
-        let joined = self.joined(host)?;
+        let files = self.write_network_files(container.id, record, &dir)?;
+        let mut joined = self.joined(host)?;
+        if let Some(sandbox) = sandbox {
+            joined.network = Some(sandbox.path());
+        }
         let devices =
             if host.privileged { super::devices::all() } else { super::devices::asked(&host.resources.devices)? };
         let init = host.init == Some(true);
@@ -133,7 +157,12 @@ impl Inner {
         resolve_user(user, group_add, &files.passwd, &files.group)
     }
 
-    fn write_network_files(&self, record: &ContainerRecord, dir: &Path) -> Result<NetworkFiles> {
+    pub(crate) fn write_network_files(
+        &self,
+        id: crate::ContainerId,
+        record: &ContainerRecord,
+        dir: &Path,
+    ) -> Result<NetworkFiles> {
         let (config, host) = (&record.config, &record.host);
         let network = spec::network_mode(host)?;
         if let NamespaceMode::Container(name) = network {
@@ -154,16 +183,45 @@ impl Inner {
         };
         let own = network == NamespaceMode::Private;
         let hosts = if own || !host.extra_hosts.is_empty() {
-            spec::hosts_file(&config.hostname, &config.domainname, &host.extra_hosts, None)
+            let names = spec::HostNames {
+                hostname: &config.hostname,
+                domainname: &config.domainname,
+                extra: &host.extra_hosts,
+                addresses: &self.networks.addresses(id),
+                gateway: self.networks.host_address(id),
+                links: &self.linked(record)?,
+            };
+            spec::hosts_file(&names)
         } else {
             std::fs::read_to_string("/etc/hosts").unwrap_or_default()
         };
-        let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let resolver = if own && self.networks.has_names(id) {
+            spec::NameServers::Embedded
+        } else if own {
+            spec::NameServers::Reachable
+        } else {
+            spec::NameServers::Host
+        };
         Ok(NetworkFiles {
-            resolv_conf: write("resolv.conf", spec::resolv_conf(&resolv, host, own))?,
+            resolv_conf: write("resolv.conf", spec::resolv_conf(&host_resolv_conf(), host, resolver))?,
             hostname: write("hostname", format!("{}\n", config.hostname))?,
             hosts: write("hosts", hosts)?,
         })
+    }
+
+    /// Links on the default bridge: address, names.
+    fn linked(&self, record: &ContainerRecord) -> Result<Vec<(std::net::IpAddr, String)>> {
+        let mut linked = Vec::new();
+        for link in &record.host.links {
+            let (container, alias) = link.split_once(':').unwrap_or((link, link));
+            let other = self.find(container)?;
+            let address = self.networks.bridge_address(other.id).ok_or_else(|| {
+                Error::Conflict(format!("Cannot link to a non running container: /{} AS {alias}", other.name()))
+            })?;
+            let alias = alias.trim_start_matches('/');
+            linked.push((address, format!("{alias} {} {}", other.id.short(), other.name())));
+        }
+        Ok(linked)
     }
 
     fn ensure_mount_sources(&self, container: &Container, record: &ContainerRecord) -> Result<()> {
@@ -215,6 +273,16 @@ impl Inner {
             network: path(spec::network_mode(host)?, "net")?,
         })
     }
+}
+
+/// The name servers of the host. Where a local stub answers at 127.0.0.53, those behind it.
+pub(crate) fn host_resolv_conf() -> String {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = spec::host_servers(&text);
+    if !servers.is_empty() && servers.iter().all(|server| server == "127.0.0.53") {
+        return std::fs::read_to_string("/run/systemd/resolve/resolv.conf").unwrap_or(text);
+    }
+    text
 }
 
 /// `/etc/passwd` and `/etc/group` of a root. Missing, odd or huge files read as empty (RT-15).

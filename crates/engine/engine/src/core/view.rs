@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use super::{Container, Inner};
 use crate::decide::merge::command_line;
 use crate::decide::mounts::ContainerMount;
-use crate::{
-    ContainerPaths, ContainerSize, ContainerView, EndpointSettings, GraphView, HostConfig, MountKind, MountPoint,
-    PortBinding, Result,
-};
+use crate::decide::ports::shown_ports;
+use crate::{ContainerPaths, ContainerSize, ContainerView, GraphView, MountKind, MountPoint, Result};
 
 impl Inner {
     /// Blocking: asks the image store where the layers are.
@@ -43,14 +41,12 @@ impl Inner {
                 log: self.log_path(container.id, &record.host).unwrap_or_default(),
             },
             graph: snapshot.map(|s| GraphView { lowers: s.lowers, upper: s.upper, work: s.work }).unwrap_or_default(),
-            networks: networks(&record.host),
-            ports: record
-                .config
-                .exposed_ports
-                .iter()
-                .map(|port| (port.clone(), Vec::<PortBinding>::new()))
-                .filter(|_| running)
-                .collect(),
+            networks: self.networks.shown(container.id, &record),
+            ports: if running {
+                shown_ports(&record.config.exposed_ports, &self.networks.published(container.id))
+            } else {
+                BTreeMap::new()
+            },
             sandbox_key: if running { format!("/proc/{}/ns/net", state.pid) } else { String::new() },
             size: if size { Some(self.container_size(container)?) } else { None },
             state,
@@ -60,15 +56,6 @@ impl Inner {
     pub(crate) fn container_size(&self, container: &Container) -> Result<ContainerSize> {
         let (rw_bytes, lower_bytes) = self.images.snapshot_usage(&container.id.to_string())?;
         Ok(ContainerSize { rw_bytes, root_fs_bytes: rw_bytes + lower_bytes })
-    }
-}
-
-/// The networks that a container is on, by name.
-pub(crate) fn networks(host: &HostConfig) -> BTreeMap<String, EndpointSettings> {
-    match host.network_mode.as_str() {
-        mode if mode.starts_with("container:") => BTreeMap::new(),
-        "" | "default" => [("bridge".to_owned(), EndpointSettings::default())].into(),
-        mode => [(mode.to_owned(), EndpointSettings::default())].into(),
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) mod health;
 pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod names;
+pub(crate) mod network;
+pub(crate) mod ports;
 pub(crate) mod request;
 pub(crate) mod restart;
 pub(crate) mod signal;

@@ -226,7 +226,10 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Result<Vec<LinuxNamespace>>
         let mut namespace = LinuxNamespaceBuilder::default().typ(kind).build().map_err(broken)?;
         match mode {
             NamespaceMode::Host => continue,
-            NamespaceMode::Private => {}
+            // Its own, ready made.
+            NamespaceMode::Private => {
+                namespace.set_path(path.clone());
+            }
             NamespaceMode::Container(name) => {
                 let path = path.clone().ok_or_else(|| {
                     Error::internal("join a namespace", format_args!("container {name} was not resolved"))

@@ -45,31 +45,68 @@ fn parse_extra_host(entry: &str) -> Result<(&str, &str)> {
     if good_name && good_address { Ok((name, address)) } else { Err(refused()) }
 }
 
-/// `/etc/hosts`. `address`: the container's own, if it has one.
-pub(crate) fn hosts_file(hostname: &str, domainname: &str, extra: &[String], address: Option<&str>) -> String {
+/// What `/etc/hosts` is made of.
+pub(crate) struct HostNames<'a> {
+    pub(crate) hostname: &'a str,
+    pub(crate) domainname: &'a str,
+    /// `--add-host`.
+    pub(crate) extra: &'a [String],
+    /// The container's own.
+    pub(crate) addresses: &'a [std::net::IpAddr],
+    /// The host, as the container reaches it.
+    pub(crate) gateway: Option<std::net::IpAddr>,
+    /// Other containers: address, names.
+    pub(crate) links: &'a [(std::net::IpAddr, String)],
+}
+
+/// `/etc/hosts`.
+pub(crate) fn hosts_file(names: &HostNames<'_>) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    for entry in extra {
+    for (address, names) in names.links {
+        text.push_str(&format!("{address}\t{names}\n"));
+    }
+    for entry in names.extra {
         if let Ok((name, address)) = parse_extra_host(entry) {
-            // Without a bridge the host is reached nowhere but through itself.
-            let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+            // Without a network the host is reached nowhere but through itself.
+            let host = || names.gateway.map_or_else(|| "127.0.0.1".to_owned(), |gateway| gateway.to_string());
+            let address = if address == "host-gateway" { host() } else { address.to_owned() };
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    if let Some(address) = address {
-        match domainname {
-            "" => text.push_str(&format!("{address}\t{hostname}\n")),
-            domain => text.push_str(&format!("{address}\t{hostname}.{domain} {hostname}\n")),
+    for address in names.addresses {
+        match names.domainname {
+            "" => text.push_str(&format!("{address}\t{}\n", names.hostname)),
+            domain => text.push_str(&format!("{address}\t{0}.{domain} {0}\n", names.hostname)),
         }
     }
     text
 }
 
-/// `/etc/resolv.conf`: the host's, with what was asked for in place of each part. `own_network`: name servers on the
-/// host's loopback cannot be reached from there and are left out.
-pub(crate) fn resolv_conf(host_file: &str, host: &HostConfig, own_network: bool) -> String {
+/// The name servers in a `resolv.conf`.
+pub(crate) fn host_servers(text: &str) -> Vec<String> {
+    let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .filter(|words| words.first() == Some(&"nameserver"))
+        .filter_map(|words| words.get(1).map(|s| (*s).to_owned()))
+        .collect()
+}
+
+/// Whom a container asks for names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NameServers {
+    /// Whom the host asks.
+    Host,
+    /// Whom the host asks, but for those on its loopback, which cannot be reached from another network namespace.
+    Reachable,
+    /// The engine's, at 127.0.0.11.
+    Embedded,
+}
+
+/// `/etc/resolv.conf`: the host's, with what was asked for in place of each part.
+pub(crate) fn resolv_conf(host_file: &str, host: &HostConfig, from: NameServers) -> String {
     let mut servers = Vec::new();
     let mut search = Vec::new();
     let mut options = Vec::new();
@@ -82,7 +119,7 @@ pub(crate) fn resolv_conf(host_file: &str, host: &HostConfig, own_network: bool)
             _ => {}
         }
     }
-    if own_network {
+    if from == NameServers::Reachable {
         let loopback = |s: &String| s.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
         servers.retain(|s| !loopback(s));
     }
@@ -94,6 +131,13 @@ pub(crate) fn resolv_conf(host_file: &str, host: &HostConfig, own_network: bool)
     }
     if !host.dns_options.is_empty() {
         options.clone_from(&host.dns_options);
+    }
+    if from == NameServers::Embedded {
+        servers = vec!["127.0.0.11".to_owned()];
+        if !options.iter().any(|option| option.starts_with("ndots:")) {
+            // A name without a dot is a container's.
+            options.push("ndots:0".to_owned());
+        }
     }
     let mut text = String::new();
     for server in servers {
@@ -138,9 +182,18 @@ mod tests {
             ..host()
         };
         check_files("box", "example.org", &good).unwrap();
-        let hosts = hosts_file("box", "example.org", &good.extra_hosts, Some("10.0.0.2"));
+        let hosts = hosts_file(&HostNames {
+            hostname: "box",
+            domainname: "example.org",
+            extra: &good.extra_hosts,
+            addresses: &[[10, 0, 0, 2].into()],
+            gateway: Some([10, 0, 0, 1].into()),
+            links: &[([10, 0, 0, 9].into(), "db other".to_owned())],
+        });
         assert!(
-            hosts.ends_with("1.2.3.4\ta\n::1\tb\nfe80::1\tc\n127.0.0.1\th\n10.0.0.2\tbox.example.org box\n"),
+            hosts.ends_with(
+                "10.0.0.9\tdb other\n1.2.3.4\ta\n::1\tb\nfe80::1\tc\n10.0.0.1\th\n10.0.0.2\tbox.example.org box\n"
+            ),
             "{hosts}"
         );
     }
@@ -149,9 +202,12 @@ mod tests {
     fn name_servers_come_from_the_host_unless_asked_for() {
         let file = "# made by hand\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch lan home\noptions edns0\n";
         let plain = HostConfig::default();
-        assert_eq!(resolv_conf(file, &plain, true), "nameserver 9.9.9.9\nsearch lan home\noptions edns0\n");
-        assert!(resolv_conf(file, &plain, false).starts_with("nameserver 127.0.0.53\n"));
+        assert_eq!(
+            resolv_conf(file, &plain, NameServers::Reachable),
+            "nameserver 9.9.9.9\nsearch lan home\noptions edns0\n"
+        );
+        assert!(resolv_conf(file, &plain, NameServers::Host).starts_with("nameserver 127.0.0.53\n"));
         let own = HostConfig { dns: vec!["1.1.1.1".into()], dns_search: vec![".".into()], ..plain };
-        assert_eq!(resolv_conf(file, &own, true), "nameserver 1.1.1.1\noptions edns0\n");
+        assert_eq!(resolv_conf(file, &own, NameServers::Reachable), "nameserver 1.1.1.1\noptions edns0\n");
     }
 }

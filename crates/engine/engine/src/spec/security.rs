@@ -48,7 +48,7 @@ pub(crate) fn cgroupns_mode(host: &HostConfig) -> Result<NamespaceMode<'_>> {
     }
 }
 
-/// The default bridge does not exist yet: a plain run gets what `none` gets.
+/// Whether a network of that name exists is the networks' to say.
 pub(crate) fn network_mode(host: &HostConfig) -> Result<NamespaceMode<'_>> {
     match host.network_mode.as_str() {
         "" | "default" | "none" | "bridge" => Ok(NamespaceMode::Private),
@@ -58,7 +58,7 @@ pub(crate) fn network_mode(host: &HostConfig) -> Result<NamespaceMode<'_>> {
                 Err(Error::Invalid("invalid network mode: invalid container format container:<name|id>".into()))
             }
             Some(name) => Ok(NamespaceMode::Container(name)),
-            None => Err(Error::NoSuchNetwork(mode.to_owned())),
+            None => Ok(NamespaceMode::Private),
         },
     }
 }

@@ -52,6 +52,13 @@ impl Drop for World {
             }
             kill(keeper);
         }
+        // Bridges and rules of an engine that was not shut down.
+        let bridges = network::Bridges::new(&tag(&run));
+        let links = bridges.links().unwrap_or_default();
+        let ours: Vec<&str> =
+            links.iter().map(String::as_str).filter(|name| network::names::kind(&tag(&run), name).is_some()).collect();
+        let _ = bridges.remove_links(&ours);
+        let _ = network::Firewall::new(&tag(&run)).remove();
         let parent = format!("knarr-{}", tag(&run));
         let layout = linux::cgroup::Layout::detect().unwrap();
         for hierarchy in &layout.hierarchies {
