@@ -38,7 +38,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // The black box sees what a user sees.
     ("blackbox", &[]),
+    ("fuzz", &[]),
 ];
+
+/// Crates that only tests may use, and every crate's tests may.
+const TOOLS: &[&str] = &["fuzz"];
 
 /// Words of Docker's container JSON. Inside the engine hull only `docker-api` may spell them.
 const DOCKER_WORDS: &[&str] =
@@ -129,7 +133,13 @@ fn crates_import_only_what_lies_below_them() {
             continue;
         };
         for dependency in dependencies(&read(&folder.join("Cargo.toml"))) {
-            if ours.contains_key(&dependency) && !allowed.contains(&dependency.as_str()) {
+            if TOOLS.contains(&dependency.as_str()) {
+                let manifest = read(&folder.join("Cargo.toml"));
+                let before_tests = manifest.split("[dev-dependencies]").next().expect("a part before it");
+                if before_tests.lines().any(|line| line.starts_with(&dependency)) {
+                    faults.push(format!("{name} imports {dependency}, which is for tests"));
+                }
+            } else if ours.contains_key(&dependency) && !allowed.contains(&dependency.as_str()) {
                 faults.push(format!("{name} imports {dependency}, which is not below it"));
             }
         }
