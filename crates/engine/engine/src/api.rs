@@ -231,6 +231,9 @@ impl Engine {
     /// The container's log. Whether its stdout and stderr are one terminal stream is [`ContainerConfig::tty`].
     pub async fn logs(&self, reference: &str, options: LogOptions) -> Result<LogStream> {
         let container = self.inner.find(reference)?;
+        if crate::ship::options::reading_is_disabled(&container.record().host.log) {
+            return Err(Error::Unsupported("configured logging driver does not support reading".into()));
+        }
         self.inner.logs(&container, options).await
     }
 

@@ -12,6 +12,7 @@ mod decide;
 mod error;
 mod logs;
 mod model;
+mod ship;
 mod spec;
 mod stream;
 mod volumes;
@@ -19,6 +20,7 @@ mod volumes;
 pub use api::*;
 pub use error::{Error, Result};
 pub use model::*;
+pub use ship::options::DRIVERS as LOG_DRIVERS;
 pub use stream::{
     Attached, Body, BodySender, ByteStream, EventStream, InputSink, LogStream, OutputStream, Stream as ItemStream,
 };

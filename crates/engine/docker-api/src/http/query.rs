@@ -92,6 +92,19 @@ pub(crate) fn decode(text: &str, plus: Plus) -> ApiResult<String> {
     String::from_utf8(out).map_err(|_| malformed())
 }
 
+/// Percent-encodes as Go's `url.QueryEscape` does.
+pub(crate) fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+            b' ' => out.push('+'),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use crate::http::body::{Body, read_json, read_json_or_none};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::reply::{self, Reply};
 use crate::http::version::ApiVersion;
-use crate::http::{filters, query::Query};
+use crate::http::{filters, query, query::Query};
 use crate::router::Call;
 use crate::wire::config::CreateBody;
 use crate::wire::host::UpdateBody;
@@ -221,6 +221,7 @@ pub(crate) async fn logs(call: Call, id: &str) -> ApiResult<Reply> {
         until: time::parse("until", query.get("until"))?,
         // Docker reads anything that is not a number as "all".
         tail: query.text("tail").and_then(|tail| tail.parse().ok()),
+        details: query.flag("details"),
     };
     if !options.stdout && !options.stderr {
         return Err(ApiError::invalid("Bad parameters: you must choose at least one stream"));
@@ -238,7 +239,14 @@ pub(crate) async fn logs(call: Call, id: &str) -> ApiResult<Reply> {
                     line.push(b' ');
                 }
                 if details {
-                    // The attributes that log options can add; this engine has none to tell.
+                    for (at, (name, value)) in entry.attributes.iter().enumerate() {
+                        if at > 0 {
+                            line.push(b',');
+                        }
+                        line.extend_from_slice(query::encode(name).as_bytes());
+                        line.push(b'=');
+                        line.extend_from_slice(query::encode(value).as_bytes());
+                    }
                     line.push(b' ');
                 }
                 line.extend_from_slice(&entry.line);

@@ -65,7 +65,7 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
             "Authorization": null,
-            "Log": ["json-file"],
+            "Log": engine::LOG_DRIVERS,
         },
         "MemoryLimit": info.memory_limit,
         "SwapLimit": info.swap_limit,

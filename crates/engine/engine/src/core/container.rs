@@ -57,6 +57,8 @@ pub(crate) struct Live {
     pub(crate) pending_sinks: Vec<keeper::client::Sink>,
     /// Gone from the registry; nothing is saved any more.
     pub(crate) removed: bool,
+    /// Whether what it wrote has been delivered, for log drivers that deliver.
+    pub(crate) shipped: Option<Arc<watch::Sender<bool>>>,
     waiters: Vec<(WaitCondition, oneshot::Sender<WaitOutcome>)>,
     pub(crate) execs: BTreeMap<crate::ExecId, Arc<super::exec::Exec>>,
     /// For exec: what was launched, as exec needs it.

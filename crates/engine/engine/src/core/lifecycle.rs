@@ -56,6 +56,7 @@ impl Inner {
         match started {
             Ok(()) => {
                 self.begin_health(container);
+                self.ship_logs(container);
                 self.container_event(container, "start", &[]);
                 let policy = container.record().host.restart_policy.mode;
                 if policy == crate::RestartMode::No {

@@ -31,6 +31,6 @@ mod update;
 mod view;
 
 pub(crate) use archive::PutOptions;
-pub(crate) use container::Container;
+pub(crate) use container::{Container, Stage};
 pub(crate) use copy::copy_tree;
 pub(crate) use inner::{Inner, blocking};

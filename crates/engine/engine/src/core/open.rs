@@ -173,6 +173,8 @@ impl Inner {
 
     async fn after_adoption(self: &Arc<Self>, container: &Arc<Container>, adoption: Adoption, exited: Option<Exited>) {
         let record = container.record();
+        // Also of what has ended: its last lines may not have been delivered.
+        self.ship_logs(container);
         match adoption {
             Adoption::Keep => {
                 let stale = container.live().unforgotten;

@@ -50,6 +50,7 @@ impl Inner {
                 timer.abort();
             }
         }
+        self.last_lines(container).await;
         let (inner, held) = (self.clone(), container.clone());
         blocking(move || inner.forget_container(&held, options.volumes)).await?;
         let unforgotten = std::mem::take(&mut container.live().unforgotten);

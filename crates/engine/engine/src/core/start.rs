@@ -10,7 +10,7 @@ use runtime::RootfsSource;
 use super::records::ContainerRecord;
 use super::{Container, Inner};
 use crate::decide::caps;
-use crate::decide::request::{log_attributes, log_rotation};
+use crate::decide::request::log_rotation;
 use crate::decide::user::{ExecUser, FILE_BYTES_MAX, resolve_user};
 use crate::spec::{self, Joined, NamespaceMode, NetworkFiles, SpecInput};
 use crate::{Error, HostConfig, MountKind, Result, Status};
@@ -124,8 +124,9 @@ impl Inner {
     fn log_spec(&self, container: &Container, host: &HostConfig) -> Result<Option<LogSpec>> {
         let Some(path) = self.log_path(container.id, host) else { return Ok(None) };
         let rotation = log_rotation(&host.log)?;
+        let subject = crate::ship::subject::Subject::new(container.id, &container.record());
         Ok(Some(LogSpec {
-            driver: LogDriver::JsonFile { attrs: log_attributes(&container.record().config, &host.log) },
+            driver: LogDriver::JsonFile { attrs: subject.file_attributes(&host.log) },
             path,
             max_size: rotation.size_bytes_max,
             max_files: rotation.files_max,

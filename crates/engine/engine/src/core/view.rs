@@ -38,7 +38,10 @@ impl Inner {
                 resolv_conf: dir.join("resolv.conf"),
                 hostname: dir.join("hostname"),
                 hosts: dir.join("hosts"),
-                log: self.log_path(container.id, &record.host).unwrap_or_default(),
+                log: match record.host.log.driver.as_str() {
+                    "" | "json-file" => self.log_path(container.id, &record.host).unwrap_or_default(),
+                    _ => Default::default(),
+                },
             },
             graph: snapshot.map(|s| GraphView { lowers: s.lowers, upper: s.upper, work: s.work }).unwrap_or_default(),
             networks: self.networks.shown(container.id, &record),

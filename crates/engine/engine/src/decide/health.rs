@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn statuses_follow_results() {
         // (seconds after the start, exit code) -> status, streak
-        let rows: [(&[(u64, i32)], HealthStatus, u32); 5] = [
+        type Row = (&'static [(u64, i32)], HealthStatus, u32);
+        let rows: [Row; 5] = [
             (&[(1, 1), (2, 1), (3, 1)], HealthStatus::Starting, 0),
             (&[(1, 1), (11, 1), (12, 1)], HealthStatus::Unhealthy, 2),
             (&[(1, 0), (2, 1)], HealthStatus::Healthy, 1),

@@ -62,7 +62,8 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
     let refused = |why: String| Err(Error::Invalid(why));
     spec::check_resources(&host.resources, cpus)?;
     check_restart_policy(host.restart_policy, host.auto_remove)?;
-    check_log(&host.log)?;
+    crate::ship::options::check(&host.log)?;
+    log_rotation(&host.log)?;
     spec::check_sysctls(&host.sysctls, host)?;
     spec::uts_mode(host)?;
     spec::cgroupns_mode(host)?;
@@ -135,56 +136,6 @@ pub(crate) fn check_restart_policy(policy: RestartPolicy, auto_remove: bool) -> 
     Ok(())
 }
 
-fn check_log(log: &LogConfig) -> Result<()> {
-    if !matches!(log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(Error::Invalid(format!("logger: no log driver named '{}' is registered", log.driver)));
-    }
-    for name in log.options.keys() {
-        const KNOWN: [&str; 9] =
-            ["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"];
-        if log.driver == "none" || !KNOWN.contains(&name.as_str()) {
-            let driver = if log.driver.is_empty() { "json-file" } else { &log.driver };
-            return Err(Error::Invalid(format!("unknown log opt '{name}' for {driver} log driver")));
-        }
-    }
-    for name in ["labels-regex", "env-regex", "tag"] {
-        if log.options.get(name).is_some_and(|value| !value.is_empty()) {
-            return Err(Error::Unsupported(format!(
-                "log opt '{name}' is not supported: name labels and variables one by one"
-            )));
-        }
-    }
-    log_rotation(log)?;
-    match log.options.get("mode").map(String::as_str) {
-        None | Some("blocking" | "non-blocking") => {}
-        Some(other) => return Err(Error::Invalid(format!("logger: logging mode not supported: {other}"))),
-    }
-    match log.options.get("compress").map(String::as_str) {
-        None | Some("false") => Ok(()),
-        Some("true") => Err(Error::Unsupported("compressed log files are not supported".into())),
-        Some(other) => Err(Error::Invalid(format!("invalid value for compress: {other}"))),
-    }
-}
-
-/// What `labels` and `env` put beside every record, as a JSON object.
-pub(crate) fn log_attributes(config: &ContainerConfig, log: &LogConfig) -> Option<String> {
-    let asked =
-        |name: &str| log.options.get(name).map(String::as_str).unwrap_or_default().split(',').filter(|n| !n.is_empty());
-    let mut attributes = std::collections::BTreeMap::new();
-    for name in asked("labels") {
-        if let Some(value) = config.labels.get(name) {
-            attributes.insert(name, value.as_str());
-        }
-    }
-    for name in asked("env") {
-        let found = config.env.iter().find_map(|e| e.split_once('=').filter(|(n, _)| *n == name));
-        if let Some((_, value)) = found {
-            attributes.insert(name, value);
-        }
-    }
-    (!attributes.is_empty()).then(|| serde_json::to_string(&attributes).expect("a map of strings is JSON"))
-}
-
 /// When a log is rotated. Unlike Docker's our default is bounded, because unbounded logs fill disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rotation {
@@ -194,18 +145,24 @@ pub(crate) struct Rotation {
 }
 
 pub(crate) fn log_rotation(log: &LogConfig) -> Result<Rotation> {
-    let size_bytes_max = match log.options.get("max-size").map(String::as_str) {
+    // Of a driver that delivers elsewhere, the file is Docker's cache for `logs`.
+    let (size, files) = if crate::ship::options::is_remote(&log.driver) {
+        ("cache-max-size", "cache-max-file")
+    } else {
+        ("max-size", "max-file")
+    };
+    let size_bytes_max = match log.options.get(size).map(String::as_str) {
         None => Some(20 << 20),
         Some("-1") => None,
         Some(text) => Some(parse_size(text).ok_or_else(|| Error::Invalid(format!("invalid size: '{text}'")))?),
     };
-    let files_max = match log.options.get("max-file") {
-        None if log.options.contains_key("max-size") => 1,
+    let files_max = match log.options.get(files) {
+        None if log.options.contains_key(size) && log.driver != "local" => 1,
         None => 5,
         Some(text) => match text.parse::<u32>() {
-            Ok(0) => return Err(Error::Invalid("max-file cannot be less than 1".into())),
+            Ok(0) => return Err(Error::Invalid(format!("{files} cannot be less than 1"))),
             Ok(count) => count,
-            Err(_) => return Err(Error::Invalid(format!("invalid value for max-file: {text}"))),
+            Err(_) => return Err(Error::Invalid(format!("invalid value for {files}: {text}"))),
         },
     };
     Ok(Rotation { size_bytes_max, files_max })
@@ -255,7 +212,7 @@ mod tests {
                 host(|h| h.restart_policy = policy(RestartMode::Always, 3)),
                 "invalid restart policy: maximum retry count can only be used with 'on-failure'",
             ),
-            (host(|h| h.log.driver = "syslog".into()), "logger: no log driver named 'syslog' is registered"),
+            (host(|h| h.log.driver = "splunk".into()), "logger: no log driver named 'splunk' is registered"),
             (
                 host(|h| drop(h.log.options.insert("what".into(), "1".into()))),
                 "unknown log opt 'what' for json-file log driver",
@@ -274,21 +231,6 @@ mod tests {
         }
         assert!(host(|h| h.network_mode = "none".into()).unwrap().is_empty());
         assert!(host(|_| {}).unwrap().is_empty());
-    }
-
-    #[test]
-    fn labels_and_variables_go_beside_the_records() {
-        let config = ContainerConfig {
-            labels: [("tier".to_owned(), "web".to_owned()), ("other".into(), "x".into())].into(),
-            env: vec!["STAGE=prod".into()],
-            ..Default::default()
-        };
-        let log = |labels: &str, env: &str| LogConfig {
-            options: [("labels".to_owned(), labels.to_owned()), ("env".into(), env.into())].into(),
-            ..Default::default()
-        };
-        assert_eq!(log_attributes(&config, &log("tier,none", "STAGE")).unwrap(), r#"{"STAGE":"prod","tier":"web"}"#);
-        assert_eq!(log_attributes(&config, &log("none", "")), None);
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl LogReader {
             };
             let mut consumed = 0;
             for line in block[..=end].split_inclusive(|b| *b == b'\n') {
-                let entry = parse_record(&line[..line.len() - 1]);
+                let entry = parse_record(&line[..line.len() - 1], self.options.details);
                 if let (Some(entry), Some(until)) = (&entry, self.options.until)
                     && entry.at > until
                 {

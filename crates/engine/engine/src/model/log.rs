@@ -27,11 +27,13 @@ pub struct LogOptions {
     pub until: Option<Timestamp>,
     /// The last lines only; `None` is all.
     pub tail: Option<u64>,
+    /// With the attributes that log options put beside each line.
+    pub details: bool,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { stdout: true, stderr: true, follow: false, since: None, until: None, tail: None }
+        Self { stdout: true, stderr: true, follow: false, since: None, until: None, tail: None, details: false }
     }
 }
 
@@ -42,6 +44,8 @@ pub struct LogEntry {
     pub at: Timestamp,
     /// With its newline, if it has one.
     pub line: bytes::Bytes,
+    /// By name; empty unless [`LogOptions::details`].
+    pub attributes: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
