@@ -263,6 +263,12 @@ impl Engine {
         self.inner.exec_view(id)
     }
 
+    /// Waits for the end of an exec that was started and tells its exit code; its output may end a little earlier. `None` if it is
+    /// forgotten before.
+    pub async fn exec_wait(&self, id: &str) -> Option<i32> {
+        self.inner.exec_end(id).await
+    }
+
     pub async fn exec_resize(&self, id: &str, size: ConsoleSize) -> Result<()> {
         self.inner.exec_resize(id, size)
     }

@@ -108,6 +108,10 @@ pub(crate) enum ToClient {
         id: String,
         key: u64,
     },
+    /// Descriptor: the root of a container that is about to run. Told to the engine that started it alone, and kept by it alone.
+    Root {
+        id: String,
+    },
 }
 
 /// One end of a subscription, under the client's number for it.

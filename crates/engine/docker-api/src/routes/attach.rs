@@ -137,11 +137,9 @@ impl Owner {
     /// After the last output: a client asks for an exec's exit code as soon as its output ends, so the output must not end
     /// before the exit is known. The two are told by different messengers; mostly there is nothing to wait for.
     async fn settle(&self) {
-        let Self::Exec(engine, id) = self else { return };
-        let mut pause = std::time::Duration::from_micros(200);
-        while engine.exec_inspect(id).await.is_ok_and(|exec| exec.running) {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(std::time::Duration::from_millis(100));
+        if let Self::Exec(engine, id) = self {
+            // Gone with its container: then there is nothing to ask for.
+            let _ = engine.exec_wait(id).await;
         }
     }
 

@@ -131,6 +131,7 @@ impl Inner {
             }
             return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")), _volume: volume });
         }
+        container.let_root_go();
         let root = Root::from_fd(self.images.mount(&container.id.to_string(), writable)?);
         Ok(Place { root, path: absolute(path), _volume: None })
     }

@@ -18,6 +18,8 @@ pub(crate) struct Container {
     /// One operation that changes the container at a time. Held across I/O; the locks above never are.
     pub(crate) operation: tokio::sync::Mutex<()>,
     stage: watch::Sender<Stage>,
+    /// The root file system of a run that is over, until the kernel may let go of it. Locked while it does.
+    old_root: Mutex<Option<OwnedFd>>,
 }
 
 /// What those who follow a container need to know.
@@ -37,6 +39,8 @@ pub(crate) struct Live {
     pub(crate) saved: StateRecord,
     /// Process 1, while it runs.
     pub(crate) pidfd: Option<Arc<OwnedFd>>,
+    /// Its root file system, while it runs: see `roots`.
+    pub(crate) root: Option<OwnedFd>,
     /// The last back-off of the restart policy.
     pub(crate) backoff: Duration,
     /// Cancels the pending restart.
@@ -73,7 +77,18 @@ impl Container {
             live: Mutex::new(Live { saved, ..Default::default() }),
             operation: tokio::sync::Mutex::new(()),
             stage: watch::channel(Stage::Idle).0,
+            old_root: Mutex::new(None),
         }
+    }
+
+    /// Lets go of the root file system of the last run. Blocks: the kernel writes what is dirty on the disk below first.
+    pub(crate) fn let_root_go(&self) {
+        drop(self.old_root.lock().unwrap_or_else(|e| e.into_inner()).take());
+    }
+
+    /// Keeps the root file system of a run that has ended until [`Container::let_root_go`].
+    pub(crate) fn keep_root(&self, root: OwnedFd) {
+        *self.old_root.lock().unwrap_or_else(|e| e.into_inner()) = Some(root);
     }
 
     /// Tells followers what the state is now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::records::{CONTAINERS, ContainerRecord, STATES, StateRecord, VOLUMES, VolumeRecord};
+use super::records::{CONTAINERS, ContainerRecord, StateRecord, VOLUMES, VolumeRecord};
 use super::{Container, Inner};
 use crate::decide::merge::merge_config;
 use crate::decide::mounts::{ContainerMount, parse_volumes_from, plan_mounts};
@@ -122,24 +122,21 @@ impl Inner {
     ) -> Result<Arc<Container>> {
         let key = id.to_string();
         vocab::crash::point("engine.create.before_snapshot");
-        self.images.prepare(&key, &record.image)?;
+        // Its folders go away again unless they are kept.
+        let snapshot = self.images.prepare_files(&key, &record.image)?;
         vocab::crash::point("engine.create.after_snapshot");
-        let saved = StateRecord::default();
-        let committed = self.db.write(|txn| {
+        // One commit for all of it. A state is written when there is one: a record without is that of a new container.
+        self.db.write(|txn| {
+            snapshot.record(txn)?;
             for (name, volume) in volumes {
                 txn.put(&VOLUMES, name, volume)?;
             }
             txn.put(&CONTAINERS, &id, &record)?;
-            txn.put(&STATES, &id, &saved)
-        });
-        if let Err(error) = committed {
-            if let Err(left) = self.images.remove_snapshot(&key) {
-                tracing::warn!(container = %id, error = %left, "the root file system of a failed create stays behind");
-            }
-            return Err(error.into());
-        }
+            Ok::<_, Error>(())
+        })?;
+        snapshot.keep();
         vocab::crash::point("engine.create.after_commit");
-        let container = Arc::new(Container::new(id, record, saved));
+        let container = Arc::new(Container::new(id, record, StateRecord::default()));
         self.registry().insert(container.clone());
         Ok(container)
     }

@@ -148,6 +148,8 @@ impl Inner {
             let mut state = exec.state();
             state.exit_code = Some(exit_code);
             state.ended_at = Some(Instant::now());
+            drop(state);
+            exec.ended.send_replace(true);
             return Err(error);
         }
         if !attached {

@@ -54,6 +54,11 @@ impl Inner {
         let (restart_in, outcome, ran) = {
             let mut live = container.live();
             live.pidfd = None;
+            if let Some(root) = live.root.take() {
+                container.keep_root(root);
+                // Nobody listens any more: the engine is ending, and the kernel lets go of everything.
+                let _ = self.ended_roots.send(container.clone());
+            }
             live.target = None;
             live.unforgotten = true;
             live.execs.clear();

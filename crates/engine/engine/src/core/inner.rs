@@ -38,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) opened: Instant,
     pub(crate) opened_at: Timestamp,
     pub(crate) dirty: mpsc::UnboundedSender<ContainerId>,
+    pub(crate) ended_roots: mpsc::UnboundedSender<Arc<Container>>,
     pub(crate) log_watch: LogWatch,
     pub(crate) user_files: UserFilesCache,
     pub(crate) seccomp: SeccompFilters,
@@ -68,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) engine_id: String,
     pub(crate) boot_id: String,
     pub(crate) dirty: mpsc::UnboundedSender<ContainerId>,
+    pub(crate) ended_roots: mpsc::UnboundedSender<Arc<Container>>,
     pub(crate) log_watch: LogWatch,
 }
 
@@ -90,6 +92,7 @@ impl Inner {
             opened: Instant::now(),
             opened_at: Timestamp::now(),
             dirty: parts.dirty,
+            ended_roots: parts.ended_roots,
             log_watch: parts.log_watch,
             user_files: UserFilesCache::default(),
             seccomp: SeccompFilters::default(),

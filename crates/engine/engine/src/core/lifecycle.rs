@@ -121,6 +121,7 @@ impl Inner {
         live.awaits_exit = true;
         live.stop_asked = false;
         live.pidfd = Some(Arc::new(started.pidfd));
+        live.root = started.root;
         live.target = Some(target);
         live.saved.stopped_by_user = false;
         live.saved.pid_start = started.start_time;

@@ -32,6 +32,7 @@ impl Inner {
             message: e.to_string(),
         })?;
         let (dirty, changed) = mpsc::unbounded_channel();
+        let (ended_roots, to_let_go) = mpsc::unbounded_channel();
         let facts = host_facts(&config.run)?;
         let inner = Arc::new(Self::new(Parts {
             db: store.db,
@@ -46,9 +47,11 @@ impl Inner {
             boot_id: linux::proc::boot_id().unwrap_or_default(),
             log_watch: LogWatch::new()?,
             dirty,
+            ended_roots,
             config,
         })?);
         tokio::spawn(save_changed(Arc::downgrade(&inner), changed));
+        tokio::spawn(super::roots::let_roots_go(to_let_go));
         inner.adopt(held).await?;
         tokio::spawn(hear_keeper(Arc::downgrade(&inner), events));
         tokio::spawn(guard_rules(Arc::downgrade(&inner)));

@@ -66,15 +66,15 @@ impl Inner {
         let id = container.id;
         let mut anonymous = if volumes { self.own_volumes(container) } else { Vec::new() };
         vocab::crash::point("engine.remove.before_commit");
-        self.db
-            .write(|txn| {
-                for name in &anonymous {
-                    txn.remove(&VOLUMES, name)?;
-                }
-                txn.remove(&CONTAINERS, &id)?;
-                txn.remove(&STATES, &id)
-            })
-            .map_err(|e: db::Error| Error::from(e))?;
+        let snapshot = id.to_string();
+        let layers = self.db.write(|txn| {
+            for name in &anonymous {
+                txn.remove(&VOLUMES, name)?;
+            }
+            txn.remove(&CONTAINERS, &id)?;
+            txn.remove(&STATES, &id)?;
+            Ok::<_, Error>(self.images.remove_record(txn, &snapshot)?)
+        })?;
         vocab::crash::point("engine.remove.after_commit");
         let outcome = {
             let mut live = container.live();
@@ -83,7 +83,7 @@ impl Inner {
             live.execs.clear();
             WaitOutcome { exit_code: live.saved.state.exit_code, error: None }
         };
-        if let Err(error) = self.images.remove_snapshot(&id.to_string()) {
+        if let Err(error) = self.images.remove_files_of(&snapshot, layers) {
             tracing::warn!(container = %id, %error, "the root file system stays behind until the next start");
         }
         for name in anonymous.drain(..) {

@@ -27,6 +27,8 @@ pub(crate) struct Prepared {
 impl Inner {
     /// Blocking.
     pub(crate) fn prepare_start(self: &Arc<Self>, container: &Container) -> Result<Prepared> {
+        // Two overlays over one writable layer would not know of each other.
+        container.let_root_go();
         let record = container.record();
         self.ensure_mount_sources(container, &record)?;
         let sandbox = self.attach_networks(container, &record)?;

@@ -61,12 +61,11 @@ pub(crate) fn unique() -> Result<String> {
 /// Removes a folder that nobody refers to any more. What cannot be removed now is found again at the next start.
 pub(crate) fn remove_tree(path: &Path) {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
-    let remove = || linux::fs::Root::open(parent).and_then(|parent| linux::tree::remove_all(&parent, name));
-    match crate::deep::walk(remove) {
-        Ok(Err(error)) if !error.is(linux::Errno::NOENT) => {
+    // However deep it is: `remove_all` goes down without recursion and with a bounded number of descriptors.
+    match linux::fs::Root::open(parent).and_then(|parent| linux::tree::remove_all(&parent, name)) {
+        Err(error) if !error.is(linux::Errno::NOENT) => {
             tracing::warn!(path = %path.display(), %error, "a folder that is no longer needed could not be removed");
         }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "no thread to remove a folder"),
+        _ => {}
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Link {
     /// Subscriptions of what is being started and was not told of yet.
     pub early_sinks: HashMap<String, Vec<SharedSink>>,
     pub pending: HashMap<u64, Waiting>,
+    /// Roots of containers that are being started.
+    pub roots: HashMap<String, OwnedFd>,
 }
 
 /// Who waits for an answer, and what a good answer changes: at once, because the keeper may be dead before the one who waits is awake.
@@ -145,6 +147,7 @@ pub(super) async fn connect(config: &Config, generation: u32) -> Result<(Link, R
             held: HashMap::new(),
             early_sinks: HashMap::new(),
             pending: HashMap::new(),
+            roots: HashMap::new(),
         };
         loop {
             match reader.message().await? {
@@ -196,6 +199,7 @@ impl Link {
                 // Nobody waits any more: the caller gave up.
                 let _ = waiting.sender.send(Some(result));
             }
+            ToClient::Root { id } => self.roots.extend(fds.into_iter().next().map(|fd| (id, fd))),
             ToClient::Listed => {}
         }
     }

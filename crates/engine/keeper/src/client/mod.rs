@@ -130,6 +130,9 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// Write end of its standard input (`Stdio::Pipes { stdin: true }`). Blocks; closing it alone does not end the input: [`Keeper::close_stdin`].
     pub stdin: Option<OwnedFd>,
+    /// Its root file system (no more than a path): as long as this is held the kernel does not let go of the overlay, which it does by writing
+    /// everything that is dirty on the disk below. Dropping it blocks. `None` for an exec, or if it could not be had.
+    pub root: Option<OwnedFd>,
     /// Master of its terminal, for input (`Stdio::Tty`). Read output through a [`Sink`] only: the keeper reads the master.
     pub tty: Option<OwnedFd>,
     /// What was asked for and could not be had.
@@ -283,11 +286,12 @@ impl Keeper {
         // Only the keeper's and the handover's copies may keep a subscription open.
         drop(copies);
         let mut state = self.shared.state();
-        if let Some(link) = state.links.get_mut(&generation) {
+        let root = state.links.get_mut(&generation).and_then(|link| {
             link.early_sinks.remove(&id);
-        }
+            link.roots.remove(&id)
+        });
         match reply {
-            Ok(Some(Ok(warnings))) => state.entry(&id)?.started(warnings),
+            Ok(Some(Ok(warnings))) => Ok(Started { root, ..state.entry(&id)?.started(warnings)? }),
             Ok(Some(Err(fault))) => Err(refused("start", &id, fault)),
             Ok(None) => Err(Error::Died("start")),
             Err(error) => Err(error),
@@ -709,6 +713,7 @@ impl Entry {
             start_time: record.start_time,
             pidfd: self.duplicate(Role::Pidfd)?.ok_or_else(|| Error::NotHeld(record.id.clone()))?,
             stdin: self.duplicate(Role::Stdin)?,
+            root: None,
             tty: self.duplicate(Role::Tty)?,
             warnings,
         })

@@ -20,6 +20,50 @@ pub(crate) enum Rest {
     End,
 }
 
+/// Records as they are made: a buffer that is kept from batch to batch, so that no byte of it is written twice. What lies behind `len` is old.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Records {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Memory that it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Makes room for `more` bytes.
+    #[inline]
+    fn reserve(&mut self, more: usize) {
+        if self.bytes.len() - self.len < more {
+            self.bytes.resize((self.len + more).max(self.bytes.len() * 2), 0);
+        }
+    }
+
+    /// Into room that is there.
+    #[inline]
+    fn put(&mut self, text: &[u8]) {
+        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
+        self.len += text.len();
+    }
+
+    /// The first `len` bytes of a block of which all is copied: a copy of known length is a handful of instructions.
+    #[inline]
+    fn put_block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
+        self.bytes[self.len..self.len + N].copy_from_slice(block);
+        self.len += len;
+    }
+}
+
 /// Appends records for `raw` to `out` until `raw` is used up or `out` has grown by at least `room` bytes, and returns how many raw bytes they stand
 /// for. One record at least is written if there is one.
 pub(crate) fn encode(
@@ -29,143 +73,198 @@ pub(crate) fn encode(
     raw: &[u8],
     rest: Rest,
     room: usize,
-    out: &mut Vec<u8>,
+    out: &mut Records,
 ) -> usize {
-    // Most lines cost a few dozen bytes more than they have.
-    out.reserve(raw.len() + raw.len() / 2 + 256);
     match driver {
-        LogDriver::JsonFile { attrs } => {
-            let mut json = Json::new(stream, time, attrs.as_deref());
-            pieces(raw, rest, room, out, |piece, out| json.record(piece, out))
-        }
-        LogDriver::Cri => {
-            let cri = Cri::new(stream, time);
-            pieces(raw, rest, room, out, |piece, out| cri.record(piece, out))
-        }
+        LogDriver::JsonFile { attrs } => Json::new(stream, time, attrs.as_deref()).records(raw, rest, room, out),
+        LogDriver::Cri => Cri::new(stream, time).records(raw, rest, room, out),
     }
 }
 
-struct Piece<'a> {
-    text: &'a [u8],
-    /// A newline followed.
-    line_end: bool,
-    /// Nothing will ever follow.
-    last: bool,
+/// What a record ends with, padded so that it can be copied as a block.
+struct Ending {
+    block: [u8; Self::BLOCK],
+    text: Vec<u8>,
 }
 
-fn pieces(
-    raw: &[u8],
-    rest: Rest,
-    room: usize,
-    out: &mut Vec<u8>,
-    mut record: impl FnMut(Piece<'_>, &mut Vec<u8>),
-) -> usize {
-    let start = out.len();
-    let mut at = 0;
-    while at < raw.len() && out.len() - start < room {
-        let window = &raw[at..raw.len().min(at + PIECE_MAX)];
-        match find(window, |b| b == b'\n') {
-            Some(end) => {
-                record(Piece { text: &window[..end], line_end: true, last: false }, out);
-                at += end + 1;
-            }
-            None if window.len() == PIECE_MAX => {
-                record(Piece { text: window, line_end: false, last: false }, out);
-                at += PIECE_MAX;
-            }
-            None if rest == Rest::Keep => break,
-            None => {
-                record(Piece { text: window, line_end: false, last: rest == Rest::End }, out);
-                at = raw.len();
-            }
+impl Ending {
+    const BLOCK: usize = 96;
+
+    fn new(text: String) -> Self {
+        let mut block = [0; Self::BLOCK];
+        let short = text.len().min(Self::BLOCK);
+        block[..short].copy_from_slice(&text.as_bytes()[..short]);
+        Self { block, text: text.into_bytes() }
+    }
+
+    #[inline]
+    fn append(&self, out: &mut Records) {
+        if self.text.len() <= Self::BLOCK {
+            out.put_block(&self.block, self.text.len());
+        } else {
+            out.put(&self.text);
         }
     }
-    at
-}
-
-/// Index of the first byte that `wanted` likes. Sixteen at a time without a branch, which the compiler turns into vector comparisons.
-#[inline]
-fn find(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usize> {
-    let (chunks, tail) = bytes.as_chunks::<16>();
-    for (n, chunk) in chunks.iter().enumerate() {
-        if chunk.iter().fold(false, |any, b| any | wanted(*b)) {
-            return chunk.iter().position(|b| wanted(*b)).map(|at| n * 16 + at);
-        }
-    }
-    tail.iter().position(|b| wanted(*b)).map(|at| chunks.len() * 16 + at)
-}
-
-/// Needs an escape if it is ASCII, a closer look if it is not.
-#[inline]
-#[expect(clippy::manual_range_contains, reason = "without short circuits, for vector comparisons")]
-fn special(b: u8) -> bool {
-    (b < 0x20) | (b >= 0x80) | (b == b'"') | (b == b'\\') | (b == b'<') | (b == b'>') | (b == b'&')
 }
 
 struct Json {
     /// After the text of a piece that ends its line.
-    line_end: Vec<u8>,
+    line_end: Ending,
     /// After the text of another.
-    piece_end: Vec<u8>,
+    piece_end: Ending,
+}
+
+/// How the text of a piece ended.
+enum Stopped {
+    Newline,
+    /// At [`PIECE_MAX`].
+    Full,
+    /// There is no more.
+    Empty,
 }
 
 impl Json {
+    const HEAD: &'static [u8; 8] = b"{\"log\":\"";
+
     fn new(stream: Stream, time: &str, attrs: Option<&str>) -> Self {
         let attrs = attrs.map_or_else(String::new, |attrs| format!(",\"attrs\":{attrs}"));
         let piece_end = format!("\",\"stream\":\"{}\"{attrs},\"time\":\"{time}\"}}\n", stream.name());
-        Self { line_end: format!("\\n{piece_end}").into_bytes(), piece_end: piece_end.into_bytes() }
+        Self { line_end: Ending::new(format!("\\n{piece_end}")), piece_end: Ending::new(piece_end) }
     }
 
-    #[inline]
-    fn record(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"log\":\"");
-        escape(piece.text, out);
-        out.extend_from_slice(if piece.line_end { &self.line_end } else { &self.piece_end });
-    }
-}
-
-fn escape(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some(at) = find(text, special) {
-        out.extend_from_slice(&text[..at]);
-        text = &text[at..];
-        let b = text[0];
-        if b >= 0x80 {
-            // A run of everything that is not special ASCII, so that text in other scripts is validated in one go.
-            let end = find(text, |b| b < 0x80 && special(b)).unwrap_or(text.len());
-            escape_unicode(&text[..end], out);
-            text = &text[end..];
-            continue;
-        }
-        match b {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(b >> 4)]);
-                out.push(HEX[usize::from(b & 15)]);
+    fn records(&self, raw: &[u8], rest: Rest, room: usize, out: &mut Records) -> usize {
+        let start = out.len;
+        let around = Self::HEAD.len() + self.line_end.text.len() + Ending::BLOCK + BLOCK;
+        let mut at = 0;
+        while at < raw.len() && out.len - start < room {
+            let window = &raw[at..raw.len().min(at + PIECE_MAX)];
+            // A byte becomes six at most.
+            out.reserve(around + window.len() * 6);
+            let before = out.len;
+            out.put(Self::HEAD);
+            match json_text(window, out) {
+                (Stopped::Newline, read) => {
+                    self.line_end.append(out);
+                    at += read;
+                }
+                (Stopped::Full, read) => {
+                    self.piece_end.append(out);
+                    at += read;
+                }
+                (Stopped::Empty, _) if rest == Rest::Keep => {
+                    out.len = before;
+                    break;
+                }
+                (Stopped::Empty, read) => {
+                    self.piece_end.append(out);
+                    at += read;
+                }
             }
         }
-        text = &text[1..];
+        at
     }
-    out.extend_from_slice(text);
 }
 
-fn escape_unicode(run: &[u8], out: &mut Vec<u8>) {
+/// Escapes up to the first newline of a window of [`PIECE_MAX`] bytes (or fewer, if there are no more). Returns how many bytes it has read, the
+/// newline included.
+#[inline]
+fn json_text(window: &[u8], out: &mut Records) -> (Stopped, usize) {
+    let mut at = 0;
+    loop {
+        at += plain(&window[at..], out);
+        let Some(b) = window.get(at) else {
+            return (if at == PIECE_MAX { Stopped::Full } else { Stopped::Empty }, at);
+        };
+        match *b {
+            b'\n' => return (Stopped::Newline, at + 1),
+            b'"' => out.put(b"\\\""),
+            b'\\' => out.put(b"\\\\"),
+            b'\r' => out.put(b"\\r"),
+            0x80.. => {
+                // A run of everything that is not special ASCII, so that text in other scripts is validated in one go.
+                let run = window[at..].iter().position(|b| *b < 0x80 && special(*b)).unwrap_or(window.len() - at);
+                escape_unicode(&window[at..at + run], out);
+                at += run;
+                continue;
+            }
+            b => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.put(b"\\u00");
+                out.put(&[HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+            }
+        }
+        at += 1;
+    }
+}
+
+/// Bytes looked at together.
+const BLOCK: usize = 16;
+
+/// Copies text up to the first byte that needs another form, and returns how long it is. There is room for a block behind it.
+#[inline]
+fn plain(text: &[u8], out: &mut Records) -> usize {
+    let (blocks, tail) = text.as_chunks::<BLOCK>();
+    let mut at = 0;
+    for block in blocks {
+        let found = first_special(block);
+        out.put_block(block, found);
+        at += found;
+        if found < BLOCK {
+            return at;
+        }
+    }
+    let found = tail.iter().position(|b| special(*b)).unwrap_or(tail.len());
+    out.put(&tail[..found]);
+    at + found
+}
+
+/// Needs an escape if it is ASCII, a closer look if it is not. A newline is one of them.
+#[inline]
+fn special(b: u8) -> bool {
+    !(0x20..0x80).contains(&b) || matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&')
+}
+
+/// Index of the first special byte, or the length.
+#[inline]
+fn first_special(block: &[u8; BLOCK]) -> usize {
+    let (words, _) = block.as_chunks::<8>();
+    let (low, high) = (specials(u64::from_le_bytes(words[0])), specials(u64::from_le_bytes(words[1])));
+    match (low, high) {
+        (0, 0) => BLOCK,
+        (0, high) => 8 + high.trailing_zeros() as usize / 8,
+        (low, _) => low.trailing_zeros() as usize / 8,
+    }
+}
+
+/// The uppermost bit of each byte that is special, exact for the lowest of them; 0 if none is.
+#[inline]
+fn specials(word: u64) -> u64 {
+    const fn each(b: u8) -> u64 {
+        u64::from_ne_bytes([b; 8])
+    }
+    // A byte that is less than what is taken from it borrows, which shows in its uppermost bit, unless that was set before. What has it set is
+    // special as well. Bytes above one that borrows may show too: only the lowest counts.
+    let control = word.wrapping_sub(each(b' '));
+    // `"` and `&` differ in one bit, `<` and `>` in another.
+    let quotes = ((word & each(!0x04)) ^ each(b'"')).wrapping_sub(each(1));
+    let angles = ((word & each(!0x02)) ^ each(b'<')).wrapping_sub(each(1));
+    let slashes = (word ^ each(b'\\')).wrapping_sub(each(1));
+    (word | control | quotes | angles | slashes) & each(0x80)
+}
+
+fn escape_unicode(run: &[u8], out: &mut Records) {
     for chunk in run.utf8_chunks() {
         let mut text = chunk.valid();
         // U+2028 and U+2029 end lines in JavaScript.
         while let Some(at) = text.find(['\u{2028}', '\u{2029}']) {
-            out.extend_from_slice(&text.as_bytes()[..at]);
+            out.put(&text.as_bytes()[..at]);
             let last = text.as_bytes()[at + 2];
-            out.extend_from_slice(if last == 0xa8 { b"\\u2028" } else { b"\\u2029" });
+            out.put(if last == 0xa8 { b"\\u2028" } else { b"\\u2029" });
             text = &text[at + 3..];
         }
-        out.extend_from_slice(text.as_bytes());
+        out.put(text.as_bytes());
         for _ in chunk.invalid() {
-            out.extend_from_slice(b"\\ufffd");
+            out.put(b"\\ufffd");
         }
     }
 }
@@ -181,11 +280,25 @@ impl Cri {
         Self { full: format!("{time} {name} F ").into_bytes(), partial: format!("{time} {name} P ").into_bytes() }
     }
 
-    #[inline]
-    fn record(&self, piece: Piece<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(if piece.line_end || piece.last { &self.full } else { &self.partial });
-        out.extend_from_slice(piece.text);
-        out.push(b'\n');
+    fn records(&self, raw: &[u8], rest: Rest, room: usize, out: &mut Records) -> usize {
+        let start = out.len;
+        let mut at = 0;
+        while at < raw.len() && out.len - start < room {
+            let window = &raw[at..raw.len().min(at + PIECE_MAX)];
+            // How long the text is, what of the window is used, and whether the line is whole.
+            let (text, used, whole) = match memchr::memchr(b'\n', window) {
+                Some(end) => (end, end + 1, true),
+                None if window.len() == PIECE_MAX => (PIECE_MAX, PIECE_MAX, false),
+                None if rest == Rest::Keep => break,
+                None => (window.len(), window.len(), rest == Rest::End),
+            };
+            out.reserve(self.full.len() + text + 1);
+            out.put(if whole { &self.full } else { &self.partial });
+            out.put(&window[..text]);
+            out.put(b"\n");
+            at += used;
+        }
+        at
     }
 }
 
@@ -197,9 +310,9 @@ mod tests {
     const TIME: &str = "2026-11-21T01:02:03.4Z";
 
     fn run(driver: &LogDriver, raw: &[u8], rest: Rest, room: usize) -> (String, usize) {
-        let mut out = Vec::new();
+        let mut out = Records::default();
         let used = encode(driver, Stream::Stdout, TIME, raw, rest, room, &mut out);
-        (String::from_utf8(out).unwrap(), used)
+        (String::from_utf8(out.bytes().to_vec()).unwrap(), used)
     }
 
     fn check(driver: &LogDriver, raw: &[u8], rest: Rest, expect: Expect) {
@@ -292,6 +405,25 @@ mod tests {
         assert_eq!((some.0.lines().count(), some.1), (10, 110));
     }
 
+    /// The blocks in which text is copied have no edges: whatever stands wherever, the record says the same.
+    #[test]
+    fn every_byte_is_escaped_alike_at_every_place() {
+        for byte in 0..=255u8 {
+            for before in 0..40 {
+                let mut raw = vec![b'x'; before];
+                raw.extend([byte, b'y', b'\n']);
+                let text = run(&json(), &raw, Rest::Keep, usize::MAX).0;
+                let read = |line: &str| {
+                    serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned()
+                };
+                let wanted = String::from_utf8_lossy(&raw).into_owned();
+                assert_eq!(text.lines().map(read).collect::<String>(), wanted, "{byte} after {before}");
+                let bare = text.bytes().any(|b| matches!(b, b'<' | b'>' | b'&') || (b < b' ' && b != b'\n'));
+                assert!(!bare, "{byte} after {before}: {text}");
+            }
+        }
+    }
+
     #[test]
     fn cri_records_tell_full_from_partial() {
         check(
@@ -321,7 +453,7 @@ mod tests {
         #[test]
         fn records_carry_exactly_the_text(lines in proptest::collection::vec("[ -~\u{e9}\u{4e00}\t\\\\\"]{0,40}", 0..50), cut in 1usize..200) {
             let raw = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-            let mut out = Vec::new();
+            let mut out = Records::default();
             let mut at = 0;
             while at < raw.len() {
                 let end = raw.len().min(at + cut);
@@ -333,7 +465,7 @@ mod tests {
                     at + used
                 };
             }
-            let text: String = String::from_utf8(out).unwrap().lines()
+            let text: String = String::from_utf8(out.bytes().to_vec()).unwrap().lines()
                 .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["log"].as_str().unwrap().to_owned())
                 .collect();
             proptest::prop_assert_eq!(text, raw);

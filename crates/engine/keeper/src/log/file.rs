@@ -89,7 +89,15 @@ impl LogFile {
         }
         let path = &self.spec.path;
         let oldest = kept - 1;
-        let gap = (1..oldest).find(|n| !numbered(path, *n).exists()).unwrap_or(oldest);
+        let gap = match (1..=oldest).find(|n| !numbered(path, *n).exists()) {
+            Some(gap) => gap,
+            None => {
+                // Removed, not replaced: ext4 writes out what replaces a file before anything else happens, and a log that is soon gone
+                // need never reach the disk.
+                std::fs::remove_file(numbered(path, oldest))?;
+                oldest
+            }
+        };
         for n in (1..gap).rev() {
             std::fs::rename(numbered(path, n), numbered(path, n + 1))?;
             crash::point("keeper.log.rotate");
@@ -171,6 +179,10 @@ mod tests {
         std::fs::rename(scratch.0.join("log.1"), scratch.0.join("log.2")).unwrap();
         append(&mut scratch.log(1, 5), "d");
         assert_eq!(scratch.shown(), "log=d log.1=c log.2=b log.3=a");
+        // Died after the oldest had been removed to make room.
+        std::fs::remove_file(scratch.0.join("log.3")).unwrap();
+        append(&mut scratch.log(1, 4), "e");
+        assert_eq!(scratch.shown(), "log=e log.1=d log.2=c log.3=b");
     }
 
     #[test]

@@ -12,15 +12,17 @@ use linux::pipe::{self, Splice};
 use linux::{Errno, Result};
 use vocab::crash;
 
-use crate::log::encode::{PIECE_MAX, Rest, encode};
+use crate::log::encode::{PIECE_MAX, Records, Rest, encode};
 use crate::log::file::{LogFile, Position};
 use crate::log::journal::{Intent, Journal};
 use crate::log::recover::{Append, recover};
 use crate::log::time::rfc3339_nano;
 use crate::model::Stream;
 
-/// Capacity asked for each container's pipe: room for bursts while the keeper is busy, and fewer, larger appends.
+/// Capacity asked for each container's pipe: room for bursts while the keeper is busy.
 pub(crate) const PIPE_SIZE: usize = 256 * 1024;
+/// And for a pipe that was found full: fewer, larger appends.
+const PIPE_SIZE_BUSY: usize = 1 << 20;
 /// Of the pipes that a batch passes through. At least as many slots as any pipe that an unprivileged process can make.
 const BATCH_PIPE_SIZE: usize = 1 << 20;
 /// Raw bytes of one batch.
@@ -37,7 +39,7 @@ pub(crate) struct Plumbing {
     scratch: (OwnedFd, OwnedFd),
     null: File,
     raw: Vec<u8>,
-    records: Vec<u8>,
+    records: Records,
 }
 
 /// A subscriber's pipe.
@@ -59,6 +61,8 @@ pub(crate) struct Source {
     /// Bytes at the head that were looked at and left: an unfinished line.
     tail: usize,
     tail_since_ms: u64,
+    /// Its capacity, as far as it was asked for.
+    capacity: usize,
     /// Nothing will be written any more, although somebody may hold a write end: when it is empty, it has ended.
     pub closing: bool,
 }
@@ -77,7 +81,7 @@ pub(crate) enum Pumped {
 
 impl Source {
     pub(crate) fn new(stream: Stream, fd: OwnedFd, sinks: Vec<SinkEnd>) -> Self {
-        Self { stream, fd, sinks, tail: 0, tail_since_ms: 0, closing: false }
+        Self { stream, fd, sinks, tail: 0, tail_since_ms: 0, capacity: PIPE_SIZE, closing: false }
     }
 
     /// A new subscriber gets what comes from now on.
@@ -87,6 +91,15 @@ impl Source {
 
     pub(crate) fn tail_is_old(&self, now_ms: u64) -> bool {
         self.tail > 0 && now_ms.saturating_sub(self.tail_since_ms) >= TAIL_WAIT_MS
+    }
+
+    /// A writer that fills its pipe gets a larger one, once.
+    fn grow(&mut self, seen: usize) {
+        if self.capacity < PIPE_SIZE_BUSY && seen + PAGE > self.capacity {
+            self.capacity = PIPE_SIZE_BUSY;
+            // Refused to an unprivileged user who has many: the smaller one works as well.
+            let _ = pipe::set_size(&self.fd, PIPE_SIZE_BUSY);
+        }
     }
 
     fn empty(&self) -> Pumped {
@@ -111,7 +124,7 @@ impl Plumbing {
         let _ = pipe::set_size(&scratch.1, BATCH_PIPE_SIZE);
         let null = File::options().write(true).open("/dev/null");
         let null = linux::Attempt::attempt(null, "open", format_args!("/dev/null"))?;
-        Ok(Self { journal, aux, scratch, null, raw: Vec::new(), records: Vec::new() })
+        Ok(Self { journal, aux, scratch, null, raw: Vec::new(), records: Records::default() })
     }
 
     /// Holds memory worth giving back.
@@ -122,7 +135,7 @@ impl Plumbing {
     /// Gives back the memory of big batches.
     pub(crate) fn rest(&mut self) {
         self.raw = Vec::new();
-        self.records = Vec::new();
+        self.records = Records::default();
     }
 
     /// One batch of one source. `closed` collects the keys of subscribers that are gone.
@@ -148,6 +161,7 @@ impl Plumbing {
             Err(error) if error.is(Errno::AGAIN) => return Ok(source.empty()),
             Err(error) => return Err(error),
         };
+        source.grow(seen);
         let (limit, blocked) = self.deliver(slot, source, seen, closed);
         let Some(log) = log else {
             self.consume(&source.fd, limit)?;
@@ -248,13 +262,13 @@ impl Plumbing {
                     raw: used as u64,
                     inode: position.inode,
                     offset: position.size,
-                    encoded: self.records.len() as u64,
+                    encoded: self.records.bytes().len() as u64,
                     time,
                 };
                 crash::point("keeper.log.before_intent");
                 self.journal.intend(&intent);
                 crash::point("keeper.log.intended");
-                if log.append(position, &self.records).is_err() {
+                if log.append(position, self.records.bytes()).is_err() {
                     self.drop_batch(slot, used);
                 }
                 crash::point("keeper.log.appended");
@@ -282,13 +296,13 @@ impl Plumbing {
         }
         let text =
             format!("[knarr: {lines} lines, {bytes} bytes of output were dropped: the log could not be written]\n");
-        let mut marker = Vec::new();
+        let mut marker = Records::default();
         encode(&log.spec.driver, Stream::Stderr, stamp, text.as_bytes(), Rest::Keep, usize::MAX, &mut marker);
-        if log.append(position, &marker).is_err() {
+        if log.append(position, marker.bytes()).is_err() {
             return position;
         }
         self.journal.set_dropped(slot, 0, 0);
-        Position { size: position.size + marker.len() as u64, ..position }
+        Position { size: position.size + marker.bytes().len() as u64, ..position }
     }
 
     /// Consumes what was logged: one move into the auxiliary pipe, then the journal is clear, then the auxiliary pipe is emptied.
@@ -381,7 +395,7 @@ impl Plumbing {
         let (driver, raw) = (&log.spec.driver, &self.raw[..seen]);
         self.records.clear();
         encode(driver, intent.stream, &stamp, raw, intent.rest, usize::MAX, &mut self.records);
-        let missing = self.records.get(there as usize..).unwrap_or_default();
+        let missing = self.records.bytes().get(there as usize..).unwrap_or_default();
         let written = log.stat().and_then(|now| log.append(now, missing));
         if written.is_err() {
             let _ = log.cut(intent.offset);
@@ -402,7 +416,7 @@ fn advance(source: &mut Source, used: usize) {
 }
 
 fn find_newlines(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|b| **b == b'\n').count() as u64
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 const _: () = assert!(PIECE_MAX + PAGE < PIPE_SIZE);
