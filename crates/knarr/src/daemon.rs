@@ -102,7 +102,9 @@ async fn serve(settings: &Settings, socket: &Path, background: bool) -> Result<(
     if background {
         say_ready().map_err(|error| failed("tell the client", &error))?;
     }
-    docker_api::serve(engine.clone(), listener, stop).await.map_err(|error| failed("serve", &error))?;
+    let builder = build::Builder::open(&engine).map_err(|error| failed("open the builder", &error))?;
+    let doors = docker_api::Doors { engine: engine.clone(), builder };
+    docker_api::serve(doors, listener, stop).await.map_err(|error| failed("serve", &error))?;
     engine.shutdown().await;
     info!("ended; containers run on");
     Ok(())

@@ -17,4 +17,5 @@ mod routes;
 mod server;
 mod wire;
 
+pub use router::Doors;
 pub use server::{BindError, Limits, bind, serve, serve_within};

@@ -3,6 +3,7 @@
 //! Names of images may hold slashes, so those paths are read from both ends. A known path with a wrong method is
 //! answered like an unknown path, as Docker does.
 
+use build::Builder;
 use engine::Engine;
 use http::Request;
 use hyper::body::Incoming;
@@ -11,22 +12,31 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::query::{self, Plus, Query};
 use crate::http::reply::Reply;
 use crate::http::version::{self, ApiVersion};
-use crate::routes::{attach, containers, elsewhere, execs, files, images, networks, system, volumes};
+use crate::routes::{attach, build as builds, containers, elsewhere, execs, files, images, networks, system, volumes};
+
+/// What requests are answered with.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    pub engine: Engine,
+    pub builder: Builder,
+}
 
 /// One request on its way to its handler.
 pub(crate) struct Call {
     pub(crate) engine: Engine,
+    pub(crate) builder: Builder,
     pub(crate) version: ApiVersion,
     pub(crate) query: Query,
     pub(crate) request: Request<Incoming>,
 }
 
-pub(crate) async fn route(engine: Engine, request: Request<Incoming>) -> ApiResult<Reply> {
+pub(crate) async fn route(doors: Doors, request: Request<Incoming>) -> ApiResult<Reply> {
     let path = query::decode(request.uri().path(), Plus::IsPlus)?;
     let (version, path) = version::split(&path)?;
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     let method = request.method().clone();
-    let call = Call { engine, version, query, request };
+    let Doors { engine, builder } = doors;
+    let call = Call { engine, builder, version, query, request };
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method.as_str(), segments.as_slice()) {
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&method)),
@@ -88,6 +98,9 @@ pub(crate) async fn route(engine: Engine, request: Request<Incoming>) -> ApiResu
         ("POST", ["images", name @ .., "push"]) if !name.is_empty() => Err(elsewhere::registries("push")),
         ("DELETE", ["images", name @ ..]) if !name.is_empty() => images::remove(call, &name.join("/")).await,
         ("POST", ["commit"]) => images::commit(call).await,
+
+        ("POST", ["build"]) => builds::build(call).await,
+        ("POST", ["build", "prune"]) => builds::prune(call).await,
 
         ("GET", ["networks"]) => networks::list(call).await,
         ("POST", ["networks", "create"]) => networks::create(call).await,

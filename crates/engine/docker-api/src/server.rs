@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::Engine;
 use http::header::{HeaderName, HeaderValue, SERVER};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -23,7 +22,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::http::{error::ApiError, reply, reply::Reply, version};
-use crate::router;
+use crate::router::{self, Doors};
 
 /// A request's line and headers together, bytes. Longer ones are answered 431.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -104,18 +103,18 @@ fn group_id(group: &str) -> Option<u32> {
 }
 
 /// Serves Docker's API until `shutdown` resolves; then lets requests under way end, for a few seconds at most.
-pub async fn serve(engine: Engine, listener: UnixListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    serve_within(Limits::default(), engine, listener, shutdown).await
+pub async fn serve(doors: Doors, listener: UnixListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    serve_within(Limits::default(), doors, listener, shutdown).await
 }
 
 /// [`serve`] with limits of the caller's choice.
 pub async fn serve_within(
     limits: Limits,
-    engine: Engine,
+    doors: Doors,
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    serve_requests(limits, listener, shutdown, move |request| answer(engine.clone(), request)).await
+    serve_requests(limits, listener, shutdown, move |request| answer(doors.clone(), request)).await
 }
 
 async fn serve_requests<A, F>(
@@ -200,11 +199,11 @@ where
     }
 }
 
-async fn answer(engine: Engine, request: Request<Incoming>) -> Reply {
+async fn answer(doors: Doors, request: Request<Incoming>) -> Reply {
     // The path alone: what else a request carries may be secret.
     let told = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| (request.method().clone(), request.uri().path().to_owned(), std::time::Instant::now()));
-    let mut reply = router::route(engine, request).await.unwrap_or_else(|error: ApiError| {
+    let mut reply = router::route(doors, request).await.unwrap_or_else(|error: ApiError| {
         if error.status == StatusCode::INTERNAL_SERVER_ERROR {
             warn!(message = %error.message, "request failed");
         }

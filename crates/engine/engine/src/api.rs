@@ -368,6 +368,28 @@ impl Engine {
     }
 }
 
+/// What builds stand on.
+impl Engine {
+    /// Starts a build step in a root that the caller has prepared.
+    pub async fn run_step(&self, request: StepRequest) -> Result<Step> {
+        self.inner.run_step(request).await
+    }
+
+    /// The image store itself, for work that makes layers.
+    pub fn store(&self) -> &Arc<image::Store> {
+        &self.inner.images
+    }
+
+    /// The database that all records of this root are in.
+    pub fn db(&self) -> &db::Db {
+        &self.inner.db
+    }
+
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+}
+
 /// The engine itself.
 impl Engine {
     pub async fn events(&self, query: EventQuery) -> Result<EventStream> {

@@ -18,6 +18,8 @@ mod stream;
 mod volumes;
 
 pub use api::*;
+pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
+pub use decide::time::parse_until;
 pub use error::{Error, Result};
 pub use model::*;
 pub use ship::options::DRIVERS as LOG_DRIVERS;

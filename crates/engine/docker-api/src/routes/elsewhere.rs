@@ -40,11 +40,9 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
         (_, ["plugins", ..]) => Err(ApiError::unsupported("plugins are not supported by this engine")),
         ("POST", ["auth"]) => Err(registries("login")),
         ("GET", ["distribution", .., "json"]) => Err(registries("distribution")),
-        ("POST", ["build"]) => Err(ApiError::unsupported("build: building images is not supported by this version")),
-        ("POST", ["build", "prune"]) => reply::ok(&serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })),
-        ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => {
-            Err(ApiError::unsupported("build: building images is not supported by this version"))
-        }
+        ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => Err(ApiError::unsupported(
+            "build: BuildKit's protocol is not supported by this version; use the classic builder (DOCKER_BUILDKIT=0)",
+        )),
         _ => Err(ApiError::page_not_found()),
     }
 }

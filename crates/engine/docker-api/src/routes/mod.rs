@@ -1,6 +1,7 @@
 //! The handlers. Each reads its request, calls the engine once or twice, and writes the answer.
 
 pub(crate) mod attach;
+pub(crate) mod build;
 pub(crate) mod containers;
 pub(crate) mod elsewhere;
 pub(crate) mod execs;

@@ -16,6 +16,9 @@ impl Inner {
     /// News from the keeper.
     pub(crate) async fn exited(self: Arc<Self>, id: String, exited: Exited) {
         let Ok(id) = id.parse() else { return };
+        if self.steps.ended(id, exited) {
+            return;
+        }
         let container = self.registry().get(id);
         match container {
             Some(container) => self.container_exited(container, exited).await,

@@ -18,6 +18,7 @@ use super::records::{CONTAINERS, STATES};
 use super::registry::Registry;
 use super::seccomp::SeccompFilters;
 use super::start::UserFilesCache;
+use super::step::Steps;
 use crate::spec::HostFacts;
 use crate::volumes::Volumes;
 use crate::{ContainerId, EngineConfig, Error, ExecId, HostConfig, Result};
@@ -25,7 +26,7 @@ use crate::{ContainerId, EngineConfig, Error, ExecId, HostConfig, Result};
 pub(crate) struct Inner {
     pub(crate) config: EngineConfig,
     pub(crate) db: db::Db,
-    pub(crate) images: image::Store,
+    pub(crate) images: Arc<image::Store>,
     pub(crate) events: Events,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     /// Configurations of images that containers were lately made of.
     pub(crate) image_configs: Mutex<Vec<(vocab::Digest, Arc<image::config::Config>)>>,
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
+    pub(crate) steps: Steps,
     registry: Mutex<Registry>,
     entropy: std::fs::File,
 }
@@ -59,7 +61,7 @@ impl std::fmt::Debug for Inner {
 pub(crate) struct Parts {
     pub(crate) config: EngineConfig,
     pub(crate) db: db::Db,
-    pub(crate) images: image::Store,
+    pub(crate) images: Arc<image::Store>,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
     pub(crate) facts: HostFacts,
@@ -98,6 +100,7 @@ impl Inner {
             seccomp: SeccompFilters::default(),
             image_configs: Mutex::default(),
             execs: Mutex::default(),
+            steps: Steps::default(),
             registry: Mutex::default(),
             entropy,
         })

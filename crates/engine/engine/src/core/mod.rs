@@ -27,6 +27,7 @@ mod roots;
 mod seccomp;
 pub(crate) mod start;
 mod stats;
+pub(crate) mod step;
 mod top;
 mod update;
 mod view;

@@ -248,6 +248,7 @@ impl Inner {
     /// Removes root file systems, directories and volumes that no record speaks of: what a crash in the middle of a
     /// create or remove left. Blocking.
     fn sweep(&self) {
+        self.sweep_steps();
         let known = |name: &str| name.parse().is_ok_and(|id| self.registry().get(id).is_some());
         for name in self.images.snapshots().unwrap_or_default() {
             if !known(&name)
@@ -286,7 +287,7 @@ pub(crate) fn names_in(dir: &Path) -> Vec<String> {
 
 struct Opened {
     db: db::Db,
-    images: image::Store,
+    images: Arc<image::Store>,
     volumes: Volumes,
     networks: Networks,
     engine_id: String,
@@ -310,7 +311,7 @@ fn make_dirs(config: &EngineConfig) -> Result<()> {
 
 fn open_store(config: &EngineConfig) -> Result<Opened> {
     let db = db::Db::open(&config.root.join("knarr.db"))?;
-    let images = image::Store::open(&config.root, db.clone(), image::Options::default())?;
+    let images = Arc::new(image::Store::open(&config.root, db.clone(), image::Options::default())?);
     let volumes = Volumes::open(&config.root, &db)?;
     let known = db.read()?.get(&FACTS, &"engine-id".to_owned())?;
     let engine_id = match known {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{Error, Filters, Result};
 
 /// The `until` filter, if there is one.
-pub(crate) fn parse_until(filters: &Filters, now: Timestamp) -> Result<Option<Timestamp>> {
+pub fn parse_until(filters: &Filters, now: Timestamp) -> Result<Option<Timestamp>> {
     let mut values = filters.values("until");
     match (values.next(), values.next()) {
         (None, _) => Ok(None),

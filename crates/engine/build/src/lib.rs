@@ -1,0 +1,26 @@
+//! Images from Dockerfiles: text to a syntax tree, the tree to a graph of steps, the graph to layers.
+//!
+//! * `syntax` — what the text says (pure)
+//! * `plan` — what is to be done, and what configuration comes out (pure)
+//! * `solve` — doing it: cache, snapshots, the engine's runtime
+//!
+//! It knows no HTTP and no client: a door turns [`Event`]s into its own words and answers what only a [`Client`] can.
+
+mod bases;
+mod cache;
+mod context;
+mod copy;
+mod error;
+mod event;
+mod ignore;
+pub mod plan;
+mod solve;
+pub mod syntax;
+
+pub use bases::{Puller, StoreBases};
+pub use cache::{CacheEntry, CacheRecord, PrunePolicy};
+pub use context::Context;
+pub use error::{BuildError, Result, excerpt};
+pub use event::{Event, Events};
+pub use ignore::Patterns;
+pub use solve::{Answer, Builder, Built, Client, Job, NoClient};
