@@ -540,6 +540,15 @@ pub fn syncfs(fd: impl AsFd) -> Result<()> {
     rustix::fs::syncfs(&fd).attempt("syncfs", format_args!("fd {}", fd.as_fd().as_raw_fd()))
 }
 
+/// Tells the file system that what is in this directory does not belong together: directories made in it are placed far from each other
+/// (ext4's `T` attribute). An error where it has no such hint.
+pub fn spread_directories(dir: impl AsFd) -> Result<()> {
+    let dir = dir.as_fd();
+    rustix::fs::ioctl_getflags(dir)
+        .and_then(|flags| rustix::fs::ioctl_setflags(dir, flags | rustix::fs::IFlags::TOPDIR))
+        .attempt("ioctl", format_args!("fd {}, FS_IOC_SETFLAGS, TOPDIR", dir.as_raw_fd()))
+}
+
 /// Reserves `len` bytes at `offset` without changing the file's length.
 pub fn reserve(fd: impl AsFd, offset: u64, len: u64) -> Result<()> {
     rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::KEEP_SIZE, offset, len)

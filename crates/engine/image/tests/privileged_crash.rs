@@ -5,6 +5,7 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use common::*;
 use image::*;
@@ -26,9 +27,10 @@ fn layers() -> [Vec<u8>; 2] {
     [tar(&[dir("./"), file("a", "1"), dir("d"), file("d/b", "2")]), tar(&[file("c", "3"), file(".wh.a", "")])]
 }
 
-/// The child's part: opens the store named by the environment and does one thing.
-fn child() -> bool {
-    let Ok(root) = std::env::var("IMAGE_TEST_ROOT") else { return false };
+/// Run by the others as a process of its own: opens the store named by the environment and does one thing. Else it does nothing.
+#[test]
+fn the_part_of_the_child() {
+    let Ok(root) = std::env::var("IMAGE_TEST_ROOT") else { return };
     let store = open_store(Path::new(&root));
     let [one, two] = layers();
     match std::env::var("IMAGE_TEST_DO").unwrap().as_str() {
@@ -37,6 +39,10 @@ fn child() -> bool {
             store.load(&mut &bytes[..], &Default::default(), &|_| {}).map(drop)
         }
         "remove" => store.remove("app", Default::default(), &|_| false).map(drop),
+        "prepare" => store.prepare("c", &store.resolve("app").unwrap()).map(drop),
+        "remove_snapshot" => store.remove_snapshot("c"),
+        "seal" => Arc::new(store).seal("c").map(drop),
+        "pull" => pull(&Arc::new(store)),
         "commit" => {
             let options = CommitOptions { reference: Some("committed".parse().unwrap()), ..Default::default() };
             store.commit("c", &options).map(drop)
@@ -45,13 +51,28 @@ fn child() -> bool {
     }
     .unwrap();
     println!("acknowledged");
-    true
+}
+
+/// Two compressed layers and their documents, received and committed.
+fn pull(store: &Arc<Store>) -> image::Result<()> {
+    let layers = layers();
+    let mut oci = OciArchive::default();
+    oci.image(&[&layers[0], &layers[1]], "+gzip", gzip, serde_json::json!({}));
+    let (config, manifest) = (oci.blobs.remove(0), oci.blobs.pop().unwrap());
+    let pull = store.pull()?;
+    for layer in &oci.blobs {
+        let part = pull.layer(image::hash::sha256(layer), layer.len() as u64)?;
+        let from = part.have();
+        part.receive(from, &mut &layer[from as usize..], &|_| {})?;
+    }
+    let manifest = PulledManifest { media_type: format!("{OCI}.manifest.v1+json"), manifest, config };
+    pull.commit(manifest, vec!["pulled".parse().unwrap()]).map(drop)
 }
 
 /// True if the child got as far as acknowledging.
 fn run_child(root: &Path, what: &str, point: &str) -> bool {
     let out = Command::new(std::env::current_exe().unwrap())
-        .args(["killed_at_every_step", "--exact", "--nocapture"])
+        .args(["the_part_of_the_child", "--exact", "--nocapture"])
         .env("IMAGE_TEST_ROOT", root)
         .env("IMAGE_TEST_DO", what)
         .env("KNARR_CRASH_POINT", point)
@@ -78,14 +99,13 @@ fn whole(store: &Store, name: &str) -> bool {
 
 fn assert_clean(root: &Path, what: &str) -> Store {
     let store = open_store(root);
-    assert_eq!(store.check(true).unwrap(), [], "{what}");
-    assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}");
+    assert_whole(&store, what);
     store
 }
 
 #[test]
 fn killed_at_every_step() {
-    if child() || !root_or_skip("crash points") {
+    if !root_or_skip("crash points") {
         return;
     }
     let mut died = 0;
@@ -132,6 +152,114 @@ fn killed_at_every_step() {
     }
     // A point that nobody passes proves nothing.
     assert_eq!(died, POINTS.len(), "some crash point was never reached during load");
+}
+
+/// Snapshots come and go in two steps, files and record. Killed at each instant of either, the next start has both or none, and what
+/// the store counts is what the disk has.
+#[test]
+fn snapshots_killed_at_every_step_are_whole_or_gone() {
+    if !root_or_skip("crash points of snapshots") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    assert!(run_child(root, "load", "none"));
+    let has = |store: &Store| !store.snapshots().unwrap().is_empty();
+    const PREPARE: [&str; 5] = [
+        "image.snapshot.upper",
+        "image.snapshot.files",
+        "db.commit.before",
+        "db.commit.after",
+        "image.snapshot.recorded",
+    ];
+    for point in PREPARE.into_iter().chain(["none"]) {
+        let done = run_child(root, "prepare", point);
+        assert_eq!(done, point == "none", "{point} was never reached");
+        let store = assert_clean(root, point);
+        assert!(has(&store) || !done, "{point}: acknowledged and gone");
+        store.remove_snapshot("c").unwrap();
+    }
+    const REMOVE: [&str; 5] = [
+        "db.commit.before",
+        "db.commit.after",
+        "image.snapshot.forgotten",
+        "image.snapshot.trashed",
+        "image.snapshot.files_gone",
+    ];
+    for forced in [false, true] {
+        for point in REMOVE.into_iter().chain(["none"]) {
+            let store = assert_clean(root, point);
+            if store.resolve("app").is_err() {
+                drop(store);
+                assert!(run_child(root, "load", "none"));
+            } else {
+                drop(store);
+            }
+            assert!(run_child(root, "prepare", "none"));
+            if forced {
+                // Its image is gone: with it go the layers.
+                let store = open_store(root);
+                store.remove("app", RemoveOptions { force: true, no_prune: false }, &|_| false).unwrap();
+            }
+            let done = run_child(root, "remove_snapshot", point);
+            assert_eq!(done, point == "none", "{point} was never reached");
+            let store = assert_clean(root, point);
+            assert!(!has(&store) || !done);
+            store.remove_snapshot("c").unwrap();
+            let layers = std::fs::read_dir(root.join("layers")).unwrap().count();
+            assert_eq!(layers, if forced { 0 } else { 2 }, "{point}");
+        }
+    }
+    assert!(run_child(root, "load", "none"));
+    for point in [
+        "image.staging.sync",
+        "image.seal.synced",
+        "image.seal.taken",
+        "image.seal.before_record",
+        "db.commit.before",
+        "db.commit.after",
+        "image.seal.after_record",
+        "none",
+    ] {
+        assert!(run_child(root, "prepare", "none"));
+        let upper = open_store(root).snapshot("c").unwrap().upper;
+        std::fs::write(upper.join("new"), "x").unwrap();
+        let done = run_child(root, "seal", point);
+        assert_eq!(done, point == "none", "{point} was never reached");
+        // What nobody keeps is gone with the process that made it.
+        let store = assert_clean(root, point);
+        assert_eq!(store.layers().unwrap().len(), 2, "{point}");
+        store.remove_snapshot("c").unwrap();
+    }
+    assert_clean(root, "in the end");
+}
+
+#[test]
+fn pulls_killed_at_every_step_go_on() {
+    if !root_or_skip("crash points of pulls") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for point in [
+        "image.layer.unpacked",
+        "image.layer.unpacked:2",
+        "image.commit.staged",
+        "image.commit.moved",
+        "image.commit.moved:4",
+        "image.commit.before_record",
+        "db.commit.before",
+        "db.commit.after",
+        "none",
+    ] {
+        let done = run_child(root, "pull", point);
+        assert_eq!(done, point == "none", "{point} was never reached");
+        let store = assert_clean(root, point);
+        assert!(whole(&store, "pulled") || !done);
+        let _ = store.remove("pulled", Default::default(), &|_| false);
+        assert_whole(&store, point);
+    }
+    assert_eq!(std::fs::read_dir(root.join("partial")).unwrap().count(), 0);
 }
 
 /// A small file system of its own, gone with the test.

@@ -18,8 +18,13 @@ use crate::chunk::Chunk;
 use crate::error::{Context, Error, Result};
 use crate::tar::{Entry, Extent, FileData, Kind, Time};
 
-/// Jobs that wait for one worker. Small files are a job each; their data is bounded by the pool of buffers.
-const QUEUE: usize = 128;
+/// Jobs that wait for one worker. Their data is bounded by the pool of buffers.
+const QUEUE: usize = 64;
+/// Small files go to their worker together: waking it costs more than making one of them.
+const TOGETHER_MAX: usize = 32;
+/// Bytes of the archive from the first small file of a batch to the last. The batch holds the buffers that its files lie in, and
+/// those are few: nobody may wait for a buffer that waits for company.
+const TOGETHER_BYTES_MAX: u64 = 512 << 10;
 
 /// What all makers of files and other things must know.
 #[derive(Debug, Clone, Copy)]
@@ -32,15 +37,19 @@ pub(super) struct Owner {
     pub(super) rootless: bool,
 }
 
+/// A file to be made.
+struct New {
+    dir: Arc<Dir>,
+    name: Vec<u8>,
+    entry: Entry,
+    data: Vec<Chunk>,
+}
+
 enum Job {
-    /// Makes a file; `rest` says that [`Job::More`] and [`Job::Done`] follow for it.
-    Create {
-        dir: Arc<Dir>,
-        name: Vec<u8>,
-        entry: Box<Entry>,
-        data: Vec<Chunk>,
-        rest: bool,
-    },
+    /// Files with all their data.
+    Whole(Vec<New>),
+    /// A file of which [`Job::More`] and [`Job::Done`] follow.
+    Begin(Box<New>),
     More(Chunk),
     Done,
     /// Answers when everything before it is done.
@@ -50,6 +59,10 @@ enum Job {
 /// The applier's side of the workers.
 pub(super) struct Files<'scope> {
     queues: Vec<SyncSender<Job>>,
+    /// For each worker, files that wait for company.
+    gathered: Vec<Vec<New>>,
+    /// Where in the archive the oldest of them is.
+    gathered_since: u64,
     workers: Vec<ScopedJoinHandle<'scope, ()>>,
     shared: Arc<Shared>,
 }
@@ -62,6 +75,7 @@ struct Shared {
 impl<'scope> Files<'scope> {
     pub(super) fn start<'env>(scope: &'scope Scope<'scope, 'env>, workers: usize, owner: Owner) -> Self {
         let shared = Arc::new(Shared { failed: AtomicBool::new(false), error: Mutex::new(None) });
+        let gathered = (0..workers.max(1)).map(|_| Vec::new()).collect();
         let (queues, workers) = (0..workers.max(1))
             .map(|_| {
                 let (queue, jobs) = sync_channel(QUEUE);
@@ -69,15 +83,40 @@ impl<'scope> Files<'scope> {
                 (queue, scope.spawn(move || work(&jobs, &shared, owner)))
             })
             .unzip();
-        Self { queues, workers, shared }
+        Self { queues, gathered, gathered_since: 0, workers, shared }
     }
 
-    /// Starts a file at a name where nothing is. With `rest`, the remaining data goes through [`Files::more`] and ends with
-    /// [`Files::done`].
-    pub(super) fn create(&self, dir: Arc<Dir>, name: &[u8], entry: Entry, data: Vec<Chunk>, rest: bool) -> usize {
+    /// Makes a file at a name where nothing is. `at`: how far the archive was read.
+    pub(super) fn whole(&mut self, dir: Arc<Dir>, name: &[u8], entry: Entry, data: Vec<Chunk>, at: u64) {
         let worker = dir.inode as usize % self.queues.len();
-        self.send(worker, Job::Create { dir, name: name.to_vec(), entry: Box::new(entry), data, rest });
+        if self.gathered.iter().all(Vec::is_empty) {
+            self.gathered_since = at;
+        }
+        self.gathered[worker].push(New { dir, name: name.to_vec(), entry, data });
+        if at - self.gathered_since >= TOGETHER_BYTES_MAX {
+            self.hand_over_all();
+        } else if self.gathered[worker].len() >= TOGETHER_MAX {
+            self.hand_over(worker);
+        }
+    }
+
+    /// Starts a file whose data goes through [`Files::more`] and ends with [`Files::done`].
+    pub(super) fn begin(&mut self, dir: Arc<Dir>, name: &[u8], entry: Entry) -> usize {
+        let worker = dir.inode as usize % self.queues.len();
+        self.hand_over_all();
+        self.send(worker, Job::Begin(Box::new(New { dir, name: name.to_vec(), entry, data: Vec::new() })));
         worker
+    }
+
+    fn hand_over_all(&mut self) {
+        (0..self.queues.len()).for_each(|worker| self.hand_over(worker));
+    }
+
+    fn hand_over(&mut self, worker: usize) {
+        if !self.gathered[worker].is_empty() {
+            let files = std::mem::replace(&mut self.gathered[worker], Vec::with_capacity(TOGETHER_MAX));
+            self.send(worker, Job::Whole(files));
+        }
     }
 
     pub(super) fn more(&self, worker: usize, chunk: Chunk) {
@@ -89,7 +128,8 @@ impl<'scope> Files<'scope> {
     }
 
     /// Returns when every file handed over so far is complete.
-    pub(super) fn barrier(&self) -> Result<()> {
+    pub(super) fn barrier(&mut self) -> Result<()> {
+        self.hand_over_all();
         let (reply, replies) = sync_channel(self.queues.len());
         for worker in 0..self.queues.len() {
             self.send(worker, Job::Barrier(reply.clone()));
@@ -108,7 +148,8 @@ impl<'scope> Files<'scope> {
         Err(error.unwrap_or_else(|| Error::Damaged("a file worker failed twice".into())))
     }
 
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.hand_over_all();
         drop(self.queues);
         for worker in self.workers {
             worker.join().map_err(|_| Error::Damaged("a file worker panicked".into()))?;
@@ -144,16 +185,16 @@ fn work(jobs: &Receiver<Job>, shared: &Shared, owner: Owner) {
 
 fn carry_out(job: Job, open: &mut Option<Open>, owner: Owner) -> Result<()> {
     match job {
-        Job::Create { dir, name, entry, data, rest } => {
-            let mut file = Open::create(&dir, &name, *entry)?;
-            for chunk in data {
+        Job::Whole(files) => files.into_iter().try_for_each(|new| {
+            let mut file = Open::create(&new.dir, &new.name, new.entry)?;
+            for chunk in new.data {
                 file.write(&chunk)?;
             }
-            if rest {
-                *open = Some(file);
-                return Ok(());
-            }
             file.close(owner)
+        }),
+        Job::Begin(new) => {
+            *open = Some(Open::create(&new.dir, &new.name, new.entry)?);
+            Ok(())
         }
         Job::More(chunk) => open.as_mut().map_or(Ok(()), |file| file.write(&chunk)),
         Job::Done => open.take().map_or(Ok(()), |file| file.close(owner)),

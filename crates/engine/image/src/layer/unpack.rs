@@ -257,10 +257,10 @@ impl<'scope> Applier<'_, 'scope> {
             while let Some(chunk) = tar.data().map_err(|e| self.tar_error(e))? {
                 chunks.push(chunk);
             }
-            self.files.create(dir.clone(), name, entry, chunks, false);
+            self.files.whole(dir.clone(), name, entry, chunks, tar.offset());
             return Ok(());
         }
-        let worker = self.files.create(dir.clone(), name, entry, chunks, true);
+        let worker = self.files.begin(dir.clone(), name, entry);
         while let Some(chunk) = tar.data().map_err(|e| self.tar_error(e))? {
             self.files.more(worker, chunk);
             self.files.check()?;

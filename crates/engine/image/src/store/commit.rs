@@ -59,11 +59,11 @@ impl Store {
         for image in images {
             self.add_image(staging, image, now, &mut add)?;
         }
-        self.settle(&add)
+        self.settle(staging, &add)
     }
 
     /// Writes the staged files to the disk, and makes them part of the store together with their records.
-    pub(super) fn settle(&self, add: &Additions<'_>) -> Result<()> {
+    pub(super) fn settle(&self, staging: &Staging, add: &Additions<'_>) -> Result<()> {
         crash::point("image.commit.staged");
         if add.staged_at.is_empty() {
             // A few documents: no reason to wait for what everybody else has written to this disk.
@@ -71,7 +71,7 @@ impl Store {
                 File::open(from).and_then(|file| file.sync_all()).context(|| format!("sync {}", from.display()))?;
             }
         } else {
-            self.sync_all()?;
+            staging.sync()?;
         }
         crash::point("image.commit.synced");
 
@@ -212,11 +212,6 @@ impl Store {
         };
         add.images.push((image.id, record, image.names));
         Ok(())
-    }
-
-    pub(super) fn sync_all(&self) -> Result<()> {
-        let root = File::open(&self.root).context(|| format!("open {}", self.root.display()))?;
-        linux::fs::syncfs(&root).context(|| "write new layers to the disk")
     }
 
     /// Finds or makes the folder of a layer on top of `lowers`. The record lacks its parent.

@@ -126,7 +126,9 @@ impl Store {
 
     /// Takes the files of dead records out of the store, under the lock; removing them can be slow and comes after it.
     pub(crate) fn bury(&self, dead: &Dead) -> Vec<PathBuf> {
-        crash::point("image.collect.records_gone");
+        if !dead.folders.is_empty() || !dead.blobs.is_empty() {
+            crash::point("image.collect.records_gone");
+        }
         for digest in &dead.blobs {
             let path = self.blob_path(digest);
             if let Err(error) = std::fs::remove_file(&path)
@@ -153,11 +155,20 @@ impl Store {
         })
     }
 
-    /// Removes what a crash left: everything in `tmp`, and files that no record names.
+    /// Removes what a crash left: layers that only a lease kept, everything in `tmp`, and files that no record names.
     pub(super) fn recover(&self) -> Result<()> {
-        for path in &self.strays()?.unnamed {
+        self.collect()?;
+        let strays = self.strays()?;
+        for path in &strays.unnamed {
             tracing::info!(path = %path.display(), "removing a leftover");
             let _ = self.to_trash(path);
+        }
+        for path in strays.missing.iter().filter(|path| path.starts_with(self.snapshots_dir())) {
+            // A record is synced, the empty folders that were made just before it are not: a power cut may take them.
+            let Some(container) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            if let Err(error) = self.snapshot(container) {
+                tracing::warn!(container, %error, "its folders are gone and could not be made again");
+            }
         }
         for name in names_in(&self.partial_dir())? {
             let path = self.partial_dir().join(name);

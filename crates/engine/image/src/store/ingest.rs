@@ -129,6 +129,29 @@ impl Source for Channel {
     }
 }
 
+/// Has the disk written to while a large layer is still unpacked, so that little is left for the sync at the end.
+struct Flushing {
+    input: Receiver<Chunk>,
+    flush: SyncSender<()>,
+    /// Bytes since it was last asked for.
+    passed: u64,
+}
+
+const FLUSH_BYTES: u64 = 128 << 20;
+
+impl Source for Flushing {
+    fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
+        let chunk = self.input.recv().ok();
+        self.passed += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if self.passed >= if chunk.is_some() { FLUSH_BYTES } else { FLUSH_BYTES / 4 } {
+            self.passed = 0;
+            // One that is still on its way will do.
+            let _ = self.flush.try_send(());
+        }
+        Ok(chunk)
+    }
+}
+
 fn hash(chunks: Receiver<Chunk>) -> (Digest, u64) {
     let mut hasher = Hasher::default();
     for chunk in chunks {
@@ -265,7 +288,14 @@ impl Ingest<'_> {
         }
         let folder = self.staging.folder()?;
         let options = layer::Options { recipe, rootless: self.rootless, workers: 2, limits: self.limits.clone() };
-        let unpacked = layer::unpack(Channel(input), &folder, what, &options)?;
+        let unpacked = std::thread::scope(|scope| {
+            let (flush, wanted) = sync_channel::<()>(1);
+            let flushing = scope.spawn(move || wanted.iter().try_for_each(|()| self.staging.sync()));
+            let source = Flushing { input, flush, passed: 0 };
+            let unpacked = layer::unpack(source, &folder, what, &options);
+            let flushed = flushing.join().map_err(|_| Error::Damaged(PANICKED.into()))?;
+            unpacked.and_then(|unpacked| flushed.map(|()| unpacked))
+        })?;
         vocab::crash::point("image.layer.unpacked");
         Ok((Some(folder), unpacked))
     }

@@ -114,7 +114,7 @@ impl Store {
             let mark = made.join("incomplete");
             File::create_new(&mark).context(|| format!("make {}", mark.display()))?;
         }
-        self.sync_all()?;
+        staging.sync()?;
         crash::point("image.seal.synced");
 
         let lock = self.lock();
@@ -181,7 +181,7 @@ impl Store {
             record.parent = parent.copied();
             add.layers.insert(chain, record);
         }
-        self.settle(&add)?;
+        self.settle(&staging, &add)?;
         drop(add);
         let layer = self.layer(&chain)?.ok_or_else(|| Error::Damaged(format!("layer {chain} has no record")))?;
         let lease = self.lease(&chain)?;

@@ -300,7 +300,7 @@ impl Store {
         let init = self.init_home(&folder, &lowers).join("init");
         let (upper, work) = (folder.join("upper"), folder.join("work"));
         lowers.insert(0, init);
-        Ok((work.exists() && lowers[0].exists()).then_some(Snapshot { lowers, upper, work }))
+        Ok((work.exists() && upper.exists() && lowers[0].exists()).then_some(Snapshot { lowers, upper, work }))
     }
 
     fn make_folders(&self, container: &str, layers: &[Digest]) -> Result<Snapshot> {
@@ -308,7 +308,7 @@ impl Store {
         let folder = self.snapshots_dir().join(container);
         let init = self.init_layer(&folder, &lowers)?;
         let (upper, work) = (folder.join("upper"), folder.join("work"));
-        if !work.exists() {
+        if !work.exists() || !upper.exists() {
             let what = || format!("make snapshot {container}");
             let all = Root::open(self.snapshots_dir()).context(what)?;
             let here = all.mkdir_all(container, Mode::from_raw_mode(0o711)).context(what)?;
@@ -324,7 +324,10 @@ impl Store {
             }
             // Last, so that its presence says that the rest is complete.
             crash::point("image.snapshot.upper");
-            linux::fs::mkdirat(&here, "work", Mode::from_raw_mode(0o700)).context(what)?;
+            match linux::fs::mkdirat(&here, "work", Mode::from_raw_mode(0o700)) {
+                Err(e) if e.is(linux::Errno::EXIST) => {}
+                other => other.context(what)?,
+            }
         }
         let mut all = vec![init];
         all.extend(lowers);

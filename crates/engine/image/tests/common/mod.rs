@@ -103,9 +103,26 @@ impl TestStore {
 
     /// Nothing half done, nothing forgotten, every digest right.
     pub fn assert_clean(&self) {
-        assert_eq!(self.store.check(true).unwrap(), []);
-        assert_eq!(std::fs::read_dir(self.folder.path().join("tmp")).unwrap().count(), 0);
+        assert_whole(&self.store, "");
     }
+}
+
+/// Nothing half done, nothing forgotten, every digest right, and the store counts exactly what the disk has.
+pub fn assert_whole(store: &image::Store, what: &str) {
+    assert_eq!(store.check(true).unwrap(), [], "{what}");
+    let root = store.root();
+    assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}");
+    let usage = store.usage().unwrap();
+    let on_disk = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let layers: u64 = on_disk(&root.join("layers")).map(|layer| image::tree_size(&layer.join("diff")).unwrap()).sum();
+    let blobs: u64 = on_disk(&root.join("blobs/sha256")).map(|blob| blob.metadata().unwrap().len()).sum();
+    assert_eq!((usage.layers_bytes, usage.blobs_bytes), (layers, blobs), "{what}: df is not du");
+    let mut snapshots = store.snapshots().unwrap();
+    snapshots.sort();
+    let mut folders: Vec<String> =
+        on_disk(&root.join("snapshots")).map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    folders.sort();
+    assert_eq!(snapshots, folders, "{what}");
 }
 
 pub fn open_store(root: &Path) -> image::Store {
