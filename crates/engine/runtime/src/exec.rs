@@ -5,14 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use linux::clone::{CloneArgs, SingleThreaded};
-use linux::fs::Root;
 use linux::ns::{self, Namespaces};
 use linux::socket;
 
 use crate::init::{self, Inherited};
 use crate::launch::{Launched, Stdio, cgroups, second_stage, streams};
 use crate::plan::{ExecPlan, Namespace};
-use crate::report::{Cause, Channel, Failure, RefusedKind, Report};
+use crate::report::{Cause, Channel, Failure, RefusedKind, Report, ToChild};
 
 /// Starts another process in the namespaces of the process behind `target` (its pidfd); it becomes a child of the caller. Waits until the
 /// first stage has joined and cloned.
@@ -54,6 +53,7 @@ pub fn launch_exec(
             kinds.remove(Namespaces::USER);
         }
     }
+    let pid_comes = plan.process.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some());
     let seccomp_listener = crate::launch::agent(&plan.process)?;
     let (console, fds) = streams(stdio, plan.terminal)?;
     let (ours, theirs) = socket::pair(socket::Kind::SeqPacket).map_err(prepare)?;
@@ -64,7 +64,9 @@ pub fn launch_exec(
     };
     let inherited = Inherited {
         channel: Channel { socket: theirs, late: None },
-        proc: Root::open("/proc").map_err(prepare)?,
+        proc: init::Proc::of_host().map_err(prepare)?,
+        pid_comes,
+        unshare: Namespaces::empty(),
         join: vec![(kinds, linux::fs::dup(target).map_err(prepare)?)],
         in_v2_group: v2.is_some(),
         group,
@@ -82,5 +84,9 @@ pub fn launch_exec(
     let first = linux::clone::spawn(token, &args, move || init::exec_first_stage(token, &second, plan, inherited))
         .map_err(|error| Cause::from(error).at("clone".into()))?;
     let (pid, pidfd) = second_stage(&first, &report)?;
+    if pid_comes {
+        // A child that has ended meanwhile says so itself.
+        let _ = report.tell(&ToChild::Go { pid });
+    }
     Ok(Launched { pid, pidfd, report, warnings })
 }

@@ -179,9 +179,16 @@ fn clone_container(
     let report = Report::new(ours);
     let in_v2_group = group.as_ref().is_some_and(|group| group.clone_into().is_some());
     let (console, size) = console;
+    let (namespaces, unshare) = at_clone(plan);
+    let pid_comes = plan.two_stages
+        && (seccomp_listener.is_some()
+            || !plan.hooks.create_container.is_empty()
+            || !plan.hooks.start_container.is_empty());
     let inherited = Inherited {
         channel: Channel { socket: theirs, late },
-        proc: Root::open("/proc").map_err(prepare)?,
+        proc: init::Proc::of_host().map_err(prepare)?,
+        pid_comes,
+        unshare,
         join,
         group,
         in_v2_group,
@@ -194,7 +201,6 @@ fn clone_container(
         gate,
         stdio: fds,
     };
-    let namespaces = Namespaces::from_bits(plan.clone_flags);
     // The closure owns `inherited`, so the group that it is cloned into needs a descriptor of its own.
     let v2 = match inherited.group.as_ref().and_then(Group::clone_into) {
         Some(fd) => Some(linux::fs::dup(fd).map_err(prepare)?),
@@ -208,11 +214,14 @@ fn clone_container(
     let clone_failed = |error: linux::Error| Cause::from(error).at("clone the container's process".into());
     let child = if plan.two_stages {
         let second = CloneArgs { namespaces, cgroup: None, as_sibling: true };
-        let first = linux::clone::spawn(token, &args, move || {
-            init::first_stage(token, &second, inherited, |inherited| init::run(plan, inherited))
-        })
-        .map_err(clone_failed)?;
-        second_stage(&first, &report)?
+        let first = linux::clone::spawn(token, &args, move || init::first_stage(token, &second, plan, inherited))
+            .map_err(clone_failed)?;
+        let (pid, pidfd) = second_stage(&first, &report)?;
+        if pid_comes {
+            // A child that has ended meanwhile says so itself.
+            let _ = report.tell(&ToChild::Go { pid });
+        }
+        (pid, pidfd)
     } else {
         let child = linux::clone::spawn(token, &args, move || init::run(plan, inherited)).map_err(clone_failed)?;
         (child.pid, child.pidfd)
@@ -235,6 +244,17 @@ fn clone_container(
         }
     }
     Ok((pid, pidfd, report))
+}
+
+/// Which namespaces come with the clone, and which the child makes for itself. Making them takes longer than the clone (a network
+/// namespace most), and a launcher with other children to look after does not wait for it.
+fn at_clone(plan: &Plan) -> (Namespaces, Namespaces) {
+    let all = Namespaces::from_bits(plan.clone_flags);
+    // Under a new user namespace the others belong to it only if they come with it; a first stage clones once more.
+    if plan.two_stages || all.contains(Namespaces::USER) {
+        return (all, Namespaces::empty());
+    }
+    (Namespaces::from_bits(all.bits() & Namespaces::PID.bits()), all.without(Namespaces::PID))
 }
 
 /// The connection to the agent that a filter with SCMP_ACT_NOTIFY needs.
@@ -379,6 +399,39 @@ pub fn run_runtime_hooks(plan: &Plan, launched: &Launched) -> Result<(), Failure
     let told = launched.report.tell(&word);
     ran?;
     told.map_err(|error| Cause::from(error).at("tell the child to go on".into()))
+}
+
+/// A process that runs prestart and createRuntime hooks beside its launcher. Dropped once the child has gone on or ended: a runner that is
+/// still at it ends then.
+#[derive(Debug)]
+pub struct HookRunner {
+    process: linux::clone::Child,
+}
+
+impl Drop for HookRunner {
+    fn drop(&mut self) {
+        end(self.process.pid, &self.process.pidfd);
+    }
+}
+
+/// As [`run_runtime_hooks`], for a launcher with other things to do: the hooks run in a process of their own, which tells the child the
+/// outcome. What went wrong comes as [`crate::Event::Failed`].
+///
+/// # Errors
+/// The process could not be made; the child has been told to end.
+pub fn start_runtime_hooks(token: &SingleThreaded, plan: &Plan, launched: &Launched) -> Result<HookRunner, Failure> {
+    let run = || {
+        // Hooks of a launcher that dies are nobody's any more; the child notices by itself.
+        let _ = linux::process::set_parent_death_signal(9);
+        // A hook gets none of these; a runner that lives long must not hold them.
+        let _ = linux::exec::close_except(&[launched.report.as_fd(), launched.pidfd.as_fd()]);
+        u8::from(run_runtime_hooks(plan, launched).is_err())
+    };
+    linux::clone::spawn(token, &CloneArgs::default(), run).map(|process| HookRunner { process }).map_err(|error| {
+        let failure = Cause::from(error).at("run createRuntime hooks".into());
+        let _ = launched.report.tell(&ToChild::Abort(failure.clone()));
+        failure
+    })
 }
 
 /// Removes the container's cgroup once its processes have ended; kills what is left in it. Running it again is no error.

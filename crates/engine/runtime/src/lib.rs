@@ -16,6 +16,6 @@ mod seccomp;
 mod weak;
 
 pub use exec::launch_exec;
-pub use launch::{Gate, Launched, Stdio, cleanup, launch, run_runtime_hooks};
+pub use launch::{Gate, HookRunner, Launched, Stdio, cleanup, launch, run_runtime_hooks, start_runtime_hooks};
 pub use plan::{ExecPlan, ExecTarget, HostFacts, Options, Plan, PlanError, RootfsSource, plan, plan_exec};
 pub use report::{Cause, Event, Failure, RefusedKind, Report};

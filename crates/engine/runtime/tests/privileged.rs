@@ -1,6 +1,8 @@
 //! Real containers from real bundles. Needs root and a static busybox. This program is also the runtime that it tests: called with
 //! `--runc` first it is the command line.
 
+#[path = "privileged/attacks.rs"]
+mod attacks;
 #[path = "privileged/bundle.rs"]
 mod bundle;
 #[path = "privileged/faults.rs"]
@@ -21,7 +23,14 @@ fn main() {
     if argv.get(1).is_some_and(|word| word == "--runc") {
         std::process::exit(runtime::cli::main(argv.clone(), &argv[2..]).into());
     }
-    let tests: Vec<Test> = [features::TESTS, lifecycle::TESTS, security::TESTS, faults::TESTS].concat();
+    // What this program is beside: parts of attacks.
+    match argv.get(1).and_then(|word| word.to_str()) {
+        Some("--flip") => return attacks::flip(&argv[2..]),
+        Some("--reuse") => return attacks::reuse(&argv[2..]),
+        Some("--session") => return println!("{}", linux::keyring::session().expect("a session keyring")),
+        _ => {}
+    }
+    let tests: Vec<Test> = [features::TESTS, lifecycle::TESTS, security::TESTS, attacks::TESTS, faults::TESTS].concat();
     let filters: Vec<String> = argv[1..]
         .iter()
         .map(|word| word.to_string_lossy().into_owned())

@@ -190,7 +190,7 @@ impl Cgroups {
         }
     }
 
-    fn resolve(&self, path: &Path) -> Result<Vec<PathBuf>, Error> {
+    pub(super) fn resolve(&self, path: &Path) -> Result<Vec<PathBuf>, Error> {
         let inner = plain(path)?;
         if path.is_absolute() {
             return Ok(vec![inner; self.layout().hierarchies.len()]);

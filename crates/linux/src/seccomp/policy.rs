@@ -81,45 +81,51 @@ const NARROW: &[(&str, &[u32])] = &[
     ("umount2", &[1]),
 ];
 
-/// `socketcall(2)` numbers (linux/net.h).
-const SOCKETCALL: &[(&str, u64)] = &[
-    ("socket", 1),
-    ("bind", 2),
-    ("connect", 3),
-    ("listen", 4),
-    ("accept", 5),
-    ("getsockname", 6),
-    ("getpeername", 7),
-    ("socketpair", 8),
-    ("send", 9),
-    ("recv", 10),
-    ("sendto", 11),
-    ("recvfrom", 12),
-    ("shutdown", 13),
-    ("setsockopt", 14),
-    ("getsockopt", 15),
-    ("sendmsg", 16),
-    ("recvmsg", 17),
-    ("accept4", 18),
-    ("recvmmsg", 19),
-    ("sendmmsg", 20),
-];
+/// `socketcall(2)` numbers (linux/net.h). Asked for every name of a profile, so not a list to search.
+fn inside_socketcall(name: &str) -> Option<u64> {
+    Some(match name.as_bytes() {
+        b"socket" => 1,
+        b"bind" => 2,
+        b"connect" => 3,
+        b"listen" => 4,
+        b"accept" => 5,
+        b"getsockname" => 6,
+        b"getpeername" => 7,
+        b"socketpair" => 8,
+        b"send" => 9,
+        b"recv" => 10,
+        b"sendto" => 11,
+        b"recvfrom" => 12,
+        b"shutdown" => 13,
+        b"setsockopt" => 14,
+        b"getsockopt" => 15,
+        b"sendmsg" => 16,
+        b"recvmsg" => 17,
+        b"accept4" => 18,
+        b"recvmmsg" => 19,
+        b"sendmmsg" => 20,
+        _ => return None,
+    })
+}
 
 /// `ipc(2)` numbers (linux/ipc.h).
-const IPC: &[(&str, u64)] = &[
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
+fn inside_ipc(name: &str) -> Option<u64> {
+    Some(match name.as_bytes() {
+        b"semop" => 1,
+        b"semget" => 2,
+        b"semctl" => 3,
+        b"semtimedop" => 4,
+        b"msgsnd" => 11,
+        b"msgrcv" => 12,
+        b"msgget" => 13,
+        b"msgctl" => 14,
+        b"shmat" => 21,
+        b"shmdt" => 22,
+        b"shmget" => 23,
+        b"shmctl" => 24,
+        _ => return None,
+    })
+}
 
 /// The names of a profile's rules looked up once for all architectures, rule by rule.
 pub(super) struct Names(Vec<Vec<Option<Row>>>);
@@ -209,10 +215,9 @@ fn multiplexed(arch: Arch, name: &str, rule: &Rule, answer: u32) -> Option<Found
     if !rule.args.is_empty() && (rule.action.lets_through() || rule.action == Action::Notify) {
         return None;
     }
-    let inside = |list: &[(&str, u64)]| list.iter().find(|(n, _)| *n == name).map(|(_, which)| *which);
-    let (carrier, mask, value) = match inside(SOCKETCALL) {
+    let (carrier, mask, value) = match inside_socketcall(name) {
         Some(which) => ("socketcall", u64::MAX, which),
-        None => ("ipc", 0xffff, inside(IPC)?),
+        None => ("ipc", 0xffff, inside_ipc(name)?),
     };
     let test = Test { argument: 0, operator: Operator::Eq, mask, value, narrow: true };
     Some(Found { number: syscalls::number(arch, carrier)?, alternatives: vec![vec![test]], answer })

@@ -34,8 +34,8 @@ pub trait Launching: std::fmt::Debug {
     fn poll(&mut self) -> Event;
     /// Lets a child that said [`Event::Ready`] live on without its launcher: the engine knows of it.
     fn commit(&mut self) -> linux::Result<()>;
-    /// Runs what the child waits for after [`Event::RuntimeHooks`].
-    fn run_hooks(&mut self) -> Result<(), Failure>;
+    /// Starts what the child waits for after [`Event::RuntimeHooks`]; does not wait for it.
+    fn run_hooks(&mut self, token: &SingleThreaded) -> Result<(), Failure>;
 }
 
 pub trait Launcher {
@@ -89,13 +89,15 @@ struct Child {
     launched: runtime::Launched,
     pidfd: Option<OwnedFd>,
     plan: Option<runtime::Plan>,
+    /// Hooks may take long, and other containers are waiting: they run in a process of their own.
+    hooks: Option<runtime::HookRunner>,
 }
 
 impl Child {
     fn new(launched: runtime::Launched, plan: Option<runtime::Plan>) -> Self {
         // The keeper holds its own duplicate; the launch keeps the original for its hooks.
         let pidfd = launched.pidfd.try_clone().ok();
-        Self { launched, pidfd, plan }
+        Self { launched, pidfd, plan, hooks: None }
     }
 }
 
@@ -124,7 +126,9 @@ impl Launching for Child {
         self.launched.report.commit()
     }
 
-    fn run_hooks(&mut self) -> Result<(), Failure> {
-        self.plan.as_ref().map_or(Ok(()), |plan| runtime::run_runtime_hooks(plan, &self.launched))
+    fn run_hooks(&mut self, token: &SingleThreaded) -> Result<(), Failure> {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        self.hooks = Some(runtime::start_runtime_hooks(token, plan, &self.launched)?);
+        Ok(())
     }
 }

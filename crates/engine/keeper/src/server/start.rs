@@ -185,7 +185,7 @@ impl Server<'_> {
                     self.mark_busy(slot, Stream::Stdout);
                 }
                 Event::RuntimeHooks => {
-                    if let Err(failure) = launch.child.run_hooks() {
+                    if let Err(failure) = launch.child.run_hooks(self.token) {
                         return self.launch_failed(slot, failure);
                     }
                 }

@@ -112,7 +112,7 @@ impl Launching for Plain {
         Ok(())
     }
 
-    fn run_hooks(&mut self) -> Result<(), Failure> {
+    fn run_hooks(&mut self, _token: &SingleThreaded) -> Result<(), Failure> {
         Ok(())
     }
 }

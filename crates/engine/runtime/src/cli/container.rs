@@ -1,13 +1,14 @@
 //! create, run, start.
 
-use std::os::fd::OwnedFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
 use crate::hooks::{self, Status};
 use crate::launch::{Gate, Launched, Stdio, cleanup, end, launch, run_runtime_hooks};
-use crate::plan::{HostFacts, Options, Plan, RootfsSource, plan};
+use crate::plan::{HostFacts, Namespace, Options, Plan, RootfsSource, plan};
 use crate::report::Event;
 
 use super::args::{Flag, Parsed, parse, switch, value};
@@ -18,6 +19,7 @@ const CREATE: &[Flag] = &[
     value(&["bundle", "b"]),
     value(&["console-socket"]),
     value(&["pid-file"]),
+    value(&["pidfd-socket"]),
     switch(&["no-pivot"]),
     switch(&["no-new-keyring"]),
     value(&["preserve-fds"]),
@@ -27,6 +29,7 @@ const RUN: &[Flag] = &[
     value(&["bundle", "b"]),
     value(&["console-socket"]),
     value(&["pid-file"]),
+    value(&["pidfd-socket"]),
     switch(&["no-pivot"]),
     switch(&["no-new-keyring"]),
     value(&["preserve-fds"]),
@@ -169,7 +172,8 @@ fn make(context: &Context, flags: &Parsed, mode: Mode) -> Result<Made, Fatal> {
     // Before anything is opened.
     let preserve_fds = preserve_fds(flags)?;
     let bundle = bundle(flags)?;
-    let spec = load_spec(&bundle)?;
+    // Neither is ever given back: this process ends soon, and after a clone each page that is written to is copied.
+    let spec = ManuallyDrop::new(load_spec(&bundle)?);
     let rootfs = rootfs(&spec, &bundle)?;
     let mut facts = HostFacts::gather()?;
     let absolute = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref()).is_some_and(|path| path.is_absolute());
@@ -185,12 +189,13 @@ fn make(context: &Context, flags: &Parsed, mode: Mode) -> Result<Made, Fatal> {
         ..Options::new(id, &bundle)
     };
     let plan = plan(&spec, &rootfs, &facts, &options)
-        .map_err(|error| Fatal::from(format!("invalid configuration: {error}")))?;
+        .map_err(|error| Fatal::from(format!("invalid configuration: {error}")))
+        .map(ManuallyDrop::new)?;
     for warning in &plan.warnings {
         context.log.warn(warning);
     }
-    for step in &plan.steps {
-        context.log.debug(&step.name());
+    if context.log.debugs() {
+        plan.steps.iter().for_each(|step| context.log.debug(&step.name()));
     }
     let stdio = stdio(flags, plan.terminal, mode)?;
 
@@ -273,6 +278,7 @@ fn settle(
     if let Some(path) = flags.get("pid-file").filter(|path| !path.is_empty()) {
         write_pid(Path::new(path), launched.pid)?;
     }
+    send_pidfd(flags, &launched.pidfd, "standard")?;
     let stat = linux::proc::stat(launched.pid)?;
     let (RootfsSource::Directory(rootfs) | RootfsSource::Overlay { upper: rootfs, .. }) = rootfs;
     let target = plan.exec_target();
@@ -289,11 +295,20 @@ fn settle(
         cgroup: target.cgroup,
         cgroup_optional: target.cgroup_optional,
         namespaces: target.namespaces,
+        private_pids: Some(plan.clone_flags & Namespace::Pid.flag() != 0),
         setgroups: target.setgroups,
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
     })?;
     Ok(master)
+}
+
+/// The descriptor of a process goes to who listens at `--pidfd-socket`, with runc's word for how the process came about.
+pub(super) fn send_pidfd(flags: &Parsed, pidfd: &OwnedFd, how: &str) -> Result<(), Fatal> {
+    let Some(path) = flags.get("pidfd-socket").filter(|path| !path.is_empty()) else { return Ok(()) };
+    let failed = |error: linux::Error| Fatal::from(format!("--pidfd-socket: {error}"));
+    let socket = linux::socket::connect(path, linux::socket::Kind::Stream).map_err(failed)?;
+    linux::socket::send(&socket, how.as_bytes(), &[pidfd.as_fd()]).map(drop).map_err(failed)
 }
 
 /// Whole or not at all: who waits for the file reads it as soon as it is there.

@@ -10,7 +10,7 @@ use crate::plan::{ExecTarget, HostFacts, capability_sets, plan_exec, seccomp_of}
 use crate::report::Event;
 
 use super::args::{Flag, Parsed, parse, switch, value};
-use super::container::{load_spec, preserve_fds, write_pid};
+use super::container::{load_spec, preserve_fds, send_pidfd, write_pid};
 use super::state::{Dir, Doing, Record};
 use super::{Context, Fatal, Outcome, foreground, protect};
 
@@ -24,6 +24,7 @@ const FLAGS: &[Flag] = &[
     value(&["process", "p"]),
     switch(&["detach", "d"]),
     value(&["pid-file"]),
+    value(&["pidfd-socket"]),
     value(&["process-label"]),
     value(&["apparmor"]),
     switch(&["no-new-privs"]),
@@ -105,6 +106,7 @@ fn run(context: &Context, flags: &Parsed) -> Outcome {
     if let Some(path) = flags.get("pid-file").filter(|path| !path.is_empty()) {
         write_pid(Path::new(path), launched.pid)?;
     }
+    send_pidfd(flags, &launched.pidfd, "setns")?;
     match signals {
         None => Ok(0),
         Some(signals) => foreground::wait(signals, launched.pid, &launched.pidfd, master),
@@ -176,15 +178,12 @@ fn process(flags: &Parsed, own: Option<Process>) -> Result<Process, Fatal> {
     process.set_env(Some(env));
     process.set_terminal(Some(flags.is_set("tty")));
     if let Some(user) = flags.get("user").filter(|user| !user.is_empty()) {
-        let (uid, gid) = match user.split_once(':') {
-            Some((uid, gid)) => (uid, Some(gid)),
-            None => (user, None),
-        };
-        let number = |text: &str| text.parse::<u32>().map_err(|_| format!("--user {user}: ids are numbers"));
+        let (uid, gid) =
+            user_ids(user).ok_or_else(|| format!("--user {user}: ids are numbers from 0 to {}", i32::MAX))?;
         let mut changed = process.user().clone();
-        changed.set_uid(number(uid)?);
+        changed.set_uid(uid);
         if let Some(gid) = gid {
-            changed.set_gid(number(gid)?);
+            changed.set_gid(gid);
         }
         process.set_user(changed);
     }
@@ -200,4 +199,75 @@ fn process(flags: &Parsed, own: Option<Process>) -> Result<Process, Fatal> {
         process.set_user(user);
     }
     Ok(process)
+}
+
+/// `uid` or `uid:gid`: digits and nothing else, and none that a signed number of the kernel's interfaces could turn into another.
+fn user_ids(text: &str) -> Option<(u32, Option<u32>)> {
+    let number = |text: &str| {
+        let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|id| plain && *id <= i32::MAX as u32)
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Some((number(uid)?, Some(number(gid)?))),
+        None => Some((number(text)?, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each character of a number may be, said another way than the code does.
+    fn model(text: &str) -> Option<u32> {
+        let mut value = 0u64;
+        for c in text.chars() {
+            value = value * 10 + u64::try_from("0123456789".find(c)?).ok()?;
+            if value > 2_147_483_647 {
+                return None;
+            }
+        }
+        (!text.is_empty()).then_some(value as u32)
+    }
+
+    #[test]
+    fn ids_are_what_they_look_like() {
+        let pieces = [
+            "0",
+            "1",
+            "00",
+            "1000",
+            "2147483647",
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "-0",
+            "-1",
+            "+5",
+            "0x0",
+            "1e3",
+            " 0",
+            "0\n",
+            "root",
+            "\u{663}",
+            "\u{ff10}",
+            "",
+            ":",
+            "::",
+            "0:",
+            ":0",
+            "\0",
+            ".",
+            "1_0",
+        ];
+        let mut random = fuzz::Random::new(14);
+        for _ in 0..10_000 {
+            let text: String = (0..random.below(4)).map(|_| pieces[random.below(pieces.len())]).collect();
+            let expected = match text.split_once(':') {
+                None => model(&text).map(|uid| (uid, None)),
+                Some((uid, gid)) => model(uid).zip(model(gid)).map(|(uid, gid)| (uid, Some(gid))),
+            };
+            assert_eq!(user_ids(&text), expected, "{text:?}");
+        }
+    }
 }

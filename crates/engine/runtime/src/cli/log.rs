@@ -38,6 +38,11 @@ impl Log {
         Ok(Self { file, format, debug })
     }
 
+    /// Whether [`Self::debug`] does anything: for messages that cost something to make.
+    pub(super) const fn debugs(&self) -> bool {
+        self.debug
+    }
+
     pub(super) fn debug(&self, message: &str) {
         if self.debug {
             self.write("debug", message);

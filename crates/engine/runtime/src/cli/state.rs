@@ -53,6 +53,9 @@ pub(super) struct Record {
     #[serde(default)]
     pub(super) cgroup_optional: bool,
     pub(super) namespaces: Vec<Namespace>,
+    /// The container made its pid namespace: everything in it ends with its first process. Older records do not say.
+    #[serde(default)]
+    pub(super) private_pids: Option<bool>,
     pub(super) setgroups: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) poststart: Vec<Hook>,
@@ -222,15 +225,23 @@ impl Record {
         CgroupPlan { path: self.cgroup.clone(), resources: Default::default(), optional: self.cgroup_optional }
     }
 
+    pub(super) fn private_pids(&self) -> bool {
+        self.private_pids.unwrap_or_else(|| self.namespaces.contains(&Namespace::Pid))
+    }
+
     /// The container's first process if it lives: not a later process with the same number, and not a zombie.
     pub(super) fn process(&self) -> Option<OwnedFd> {
         let pidfd = linux::pidfd::open(self.init_process_pid).ok()?;
         self.lives().then_some(pidfd)
     }
 
+    fn is_same(&self, start_time: u64) -> bool {
+        start_time == self.init_process_start || crate::weak::without("start-time")
+    }
+
     fn lives(&self) -> bool {
         linux::proc::stat(self.init_process_pid)
-            .is_ok_and(|stat| stat.start_time == self.init_process_start && !matches!(stat.state, 'Z' | 'X' | 'x'))
+            .is_ok_and(|stat| self.is_same(stat.start_time) && !matches!(stat.state, 'Z' | 'X' | 'x'))
     }
 
     pub(super) fn doing(&self, dir: &Dir) -> Doing {

@@ -25,6 +25,8 @@ const PASSWD_MAX: u64 = 1 << 20;
 
 pub(crate) struct Finish<'a> {
     pub(crate) process: &'a ProcessPlan,
+    /// As the launcher sees this process; 0 while unknown.
+    pub(crate) pid: i32,
     /// startContainer hooks.
     pub(crate) hooks: &'a [Hook],
     /// For the hooks' state.
@@ -55,10 +57,10 @@ impl Finish<'_> {
         let env = self.environment().map_err(at("read /etc/passwd"))?;
         labels(process, with).map_err(at("set the security label"))?;
         let listens = process.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some());
-        let pid = if self.hooks.is_empty() && !listens {
-            0
+        let pid = if self.pid != 0 || self.hooks.is_empty() && !listens {
+            self.pid
         } else {
-            super::steps::own_pid(&with.proc).map_err(at("find our own pid"))?
+            with.proc.get().map_err(Cause::from).and_then(super::steps::own_pid).map_err(at("find our own pid"))?
         };
         own_stdio(process.uid);
         let early_cwd = open_cwd(&process.cwd);
@@ -160,7 +162,7 @@ fn labels(process: &ProcessPlan, with: &Inherited) -> Result<(), Cause> {
     let write = |files: &[&str], value: &str| -> Result<(), Cause> {
         let mut last = None;
         for file in files {
-            match with.proc.open_file(file, OFlags::WRONLY | OFlags::NOFOLLOW, Mode::empty()) {
+            match with.proc.get()?.open_file(file, OFlags::WRONLY | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(fd) => {
                     linux::pipe::write(&fd, value.as_bytes())?;
                     return Ok(());

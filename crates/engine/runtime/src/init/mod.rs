@@ -11,6 +11,8 @@ pub(crate) use finish::Finish;
 pub(crate) use rootfs::rootfs_mount;
 pub(crate) use steps::kinds;
 
+use std::cell::OnceCell;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linux::cgroup::Group;
@@ -24,8 +26,11 @@ use crate::report::{Cause, Channel, Failure, FromChild, RefusedKind, ToChild};
 /// What the launcher opened for the child.
 pub(crate) struct Inherited {
     pub(crate) channel: Channel,
-    /// The host's procfs.
-    pub(crate) proc: Root,
+    pub(crate) proc: Proc,
+    /// The launcher says first which pid the process has for it: where that is needed and no procfs of the host is at hand to ask.
+    pub(crate) pid_comes: bool,
+    /// New namespaces that the child makes itself, beside whatever its launcher does meanwhile.
+    pub(crate) unshare: Namespaces,
     pub(crate) join: Vec<(Namespaces, OwnedFd)>,
     pub(crate) group: Option<Group>,
     /// The child was cloned into its v2 group already.
@@ -43,6 +48,36 @@ pub(crate) struct Inherited {
     pub(crate) stdio: Vec<OwnedFd>,
 }
 
+/// A procfs to write through that nothing in the container can have changed: the host's, opened by the launcher. A process that others
+/// in its pid namespace can see before it has executed the program must not hold that one (whoever may trace it could enter the host
+/// through it): it makes one of its own namespace when it needs one.
+pub(crate) struct Proc {
+    host: Option<Root>,
+    own: OnceCell<Root>,
+}
+
+impl Proc {
+    pub(crate) fn of_host() -> linux::Result<Self> {
+        Ok(Self { host: Some(Root::open("/proc")?), own: OnceCell::new() })
+    }
+
+    /// Call it before the clone that makes the process visible.
+    fn let_go_of_host(&mut self) {
+        if crate::weak::without("window") {
+            return;
+        }
+        self.host = None;
+    }
+
+    pub(crate) fn get(&self) -> linux::Result<&Root> {
+        if let Some(root) = self.host.as_ref().or_else(|| self.own.get()) {
+            return Ok(root);
+        }
+        let tree = linux::mount::new_fs("proc", None, &[], linux::mount::MountAttr::empty())?;
+        Ok(self.own.get_or_init(|| Root::from_fd(tree)))
+    }
+}
+
 /// Where the master of the container's terminal goes.
 pub(crate) enum Console {
     None,
@@ -53,7 +88,8 @@ pub(crate) enum Console {
 impl Inherited {
     /// Everything that must stay open until exec.
     pub(crate) fn keep(&self) -> Vec<BorrowedFd<'_>> {
-        let mut keep: Vec<BorrowedFd<'_>> = vec![self.channel.socket.as_fd(), self.proc.as_fd()];
+        let mut keep: Vec<BorrowedFd<'_>> = vec![self.channel.socket.as_fd()];
+        keep.extend(self.proc.host.as_ref().map(AsFd::as_fd));
         keep.extend(self.channel.late.as_ref().map(AsFd::as_fd));
         keep.extend(self.join.iter().map(|(_, fd)| fd.as_fd()));
         keep.extend(self.early.iter().map(AsFd::as_fd));
@@ -81,17 +117,21 @@ pub(crate) fn run(plan: &Plan, mut inherited: Inherited) -> u8 {
 enum Never {}
 
 fn carry_out(plan: &Plan, inherited: &mut Inherited) -> Result<Never, Failure> {
+    let told_pid = told_pid(inherited)?;
     let private_memory = !plan.namespaces.contains(&crate::plan::Namespace::User);
     let prepare = |error: linux::Error| Cause::from(error).at("prepare the child".into());
     if private_memory {
         // From here on nobody in a shared pid namespace can look into this process or reopen what it has open.
         linux::process::set_dumpable(false).map_err(prepare)?;
     }
+    if !inherited.unshare.is_empty() {
+        linux::ns::unshare(inherited.unshare).map_err(|error| Cause::from(error).at("make namespaces".into()))?;
+    }
     stdio(inherited).map_err(prepare)?;
     linux::process::umask(0);
     // Its descriptors are closed below by number, so it must never be dropped.
-    let group = std::mem::ManuallyDrop::new(inherited.group.take());
-    let mut child = steps::Child::new(plan, group.as_ref());
+    let group = ManuallyDrop::new(inherited.group.take());
+    let mut child = steps::Child::new(plan, group.as_ref(), told_pid);
     let mut closed = false;
     for step in &plan.steps {
         if !closed && !matches!(step, Step::JoinCgroups) {
@@ -106,6 +146,7 @@ fn carry_out(plan: &Plan, inherited: &mut Inherited) -> Result<Never, Failure> {
     }
     let root = child.into_root();
     let finish = Finish {
+        pid: told_pid,
         process: &plan.process,
         hooks: &plan.hooks.start_container,
         state: Some(plan),
@@ -120,13 +161,15 @@ fn carry_out(plan: &Plan, inherited: &mut Inherited) -> Result<Never, Failure> {
     Err(finish.run(inherited, root))
 }
 
+fn told_pid(inherited: &Inherited) -> Result<i32, Failure> {
+    if !inherited.pid_comes {
+        return Ok(0);
+    }
+    await_go(&inherited.channel).map_err(|cause| cause.at("hear its own pid".into()))
+}
+
 /// Joins cgroup and namespaces and clones the container's process as a sibling; then its work is done.
-pub(crate) fn first_stage(
-    token: &SingleThreaded,
-    second: &CloneArgs<'_>,
-    mut inherited: Inherited,
-    child: impl FnOnce(Inherited) -> u8,
-) -> u8 {
+pub(crate) fn first_stage(token: &SingleThreaded, second: &CloneArgs<'_>, plan: &Plan, mut inherited: Inherited) -> u8 {
     let joined = steps::join_cgroups(inherited.group.as_ref(), inherited.in_v2_group)
         .map_err(|cause| cause.at("join the cgroup".into()))
         .and_then(|()| steps::join_namespaces(&inherited.join).map_err(|cause| cause.at("join namespaces".into())));
@@ -135,7 +178,26 @@ pub(crate) fn first_stage(
         return 1;
     }
     inherited.joined_group = true;
-    clone_second(token, second, inherited, child)
+    // From the first moment the second stage is seen by all who are in a pid namespace that it joins. Under a user namespace of its own
+    // nobody there may look into it.
+    let joins_pids = plan.join.iter().any(|join| join.namespace == crate::plan::Namespace::Pid);
+    if joins_pids && !plan.namespaces.contains(&crate::plan::Namespace::User) {
+        inherited.proc.let_go_of_host();
+    }
+    if let Err(error) = stdio(&mut inherited) {
+        inherited.channel.fail(Cause::from(error).at("prepare the child".into()));
+        return 1;
+    }
+    // Closed below by number; the second stage asks it for paths only.
+    let group = ManuallyDrop::new(inherited.group.take());
+    if let Err(error) = close_others(&inherited, plan.process.preserve_fds) {
+        inherited.channel.fail(Cause::from(error).at("prepare the child".into()));
+        return 1;
+    }
+    clone_second(token, second, inherited, |mut inherited| {
+        inherited.group = ManuallyDrop::into_inner(group);
+        run(plan, inherited)
+    })
 }
 
 fn clone_second(
@@ -190,6 +252,11 @@ fn enter_container(plan: &ExecPlan, inherited: &mut Inherited) -> Result<(), Fai
         steps::oom_score_adj(score, inherited).map_err(|cause| cause.at(format!("set oom_score_adj {score}")))?;
     }
     drop(inherited.group.take());
+    if plan.namespaces.contains(&crate::plan::Namespace::Pid)
+        && !plan.namespaces.contains(&crate::plan::Namespace::User)
+    {
+        inherited.proc.let_go_of_host();
+    }
     stdio(inherited).map_err(prepare)?;
     close_others(inherited, plan.process.preserve_fds).map_err(prepare)?;
     // Nobody in the container sees this stage: a pid namespace is joined for children only.
@@ -206,6 +273,9 @@ fn exec_child(plan: &ExecPlan, inherited: &mut Inherited) -> Failure {
     let prepared = (|| -> Result<(), Cause> {
         // The container's processes see this one: they must not look into it, nor through it at the host.
         linux::process::set_dumpable(false)?;
+        if crate::weak::without("window") {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         linux::process::setsid()?;
         steps::session_keyring(inherited)?;
         if plan.namespaces.contains(&crate::plan::Namespace::User) {
@@ -226,7 +296,12 @@ fn exec_child(plan: &ExecPlan, inherited: &mut Inherited) -> Failure {
     if let Err(cause) = prepared {
         return cause.at("prepare the process".into());
     }
+    let pid = match told_pid(inherited) {
+        Ok(pid) => pid,
+        Err(failure) => return failure,
+    };
     Finish {
+        pid,
         process: &plan.process,
         hooks: &[],
         state: None,

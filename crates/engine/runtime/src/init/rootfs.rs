@@ -79,6 +79,12 @@ impl Child<'_> {
     /// What a mount is attached to; made if it is missing.
     fn target(&self, destination: &str, tree: &OwnedFd) -> Result<OwnedFd, Cause> {
         let root = self.root()?;
+        if crate::weak::without("targets")
+            && let RootfsSource::Directory(path) = &self.plan.rootfs
+        {
+            // By path, as if nobody could change it meanwhile.
+            let _ = std::fs::create_dir_all(path.join(destination.trim_start_matches('/')));
+        }
         let is_dir = linux::fs::file_type(&linux::fs::fstat(tree)?) == FileType::Directory;
         Ok(if is_dir {
             root.mkdir_all(destination, Mode::from_raw_mode(DIR_MODE))?

@@ -29,8 +29,8 @@ pub(super) struct Child<'plan> {
 }
 
 impl<'plan> Child<'plan> {
-    pub(super) fn new(plan: &'plan Plan, group: Option<&'plan Group>) -> Self {
-        Self { plan, group, root: None, masks: Masks::default(), pid: 0 }
+    pub(super) fn new(plan: &'plan Plan, group: Option<&'plan Group>, pid: i32) -> Self {
+        Self { plan, group, root: None, masks: Masks::default(), pid }
     }
 
     pub(super) fn into_root(self) -> Option<Root> {
@@ -112,7 +112,7 @@ impl<'plan> Child<'plan> {
         if self.pid != 0 {
             return Ok(self.pid);
         }
-        own_pid(&with.proc)
+        own_pid(with.proc.get()?)
     }
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn kinds(namespaces: impl IntoIterator<Item = Namespace>) -> Namespac
 }
 
 fn write_proc(with: &Inherited, path: &str, value: &str) -> linux::Result<()> {
-    let file = with.proc.open_file(path, OFlags::WRONLY | OFlags::NOFOLLOW, Mode::empty())?;
+    let file = with.proc.get()?.open_file(path, OFlags::WRONLY | OFlags::NOFOLLOW, Mode::empty())?;
     linux::pipe::write(&file, value.as_bytes()).map(drop).map_err(|error| linux::Error {
         call: "write".into(),
         args: format!("/proc/{path}, {value:?}"),

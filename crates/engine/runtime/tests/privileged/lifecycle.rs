@@ -14,6 +14,8 @@ pub const TESTS: &[Test] = &[
     ("a_hook_that_fails_ends_the_create", hooks_fail),
     ("delete_force_ends_what_runs", force),
     ("logs_are_in_runcs_formats", logs),
+    ("hooks_run_beside_their_launcher", hooks_beside),
+    ("the_pidfd_is_sent_where_it_is_asked_for", pidfd_socket),
 ];
 
 fn life() {
@@ -207,4 +209,75 @@ fn logs() {
     assert!(b.call(&["--version"]).ok().out.starts_with("runc version 1."));
     let features: serde_json::Value = serde_json::from_str(&b.call(&["features"]).ok().out).unwrap();
     assert_eq!(features["linux"]["seccomp"]["enabled"], json!(true));
+}
+
+/// A launcher with other things to do is not held up by a hook that waits, and hears what became of it.
+fn hooks_beside() {
+    use runtime::{Event, Gate, HostFacts, Options, RootfsSource, Stdio};
+    let token = linux::clone::SingleThreaded::new().unwrap();
+    let mut b = Bundle::new("true");
+    let dir = linux::fs::open_host(&b.dir, linux::fs::OFlags::PATH).unwrap();
+    let mode = linux::fs::Mode::from_raw_mode(0o600);
+    linux::fs::mknodat(&dir, "hold", linux::fs::FileType::Fifo, mode, 0, 0).unwrap();
+    let hold = b.dir.join("hold");
+    for (line, fault) in
+        [(format!("cat {} > /dev/null", hold.display()), None), ("echo it broke; exit 3".into(), Some("it broke"))]
+    {
+        b.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", line]}]});
+        let spec = serde_json::from_value(b.config.clone()).unwrap();
+        let (rootfs, options) = (RootfsSource::Directory(b.rootfs()), Options::new(&b.id, &b.dir));
+        let plan = runtime::plan(&spec, &rootfs, &HostFacts::gather().unwrap(), &options).unwrap();
+        let launched = runtime::launch(&token, &plan, Stdio::Null, Gate::Open).unwrap();
+        let runner = loop {
+            match launched.report.wait() {
+                Event::RuntimeHooks => break runtime::start_runtime_hooks(&token, &plan, &launched).unwrap(),
+                Event::Warning(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        if fault.is_none() {
+            assert!(matches!(launched.report.poll(), Event::Pending));
+            std::fs::write(&hold, "go").unwrap();
+        }
+        let outcome = loop {
+            match launched.report.wait() {
+                Event::Started => break None,
+                Event::Failed(failure) => break Some(failure.to_string()),
+                _ => {}
+            }
+        };
+        drop(runner);
+        linux::process::wait_pid(launched.pid, true).unwrap();
+        runtime::cleanup(&plan.cgroup).unwrap();
+        match fault {
+            None => assert_eq!(outcome, None),
+            Some(text) => assert!(outcome.as_ref().is_some_and(|outcome| outcome.contains(text)), "{outcome:?}"),
+        }
+    }
+}
+
+fn pidfd_socket() {
+    let b = Bundle::new("sleep 100");
+    b.write();
+    let path = b.dir.join("pidfd.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (dir, path) = (b.dir.to_str().unwrap(), path.to_str().unwrap());
+    let received = || {
+        let (connection, _) = listener.accept().unwrap();
+        let (mut buf, mut fds) = ([0; 64], Vec::new());
+        let got = linux::socket::recv(&connection, &mut buf, &mut fds).unwrap();
+        let word = String::from_utf8_lossy(&buf[..got.len]).into_owned();
+        (word, linux::pidfd::info(fds.pop().expect("a descriptor")).map(|info| i64::from(info.pid)))
+    };
+    b.call_detached(&["create", "--pidfd-socket", path, "-b", dir, &b.id]).ok();
+    let (word, pid) = received();
+    assert_eq!(word, "standard");
+    // Kernels before 6.13 do not tell.
+    if let Ok(pid) = pid {
+        assert_eq!(Some(pid), b.state()["pid"].as_i64());
+    }
+    b.call(&["start", &b.id]).ok();
+    b.call_detached(&["exec", "-d", "--pidfd-socket", path, &b.id, "sleep", "100"]).ok();
+    assert_eq!(received().0, "setns");
+    b.call(&["exec", "--pidfd-socket", "/no/such/socket", &b.id, "true"]).fails("--pidfd-socket");
 }
