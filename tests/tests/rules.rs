@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["db", "vocab"]),
     ("cel", &["vocab"]),
     ("resources", &["cel", "vocab"]),
-    ("apiserver", &["resources", "store", "vocab"]),
+    ("apiserver", &["cel", "resources", "store", "vocab"]),
     (
         "knarr",
         &[

@@ -20,6 +20,10 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     catalog: RwLock<Arc<Catalog>>,
     pub rbac: Rbac,
+    /// Webhooks.
+    pub hooks: crate::admission::hooks::Current,
+    /// Held while room in a quota is looked for and the object written that takes it.
+    pub quota: Arc<tokio::sync::Mutex<()>>,
     pub keys: Keys,
     pub service_range: crate::services::Range,
     /// Held while an address or port is chosen and its service written.
@@ -72,6 +76,8 @@ impl Api {
             store,
             catalog: RwLock::new(Arc::new(Catalog::builtin())),
             rbac: Rbac::default(),
+            hooks: crate::admission::hooks::Current::default(),
+            quota: Arc::default(),
             keys,
             service_range,
             allocation: Arc::default(),

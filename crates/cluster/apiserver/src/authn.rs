@@ -90,7 +90,26 @@ pub fn certificate_user(der: &[u8]) -> Option<User> {
     for _ in 0..4 {
         rest = tlv(rest)?.2;
     }
-    let (_, mut subject, _) = tlv(rest)?;
+    let (_, subject, _) = tlv(rest)?;
+    let user = subject_user(subject)?;
+    (!user.name.is_empty()).then(|| user.authenticated())
+}
+
+/// The organizations that a certificate request (base64 of PEM) asks for; `None` if it cannot be read.
+pub fn request_groups(request: &str) -> Option<Vec<String>> {
+    use base64::engine::general_purpose::STANDARD;
+    let pem = String::from_utf8(STANDARD.decode(request).ok()?).ok()?;
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
+    let der = STANDARD.decode(body).ok()?;
+    let (_, whole, _) = tlv(&der)?;
+    let (_, info, _) = tlv(whole)?;
+    let (_, _, rest) = tlv(info)?;
+    let (_, subject, _) = tlv(rest)?;
+    subject_user(subject).map(|user| user.groups)
+}
+
+/// Common name and organizations of a subject.
+fn subject_user(mut subject: &[u8]) -> Option<User> {
     let mut user = User::default();
     while !subject.is_empty() {
         let (_, mut set, after) = tlv(subject)?;
@@ -107,7 +126,7 @@ pub fn certificate_user(der: &[u8]) -> Option<User> {
             }
         }
     }
-    (!user.name.is_empty()).then(|| user.authenticated())
+    Some(user)
 }
 
 /// One DER element: tag, content, what follows.

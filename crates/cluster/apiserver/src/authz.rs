@@ -284,6 +284,92 @@ fn aggregated<'a>(aggregation: &Value, roles: &'a [Value]) -> Vec<&'a Value> {
     chosen.collect()
 }
 
+/// The Node authorizer: an agent may read what the pods on its node name, and nothing else of these kinds.
+pub async fn node_needs(api: &crate::api::Api, user: &User, action: &Action) -> crate::api::Outcome<bool> {
+    let Some(node) = crate::admission::node_restriction::node_of(user) else { return Ok(false) };
+    let kind = (action.group.as_str(), action.resource.as_str());
+    let known = matches!(
+        kind,
+        ("", "secrets" | "configmaps" | "persistentvolumeclaims" | "persistentvolumes")
+            | ("resource.k8s.io", "resourceclaims")
+    );
+    if !known || !matches!(action.verb.as_str(), "get" | "list" | "watch") || action.name.is_empty() {
+        return Ok(false);
+    }
+    let pods = api.builtin("", "pods");
+    let claims = api.builtin("", "persistentvolumeclaims");
+    for pod in api.list_objects(&pods, &action.namespace).await? {
+        if meta::str_at(&pod, &["spec", "nodeName"]) != node {
+            continue;
+        }
+        let named = names(&pod, &action.resource);
+        if action.resource != "persistentvolumes" {
+            if named.contains(&action.name) {
+                return Ok(true);
+            }
+            continue;
+        }
+        for claim in names(&pod, "persistentvolumeclaims") {
+            let found = api.get_object(&claims, meta::namespace(&pod), &claim).await?;
+            if found.is_some_and(|(claim, _)| meta::str_at(&claim, &["spec", "volumeName"]) == action.name) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Names of objects of a kind that a pod refers to.
+fn names(pod: &Value, plural: &str) -> Vec<String> {
+    // Where a reference to the kind stands, and the field that holds the name.
+    let places: &[(&str, &str)] = match plural {
+        "secrets" => &[
+            ("secret", "secretName"),
+            ("secret", "name"),
+            ("secretRef", "name"),
+            ("secretKeyRef", "name"),
+            ("nodePublishSecretRef", "name"),
+            ("azureFile", "secretName"),
+        ],
+        "configmaps" => &[("configMap", "name"), ("configMapRef", "name"), ("configMapKeyRef", "name")],
+        "persistentvolumeclaims" => &[("persistentVolumeClaim", "claimName")],
+        _ => &[],
+    };
+    fn walk(value: &Value, places: &[(&str, &str)], out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, child) in map {
+                    let fields = places.iter().filter(|(place, _)| place == key);
+                    out.extend(fields.filter_map(|(_, field)| child[*field].as_str().map(str::to_owned)));
+                    walk(child, places, out);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, places, out)),
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    walk(&pod["spec"], places, &mut out);
+    match plural {
+        "secrets" => {
+            let pull = meta::list_at(pod, &["spec", "imagePullSecrets"]).iter();
+            out.extend(pull.filter_map(|secret| secret["name"].as_str().map(str::to_owned)));
+        }
+        "persistentvolumeclaims" => {
+            let volumes = meta::list_at(pod, &["spec", "volumes"]).iter().filter(|one| one.get("ephemeral").is_some());
+            out.extend(volumes.filter_map(|volume| Some(format!("{}-{}", meta::name(pod), volume["name"].as_str()?))));
+        }
+        "resourceclaims" => {
+            let claims = meta::list_at(pod, &["status", "resourceClaimStatuses"]).iter();
+            out.extend(claims.filter_map(|claim| claim["resourceClaimName"].as_str().map(str::to_owned)));
+            let own = meta::list_at(pod, &["spec", "resourceClaims"]).iter();
+            out.extend(own.filter_map(|claim| claim["resourceClaimName"].as_str().map(str::to_owned)));
+        }
+        _ => {}
+    }
+    out
+}
+
 /// Rules of a role object, aggregation not followed.
 pub fn role_rules(role: &Value) -> Vec<Rule> {
     meta::list_at(role, &["rules"]).iter().map(Rule::read).collect()

@@ -221,7 +221,7 @@ fn cluster_roles() -> Vec<Value> {
             vec![
                 rule("create", "authentication.k8s.io", "tokenreviews"),
                 rule("create", "authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews"),
-                rule(READ, "", "services configmaps secrets persistentvolumeclaims persistentvolumes"),
+                rule(READ, "", "services"),
                 rule("create get list patch update watch", "", "nodes"),
                 rule("patch update", "", "nodes/status pods/status"),
                 rule("create patch update", "", "events"),

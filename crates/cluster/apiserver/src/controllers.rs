@@ -30,6 +30,9 @@ pub fn start(api: &Arc<Api>) {
         };
     run("rbac", Box::pin(follow_rbac(api.clone())), api);
     run("crd", Box::pin(follow_definitions(api.clone())), api);
+    run("webhooks", Box::pin(follow_hooks(api.clone())), api);
+    run("quotas", Box::pin(follow_quotas(api.clone())), api);
+    run("protection", Box::pin(follow_protected(api.clone())), api);
     run("namespaces", Box::pin(follow_namespaces(api.clone())), api);
     run("garbage", Box::pin(crate::garbage::collect(api.clone())), api);
     run("compaction", Box::pin(compact(api.clone())), api);
@@ -65,6 +68,138 @@ pub async fn load_rbac(api: &Api) -> Outcome<()> {
     let (bindings, cluster_bindings) = (list("rolebindings").await?, list("clusterrolebindings").await?);
     api.rbac.set(crate::authz::View::new(&roles, &cluster_roles, &bindings, &cluster_bindings));
     Ok(())
+}
+
+const ADMISSION: &str = "admissionregistration.k8s.io";
+
+pub async fn load_hooks(api: &Api) -> Outcome<()> {
+    let list = |plural: &'static str| async move { api.list_objects(&api.builtin(ADMISSION, plural), "").await };
+    let mutating = list("mutatingwebhookconfigurations").await?;
+    let validating = list("validatingwebhookconfigurations").await?;
+    api.hooks.set(crate::admission::hooks::Hooks::new(&mutating, &validating));
+    Ok(())
+}
+
+async fn follow_hooks(api: Arc<Api>) -> Outcome<()> {
+    on_change(&api, "/registry/admissionregistration.k8s.io/", || load_hooks(&api)).await
+}
+
+/// What the objects of a quota's namespace use of it.
+pub async fn quota_usage(api: &Api, quota: &Value) -> Outcome<crate::admission::quota::Usage> {
+    let mut counted: Vec<(String, String)> =
+        meta::map_at(quota, &["spec", "hard"]).filter_map(|(name, _)| crate::admission::quota::counted(name)).collect();
+    counted.sort();
+    counted.dedup();
+    let mut objects = Vec::new();
+    for (group, plural) in counted {
+        let Some(resource) = api.catalog().preferred(&group, &plural).cloned() else { continue };
+        let listed = api.list_objects(&resource, meta::namespace(quota)).await?;
+        objects.extend(listed.into_iter().map(|object| (group.clone(), plural.clone(), object)));
+    }
+    Ok(crate::admission::quota::sum(&objects, quota))
+}
+
+/// Keeps the status of quotas true. While there are any, every change may concern one.
+async fn follow_quotas(api: Arc<Api>) -> Outcome<()> {
+    let quotas = api.builtin("", "resourcequotas");
+    loop {
+        let request = WatchRequest { span: Span::prefix("/registry/".to_owned()), start: 0 };
+        let mut changes = api.store.watch(request).await.map_err(store_error)?;
+        loop {
+            let all = api.list_objects(&quotas, "").await?;
+            for quota in &all {
+                let _guard = api.quota.lock().await;
+                let used = crate::admission::quota::to_value(&quota_usage(&api, quota).await?);
+                let key = quotas.key(meta::namespace(quota), meta::name(quota));
+                api.modify(&key, |quota| {
+                    let status = json!({"hard": quota["spec"]["hard"], "used": used});
+                    let changed = quota["status"] != status;
+                    quota["status"] = status;
+                    changed
+                })
+                .await?;
+            }
+            if !all.is_empty() {
+                // Changes that come together are counted once.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if changes.next().await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Lets claims and volumes go that nobody uses any more.
+async fn follow_protected(api: Arc<Api>) -> Outcome<()> {
+    let (claims, volumes, pods) =
+        (api.builtin("", "persistentvolumeclaims"), api.builtin("", "persistentvolumes"), api.builtin("", "pods"));
+    loop {
+        let request = WatchRequest { span: Span::prefix("/registry/core/p".to_owned()), start: 0 };
+        let mut changes = api.store.watch(request).await.map_err(store_error)?;
+        loop {
+            for claim in &terminating(&api, &claims).await? {
+                let name = meta::name(claim);
+                let namespace = meta::namespace(claim);
+                let used = api.list_objects(&pods, namespace).await?.iter().any(|pod| {
+                    let ended = matches!(meta::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed");
+                    let volumes = meta::list_at(pod, &["spec", "volumes"]);
+                    let named = volumes.iter().any(|volume| {
+                        volume["persistentVolumeClaim"]["claimName"] == name
+                            || volume.get("ephemeral").is_some()
+                                && volume["name"]
+                                    .as_str()
+                                    .is_some_and(|own| name == format!("{}-{own}", meta::name(pod)))
+                    });
+                    named && !ended
+                });
+                if !used {
+                    release(&api, &claims.key(namespace, name), "kubernetes.io/pvc-protection").await?;
+                }
+            }
+            for volume in &terminating(&api, &volumes).await? {
+                if meta::str_at(volume, &["status", "phase"]) != "Bound" {
+                    release(&api, &volumes.key("", meta::name(volume)), "kubernetes.io/pv-protection").await?;
+                }
+            }
+            if changes.next().await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Objects that are being deleted; the others are not even read.
+async fn terminating(api: &Api, resource: &Resource) -> Outcome<Vec<Value>> {
+    const MARK: &[u8] = b"\"deletionTimestamp\"";
+    let request = store::RangeRequest::newest(Span::prefix(resource.prefix.clone()));
+    let reply = api.store.range(request).await.map_err(store_error)?;
+    let marked = reply.kvs.iter().filter(|kv| kv.value.windows(MARK.len()).any(|part| part == MARK));
+    Ok(marked.map(|kv| crate::codec::decode(&kv.value)).filter(meta::is_terminating).collect())
+}
+
+/// Takes a finalizer off an object that is being deleted, and the object away if that was the last one.
+async fn release(api: &Api, key: &str, finalizer: &str) -> Outcome<()> {
+    loop {
+        let Some(kv) = api.get_kv(key).await? else { return Ok(()) };
+        let mut object = crate::codec::decode(&kv.value);
+        let mut finalizers = meta::finalizers(&object);
+        let before = finalizers.len();
+        finalizers.retain(|name| name != finalizer);
+        if finalizers.len() == before {
+            return Ok(());
+        }
+        let done = match finalizers.is_empty() {
+            true => api.delete_at(key, kv.mod_revision).await?,
+            false => {
+                meta::set_finalizers(&mut object, finalizers);
+                api.put_over(key, &object, kv.mod_revision).await?.is_some()
+            }
+        };
+        if done {
+            return Ok(());
+        }
+    }
 }
 
 async fn follow_rbac(api: Arc<Api>) -> Outcome<()> {

@@ -5,6 +5,7 @@
 //! [`Server`] puts it together; [`controllers`] runs what the API cannot do without; [`Local`] is the same API for parts of
 //! the same process.
 
+mod admission;
 mod api;
 mod authn;
 mod authz;
@@ -148,6 +149,7 @@ impl Server {
         let api = api::Api::new(store, keys, config.service_range);
         bootstrap::run(&api, &reach.to_string(), address.port()).await.map_err(StartError::Bootstrap)?;
         controllers::load_definitions(&api).await.map_err(StartError::Bootstrap)?;
+        controllers::load_hooks(&api).await.map_err(StartError::Bootstrap)?;
         controllers::start(&api);
         let accepting = tokio::spawn(server::serve(api.clone(), listener, tls));
         api.ready.store(true, Ordering::Release);
@@ -163,7 +165,7 @@ impl Server {
 
     /// The API for a part of this process, which asks as `user`. `agent` names the writer in `managedFields`.
     pub fn local(&self, user: User, agent: &str) -> Local {
-        Local::new(self.api.clone(), user, agent)
+        Local::new(&self.api, user, agent)
     }
 
     /// Says who answers what only nodes can (logs, exec, port-forward). The first one to be named stays.

@@ -5,12 +5,13 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 use resources::{Status, Value, meta};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Outcome};
 use crate::authn::User;
@@ -113,22 +114,29 @@ pub trait Nodes: Send + Sync {
     -> Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send + '_>>;
 }
 
-/// The API as one user sees it. Cheap to clone.
+/// The API as one user sees it. Cheap to clone. It does not keep the server alive: once that has stopped, every request
+/// answers 503.
 #[derive(Clone)]
 pub struct Local {
-    api: Arc<Api>,
+    api: Weak<Api>,
+    stopping: CancellationToken,
     user: User,
     agent: String,
 }
 
 impl Local {
-    pub(crate) fn new(api: Arc<Api>, user: User, agent: &str) -> Self {
-        Self { api, user, agent: agent.to_owned() }
+    pub(crate) fn new(api: &Arc<Api>, user: User, agent: &str) -> Self {
+        Self { api: Arc::downgrade(api), stopping: api.stopping.clone(), user, agent: agent.to_owned() }
+    }
+
+    fn api(&self) -> Outcome<Arc<Api>> {
+        let gone = || Status::new(503, "ServiceUnavailable", "the server has stopped");
+        self.api.upgrade().filter(|_| !self.stopping.is_cancelled()).ok_or_else(gone)
     }
 
     /// The same API for another user. `agent` names the writer in `managedFields`.
     pub fn as_user(&self, user: User, agent: &str) -> Self {
-        Self::new(self.api.clone(), user, agent)
+        Self { user, agent: agent.to_owned(), ..self.clone() }
     }
 
     pub fn user(&self) -> &User {
@@ -137,15 +145,15 @@ impl Local {
 
     /// Ends when the server stops.
     pub async fn stopped(&self) {
-        self.api.stopping.cancelled().await;
+        self.stopping.cancelled().await;
     }
 
     /// The resource's names and rules, if it is served.
     pub fn resource(&self, of: &Gvr) -> Option<Arc<crate::catalog::Resource>> {
-        self.api.catalog().resource(&of.group, &of.version, &of.plural).cloned()
+        self.api().ok()?.catalog().resource(&of.group, &of.version, &of.plural).cloned()
     }
 
-    fn call(&self, of: &Gvr, request: Request) -> Outcome<Call> {
+    async fn call(&self, of: &Gvr, request: Request) -> Outcome<Call> {
         let path = ResourcePath {
             group: of.group.clone().into_owned(),
             version: of.version.clone().into_owned(),
@@ -157,10 +165,11 @@ impl Local {
         };
         let query = Query::parse(&request.query);
         let info = RequestInfo { target: Target::Resource(path.clone()), query: query.clone(), verb: request.verb };
-        crate::server::authorize(&self.api, &self.user, &info)?;
+        let api = self.api()?;
+        crate::server::authorize(&api, &self.user, &info).await?;
         let resource = self.resource(of).ok_or_else(Status::no_such_path)?;
         Ok(Call {
-            api: self.api.clone(),
+            api,
             resource,
             path,
             verb: request.verb,
@@ -180,13 +189,13 @@ impl Local {
 
     /// Any request; the answer is a JSON object's bytes.
     pub async fn request(&self, of: &Gvr, request: Request) -> Result<Bytes, Status> {
-        let mut call = self.call(of, request)?;
+        let mut call = self.call(of, request).await?;
         if crate::reviews::is_review(&of.group, &of.plural) && call.verb == "create" {
             let body = crate::objects::limit_json("", &call.body)?;
-            let answer = crate::reviews::answer(&self.api, &self.user, &of.plural, &call.path.namespace, body).await?;
+            let answer = crate::reviews::answer(&call.api, &self.user, &of.plural, &call.path.namespace, body).await?;
             return Ok(answer.to_string().into());
         }
-        self.api.metrics.requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        call.api.metrics.requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match call.answer().await?.into_body() {
             Body::Whole(bytes) => Ok(bytes.unwrap_or_default()),
             other => {
@@ -209,7 +218,7 @@ impl Local {
     pub async fn list(&self, of: &Gvr, namespace: &str, selectors: &Selectors) -> Result<List, Status> {
         let request =
             Request { verb: "list", namespace: namespace.to_owned(), query: selectors.query(), ..Request::default() };
-        let (stored, revision) = self.call(of, request)?.items().await?;
+        let (stored, revision) = self.call(of, request).await?.items().await?;
         Ok(List { items: stored.iter().map(|bytes| codec::decode(bytes)).collect(), revision })
     }
 
@@ -223,7 +232,7 @@ impl Local {
     ) -> Result<Events, Status> {
         let request =
             Request { verb: "watch", namespace: namespace.to_owned(), query: selectors.query(), ..Request::default() };
-        self.call(of, request)?.events(revision).await
+        self.call(of, request).await?.events(revision).await
     }
 
     pub async fn create(&self, of: &Gvr, namespace: &str, object: &Value) -> Result<Value, Status> {

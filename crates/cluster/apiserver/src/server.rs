@@ -130,7 +130,7 @@ async fn route(
     let info = request::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default())?;
     let user = authenticate(api, certificate, &parts.headers).await?;
     let user = impersonate(api, user, &parts.headers)?;
-    authorize(api, &user, &info)?;
+    authorize(api, &user, &info).await?;
     match &info.target {
         Target::Path(path) => {
             let body = read_body(&parts.headers, body).await?;
@@ -247,7 +247,7 @@ fn impersonate(api: &Api, user: User, headers: &HeaderMap) -> Outcome<User> {
         value.to_str().map(str::to_owned).map_err(|_| Status::bad_request("invalid impersonation header"))
     };
     let Some(name) = headers.get("impersonate-user") else {
-        let others = ["impersonate-group", "impersonate-uid"].iter().any(|name| headers.contains_key(*name));
+        let others = headers.keys().any(|name| name.as_str().starts_with("impersonate-"));
         return match others {
             true => Err(Status::bad_request("requested impersonation without impersonating a user")),
             false => Ok(user),
@@ -292,13 +292,30 @@ fn impersonate(api: &Api, user: User, headers: &HeaderMap) -> Outcome<User> {
         check("uids", "", &uid)?;
         becomes.uid = uid;
     }
+    for (header, value) in headers {
+        let Some(key) = header.as_str().strip_prefix("impersonate-extra-") else { continue };
+        let key = request::percent_decode(key).ok_or_else(|| Status::bad_request("invalid impersonation header"))?;
+        let value = text(value)?;
+        let action = Action {
+            verb: "impersonate".into(),
+            group: "authentication.k8s.io".into(),
+            resource: "userextras".into(),
+            subresource: key.clone(),
+            name: value.clone(),
+            ..Action::default()
+        };
+        if view.allows(&user, &action).is_none() {
+            return Err(refusal(&user, &action));
+        }
+        becomes.extra.entry(key).or_default().push(value);
+    }
     Ok(match name.as_str() {
         "system:anonymous" => User { groups: vec!["system:unauthenticated".into()], ..becomes },
         _ => becomes.authenticated(),
     })
 }
 
-pub fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
+pub async fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
     let action = match &info.target {
         Target::Path(path) => Action { verb: info.verb.into(), path: Some(path.clone()), ..Action::default() },
         Target::Resource(path) => Action {
@@ -307,14 +324,21 @@ pub fn authorize(api: &Api, user: &User, info: &RequestInfo) -> Outcome<()> {
             resource: path.resource.clone(),
             subresource: path.subresource.clone(),
             namespace: path.namespace.clone(),
-            name: path.name.clone(),
+            // A list of the one object with a name is judged as that object.
+            name: match path.name.is_empty() {
+                true => resources::selector::FieldSelector::parse(info.query.get("fieldSelector"))
+                    .ok()
+                    .and_then(|fields| fields.exact("metadata.name").map(str::to_owned))
+                    .unwrap_or_default(),
+                false => path.name.clone(),
+            },
             path: None,
         },
     };
-    match api.rbac.view().allows(user, &action) {
-        Some(_) => Ok(()),
-        None => Err(refusal(user, &action)),
+    if api.rbac.view().allows(user, &action).is_some() || crate::authz::node_needs(api, user, &action).await? {
+        return Ok(());
     }
+    Err(refusal(user, &action))
 }
 
 /// The refusal in upstream's words.

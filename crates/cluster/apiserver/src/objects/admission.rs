@@ -2,32 +2,351 @@
 
 use resources::{Status, Value, meta};
 use serde_json::json;
+use tokio::sync::OwnedMutexGuard;
 
 use super::Call;
+use crate::admission::{self, Attributes, Operation, limits, node_restriction, pod_security, quota};
 use crate::api::Outcome;
+use crate::authn::User;
 use crate::authz::{Rule, role_rules};
+use crate::catalog::Resource;
+
+/// StorageObjectInUseProtection: the object stays until nobody uses it.
+fn protect(object: &mut Value, finalizer: &str) {
+    let mut finalizers = meta::finalizers(object);
+    if !finalizers.iter().any(|name| name == finalizer) {
+        finalizers.push(finalizer.to_owned());
+        meta::set_finalizers(object, finalizers);
+    }
+}
+
+/// Locks to be held until an object is stored.
+pub(super) type Held = Vec<OwnedMutexGuard<()>>;
 
 impl Call {
+    /// What admission knows of this request. `user` and `resource` are handed in so that warnings can be added meanwhile.
+    fn attributes<'a>(
+        &self,
+        operation: Operation,
+        (resource, user, sub): (&'a Resource, &'a User, &'a str),
+        (namespace, name): (&'a str, &'a str),
+        old: Option<&'a Value>,
+    ) -> Outcome<Attributes<'a>> {
+        let dry = self.dry_run()?;
+        let options = admission::options(operation, self.verb == "patch", dry, self.query.get("fieldManager"));
+        Ok(Attributes { operation, resource, sub, namespace, name, user, dry, old, options })
+    }
+
     pub(super) async fn admit_create(&mut self, object: &mut Value) -> Outcome<()> {
         self.namespace_lives(object).await?;
         self.escalation(object, None)?;
-        if self.resource.prefix == "/registry/core/pods/" {
-            self.pod_defaults(object).await?;
+        match self.resource.prefix.as_str() {
+            "/registry/core/pods/" => {
+                self.pod_defaults(object).await?;
+                let ranges = self.of_namespace("limitranges", meta::namespace(object)).await?;
+                limits::default(object, &ranges);
+            }
+            "/registry/core/persistentvolumeclaims/" => {
+                if object["spec"].get("storageClassName").is_none() {
+                    self.default_storage_class(object).await?;
+                }
+                protect(object, "kubernetes.io/pvc-protection");
+            }
+            "/registry/core/persistentvolumes/" => protect(object, "kubernetes.io/pv-protection"),
+            "/registry/networking.k8s.io/ingresses/" if object["spec"].get("ingressClassName").is_none() => {
+                self.default_ingress_class(object).await?;
+            }
+            "/registry/certificates.k8s.io/certificatesigningrequests/" => {
+                object["spec"]["username"] = self.user.name.as_str().into();
+                object["spec"]["groups"] = self.user.groups.clone().into();
+                let masters = object["spec"]["signerName"] == "kubernetes.io/kube-apiserver-client"
+                    && crate::authn::request_groups(meta::str_at(object, &["spec", "request"]))
+                        .is_some_and(|groups| groups.iter().any(|group| group == "system:masters"));
+                if masters {
+                    let why =
+                        "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+                    return Err(self.forbidden(object, why));
+                }
+            }
+            _ => {}
         }
-        if self.resource.prefix == "/registry/core/persistentvolumeclaims/"
-            && object["spec"].get("storageClassName").is_none()
+        self.mutate(Operation::Create, object, None, "").await
+    }
+
+    pub(super) async fn admit_update(&mut self, new: &mut Value, old: &Value, sub: &str) -> Outcome<()> {
+        self.escalation(new, Some(old))?;
+        if self.resource.prefix == "/registry/core/persistentvolumeclaims/" && sub.is_empty() {
+            self.claim_may_grow(new, old).await?;
+        }
+        self.mutate(Operation::Update, new, Some(old), sub).await
+    }
+
+    async fn mutate(
+        &mut self,
+        operation: Operation,
+        object: &mut Value,
+        old: Option<&Value>,
+        sub: &str,
+    ) -> Outcome<()> {
+        if self.api.hooks.get().mutating.is_empty() {
+            return Ok(());
+        }
+        let (resource, user) = (self.resource.clone(), self.user.clone());
+        let (namespace, name) = (meta::namespace(object).to_owned(), meta::name(object).to_owned());
+        let attributes = self.attributes(operation, (&resource, &user, sub), (&namespace, &name), old)?;
+        let refit = |object: &mut Value| {
+            super::write::default_of(&resource, object);
+            Ok(())
+        };
+        admission::mutate(&self.api, &attributes, object, &mut self.warnings, &refit).await
+    }
+
+    /// What judges a write and changes nothing. The lock answered is to be held until the object is stored.
+    pub(super) async fn judge(
+        &mut self,
+        operation: Operation,
+        object: Option<&Value>,
+        old: Option<&Value>,
+        sub: &str,
+    ) -> Outcome<Option<OwnedMutexGuard<()>>> {
+        let (resource, user) = (self.resource.clone(), self.user.clone());
+        let shown = object.or(old).cloned().unwrap_or(Value::Null);
+        let namespace = match meta::namespace(&shown) {
+            "" => self.path.namespace.clone(),
+            namespace => namespace.to_owned(),
+        };
+        let name = match self.path.name.as_str() {
+            "" => meta::name(&shown).to_owned(),
+            name => name.to_owned(),
+        };
+        let attributes = self.attributes(operation, (&resource, &user, sub), (&namespace, &name), old)?;
+        if let Some(node) = node_restriction::node_of(&user)
+            && let Some(why) = node_restriction::refusal(node, &attributes, object)
         {
-            self.default_storage_class(object).await?;
+            return Err(attributes.forbidden(&why));
         }
-        if self.resource.plural == "certificatesigningrequests" {
-            object["spec"]["username"] = self.user.name.as_str().into();
-            object["spec"]["groups"] = self.user.groups.clone().into();
+        if let Some(object) = object {
+            self.pod_security(object, old, sub).await?;
+            let ranged = sub == "resize"
+                || sub.is_empty() && (operation == Operation::Create || resource.plural == "persistentvolumeclaims");
+            if ranged
+                && resource.group.is_empty()
+                && matches!(resource.plural.as_str(), "pods" | "persistentvolumeclaims")
+            {
+                let ranges = self.of_namespace("limitranges", &namespace).await?;
+                let faults = limits::faults(&resource.group, &resource.plural, object, &ranges);
+                if !faults.is_empty() {
+                    let why = if faults.len() == 1 { faults[0].clone() } else { format!("[{}]", faults.join(", ")) };
+                    return Err(attributes.forbidden(&why));
+                }
+            }
+        }
+        admission::validate(&self.api, &attributes, object, &mut self.warnings).await?;
+        match object.filter(|_| resource.namespaced && matches!(sub, "" | "resize")) {
+            Some(object) => self.reserve(&attributes, object).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Objects of one kind of the core group in a namespace.
+    async fn of_namespace(&self, plural: &str, namespace: &str) -> Outcome<Vec<Value>> {
+        self.api.list_objects(&self.api.builtin("", plural), namespace).await
+    }
+
+    /// PodSecurity: refuses pods that break the level their namespace enforces, and warns of those that break another one.
+    async fn pod_security(&mut self, object: &Value, old: Option<&Value>, sub: &str) -> Outcome<()> {
+        if !matches!(sub, "" | "ephemeralcontainers") {
+            return Ok(());
+        }
+        let (group, plural) = (self.resource.group.clone(), self.resource.plural.clone());
+        let Some(pod) = pod_security::pod_of(&group, &plural, object) else { return Ok(()) };
+        // An update of a pod that runs the same images with the same containers changes nothing about its safety.
+        let images = |pod: &Value| {
+            let lists = ["initContainers", "containers", "ephemeralContainers"];
+            let all = lists.iter().flat_map(|list| meta::list_at(pod, &["spec", list]));
+            all.map(|one| one["image"].clone()).collect::<Vec<_>>()
+        };
+        if old.and_then(|old| pod_security::pod_of(&group, &plural, old)).is_some_and(|old| images(old) == images(pod))
+        {
+            return Ok(());
+        }
+        let namespaces = self.api.builtin("", "namespaces");
+        let Some((namespace, _)) = self.api.get_object(&namespaces, "", meta::namespace(object)).await? else {
+            return Ok(());
+        };
+        let is_pod = group.is_empty() && plural == "pods";
+        let enforced = pod_security::policy(&namespace, "enforce");
+        let faults = pod_security::faults(pod, enforced.level);
+        if is_pod && !faults.is_empty() {
+            let why = format!("violates PodSecurity {:?}: {}", enforced.shown, faults.join(", "));
+            return Err(self.forbidden(object, &why));
+        }
+        let warned = pod_security::policy(&namespace, "warn");
+        let faults = pod_security::faults(pod, warned.level);
+        if !faults.is_empty() {
+            self.warnings.push(format!("would violate PodSecurity {:?}: {}", warned.shown, faults.join(", ")));
         }
         Ok(())
     }
 
-    pub(super) async fn admit_update(&mut self, new: &Value, old: &Value, _sub: &str) -> Outcome<()> {
-        self.escalation(new, Some(old))
+    /// ResourceQuota: takes the room that the object needs, or says which quota has none.
+    async fn reserve(&self, attributes: &Attributes<'_>, object: &Value) -> Outcome<Option<OwnedMutexGuard<()>>> {
+        let (group, plural) = (self.resource.group.as_str(), self.resource.plural.as_str());
+        let counts = |quota: &Value| {
+            let mut entries = meta::map_at(quota, &["spec", "hard"]);
+            entries.any(|(name, _)| quota::counted(name).is_some_and(|(g, p)| g == group && p == plural))
+        };
+        if !self.of_namespace("resourcequotas", attributes.namespace).await?.iter().any(counts) {
+            return Ok(None);
+        }
+        let guard = self.api.quota.clone().lock_owned().await;
+        let quotas = self.api.builtin("", "resourcequotas");
+        let new = quota::usage(group, plural, object);
+        let old = attributes.old.map(|old| quota::usage(group, plural, old)).unwrap_or_default();
+        let mut takes = Vec::new();
+        for quota in self.of_namespace("resourcequotas", attributes.namespace).await?.into_iter().filter(counts) {
+            if !quota::covers(&quota, group, plural, object) {
+                continue;
+            }
+            let name = meta::name(&quota).to_owned();
+            if attributes.operation == Operation::Create && plural == "pods" {
+                let missing = quota::unspecified(&quota, &new);
+                if !missing.is_empty() {
+                    let why = format!("failed quota: {name}: must specify {}", missing.join(","));
+                    return Err(attributes.forbidden(&why));
+                }
+            }
+            let more = quota::growth(&new, &old);
+            let hard = quota::read(&quota["spec"]["hard"]);
+            if !more.keys().any(|entry| hard.contains_key(entry)) {
+                continue;
+            }
+            let fresh = quota["status"]["hard"] == quota["spec"]["hard"];
+            let used = match fresh {
+                true => quota::read(&quota["status"]["used"]),
+                false => crate::controllers::quota_usage(&self.api, &quota).await?,
+            };
+            if let Some(over) = quota::check(&hard, &used, &more) {
+                let why = format!(
+                    "exceeded quota: {name}, requested: {}, used: {}, limited: {}",
+                    over.requested, over.used, over.limited
+                );
+                return Err(attributes.forbidden(&why));
+            }
+            takes.push((name, hard, used, more));
+        }
+        if attributes.dry {
+            return Ok(None);
+        }
+        for (name, hard, mut used, more) in takes {
+            for (entry, amount) in more.iter().filter(|(entry, _)| hard.contains_key(*entry)) {
+                let sum = used.get(entry).map_or(0, |used| used.nanos()) + amount.nanos();
+                used.insert(entry.clone(), resources::quantity::Quantity::from_nanos(sum, amount.format));
+            }
+            let key = quotas.key(attributes.namespace, &name);
+            let written = |quota: &mut Value| {
+                quota["status"] = json!({"hard": quota["spec"]["hard"], "used": quota::to_value(&used)});
+                true
+            };
+            self.api.modify(&key, written).await?;
+        }
+        Ok(Some(guard))
+    }
+
+    /// Admission of a subresource that is made, not kept (binding, eviction, token): its body is the object.
+    pub(super) async fn admit_sub(&mut self, body: &mut Value, about: &Value, sub: &str) -> Outcome<()> {
+        let (resource, user) = (self.resource.clone(), self.user.clone());
+        let (namespace, name) = (self.path.namespace.clone(), self.path.name.clone());
+        let place = (namespace.as_str(), name.as_str());
+        if let Some(node) = node_restriction::node_of(&user) {
+            let attributes = self.attributes(Operation::Create, (&resource, &user, sub), place, Some(about))?;
+            if let Some(why) = node_restriction::refusal(node, &attributes, Some(body)) {
+                return Err(attributes.forbidden(&why));
+            }
+        }
+        let hooks = self.api.hooks.get();
+        if hooks.mutating.is_empty() && hooks.validating.is_empty() {
+            return Ok(());
+        }
+        let attributes = self.attributes(Operation::Create, (&resource, &user, sub), place, None)?;
+        let refit = |_: &mut Value| Ok(());
+        admission::mutate(&self.api, &attributes, body, &mut self.warnings, &refit).await?;
+        admission::validate(&self.api, &attributes, Some(body), &mut self.warnings).await
+    }
+
+    /// Admission of a connection through the API: exec, attach, port-forward, proxy.
+    pub(super) async fn admit_connect(&mut self) -> Outcome<()> {
+        let (resource, user, sub) = (self.resource.clone(), self.user.clone(), self.path.subresource.clone());
+        let (namespace, name) = (self.path.namespace.clone(), self.path.name.clone());
+        let kind = resource.subresource(&sub).map_or("", |sub| sub.kind.as_str()).to_owned();
+        let mut asked = json!({"kind": kind, "apiVersion": "v1"});
+        for key in ["container", "path"] {
+            if self.query.has(key) {
+                asked[key] = self.query.get(key).into();
+            }
+        }
+        for key in ["stdin", "stdout", "stderr", "tty"] {
+            if self.query.has(key) {
+                asked[key] = self.query.flag(key)?.into();
+            }
+        }
+        let command: Vec<&str> = self.query.all("command").collect();
+        if !command.is_empty() {
+            asked["command"] = command.into();
+        }
+        let attributes = self.attributes(Operation::Connect, (&resource, &user, &sub), (&namespace, &name), None)?;
+        let refit = |_: &mut Value| Ok(());
+        admission::mutate(&self.api, &attributes, &mut asked, &mut self.warnings, &refit).await?;
+        admission::validate(&self.api, &attributes, Some(&asked), &mut self.warnings).await
+    }
+
+    /// Admission of a delete: `old` is what would go.
+    pub(super) async fn admit_delete(&mut self, old: &Value) -> Outcome<()> {
+        let hooks = self.api.hooks.get();
+        if !hooks.mutating.is_empty() {
+            let mut gone = old.clone();
+            self.mutate(Operation::Delete, &mut gone, Some(old), "").await?;
+        }
+        self.judge(Operation::Delete, None, Some(old), "").await.map(drop)
+    }
+
+    /// DefaultIngressClass: the class that is marked as such, if there is just one of them or one is newest.
+    async fn default_ingress_class(&self, ingress: &mut Value) -> Outcome<()> {
+        if !meta::str_at(ingress, &["metadata", "annotations", "kubernetes.io/ingress.class"]).is_empty() {
+            return Ok(());
+        }
+        let classes = self.api.builtin("networking.k8s.io", "ingressclasses");
+        let all = self.api.list_objects(&classes, "").await?;
+        let annotation = ["metadata", "annotations", "ingressclass.kubernetes.io/is-default-class"];
+        let defaults = all.iter().filter(|class| meta::str_at(class, &annotation) == "true");
+        let newest = defaults.max_by_key(|class| {
+            (meta::get(class, "creationTimestamp").to_owned(), std::cmp::Reverse(meta::name(class).to_owned()))
+        });
+        if let Some(class) = newest {
+            ingress["spec"]["ingressClassName"] = meta::name(class).into();
+        }
+        Ok(())
+    }
+
+    /// PersistentVolumeClaimResize: only claims of classes that allow it may ask for more.
+    async fn claim_may_grow(&self, new: &Value, old: &Value) -> Outcome<()> {
+        let size = |claim: &Value| {
+            let text = meta::str_at(claim, &["spec", "resources", "requests", "storage"]);
+            resources::quantity::Quantity::parse(text).map_or(0, |size| size.nanos())
+        };
+        if size(new) <= size(old) || meta::str_at(old, &["status", "phase"]) != "Bound" {
+            return Ok(());
+        }
+        let classes = self.api.builtin("storage.k8s.io", "storageclasses");
+        let name = meta::str_at(old, &["spec", "storageClassName"]);
+        let class = if name.is_empty() { None } else { self.api.get_object(&classes, "", name).await? };
+        match class {
+            Some((class, _)) if class["allowVolumeExpansion"] == true => Ok(()),
+            _ => {
+                let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+                Err(self.forbidden(new, why))
+            }
+        }
     }
 
     fn forbidden(&self, object: &Value, why: &str) -> Status {
@@ -97,7 +416,55 @@ impl Call {
                 }
             }
         }
+        self.runtime_class(pod).await?;
         self.priority(pod).await
+    }
+
+    /// RuntimeClass: a pod pays its runtime's overhead and goes where the runtime is.
+    async fn runtime_class(&self, pod: &mut Value) -> Outcome<()> {
+        let name = meta::str_at(pod, &["spec", "runtimeClassName"]).to_owned();
+        if name.is_empty() {
+            return match pod["spec"].get("overhead") {
+                Some(_) => Err(self.forbidden(
+                    pod,
+                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+                )),
+                None => Ok(()),
+            };
+        }
+        let classes = self.api.builtin("node.k8s.io", "runtimeclasses");
+        let Some((class, _)) = self.api.get_object(&classes, "", &name).await? else {
+            return Err(self.forbidden(pod, &format!("pod rejected: RuntimeClass {name:?} not found")));
+        };
+        match (class["overhead"].get("podFixed"), pod["spec"].get("overhead")) {
+            (Some(fixed), Some(given)) if fixed != given => {
+                let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+                return Err(self.forbidden(pod, why));
+            }
+            (Some(fixed), _) => pod["spec"]["overhead"] = fixed.clone(),
+            (None, Some(_)) => {
+                let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+                return Err(self.forbidden(pod, why));
+            }
+            (None, None) => {}
+        }
+        for (key, value) in meta::map_at(&class, &["scheduling", "nodeSelector"]) {
+            let own =
+                meta::object_at(pod, &["spec", "nodeSelector"]).entry(key.clone()).or_insert_with(|| value.clone());
+            if own != value {
+                let why = format!(
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {own}"
+                );
+                return Err(self.forbidden(pod, &why));
+            }
+        }
+        for toleration in meta::list_at(&class, &["scheduling", "tolerations"]) {
+            let list = meta::object_at(pod, &["spec"]).entry("tolerations").or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut().filter(|list| !list.contains(toleration)) {
+                list.push(toleration.clone());
+            }
+        }
+        Ok(())
     }
 
     async fn priority(&self, pod: &mut Value) -> Outcome<()> {

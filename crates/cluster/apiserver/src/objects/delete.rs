@@ -74,7 +74,12 @@ impl Call {
         let options = self.delete_options()?;
         self.check_deletable(&self.path.name)?;
         let key = self.resource.key(&self.path.namespace, &self.path.name);
+        let (namespace, name) = (self.path.namespace.clone(), self.path.name.clone());
+        if let Some((old, _)) = self.api.get_object(&self.resource.clone(), &namespace, &name).await? {
+            self.admit_delete(&self.shown_value(old)).await?;
+        }
         let deleted = deletion::delete(&self.api, &self.resource, &key, &options).await?;
+        self.take_effect().await?;
         match deleted {
             Deleted::Missing => Err(self.not_found()),
             Deleted::Waiting(object) => {
@@ -93,6 +98,11 @@ impl Call {
         }
     }
 
+    fn shown_value(&self, mut stored: Value) -> Value {
+        crate::convert::from_stored(&mut stored, &self.resource);
+        stored
+    }
+
     /// Namespaces without which the cluster does not work.
     fn check_deletable(&self, name: &str) -> Outcome<()> {
         let fixed = self.resource.prefix == "/registry/core/namespaces/"
@@ -109,8 +119,12 @@ impl Call {
         let request = store::RangeRequest::newest(self.span(&selection));
         let reply = self.api.store.range(request).await.map_err(crate::api::store_error)?;
         let mut items = std::collections::VecDeque::new();
-        for kv in reply.kvs.iter().filter(|kv| selection.matches(&self.shown(&kv.value))) {
+        for kv in &reply.kvs {
+            if !selection.matches(&self.shown(&kv.value)) {
+                continue;
+            }
             let key = String::from_utf8_lossy(&kv.key);
+            self.admit_delete(&crate::codec::decode(&self.shown(&kv.value))).await?;
             match deletion::delete(&self.api, &self.resource, &key, &options).await? {
                 Deleted::Missing => {}
                 Deleted::Gone(_) | Deleted::Waiting(_) => items.push_back(self.shown(&kv.value)),

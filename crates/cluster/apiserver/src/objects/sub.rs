@@ -63,6 +63,9 @@ impl Call {
     }
 
     async fn ask_node(&mut self, node: String, pod: Option<Value>) -> Outcome<Response<Body>> {
+        if self.path.subresource != "log" {
+            self.admit_connect().await?;
+        }
         let (Some(nodes), Some(stream)) = (self.api.nodes.get().cloned(), self.stream.take()) else {
             let message = format!("the agent of node {node:?} cannot be reached: this server runs without nodes");
             return Err(Status::new(503, "ServiceUnavailable", message));
@@ -199,7 +202,8 @@ impl Call {
     }
 
     async fn bind(&mut self) -> Outcome<Response<Body>> {
-        let body = self.parse_body()?;
+        let mut body = self.parse_body()?;
+        self.admit_sub(&mut body, &Value::Null, "binding").await?;
         let target = meta::str_at(&body, &["target", "name"]).to_owned();
         if target.is_empty() {
             let error = FieldError::required("target.name", "");
@@ -239,9 +243,10 @@ impl Call {
     }
 
     async fn evict(&mut self) -> Outcome<Response<Body>> {
-        let body = self.parse_body()?;
+        let mut body = self.parse_body()?;
         let found = self.api.get_object(&self.resource, &self.path.namespace, &self.path.name).await?;
         let (pod, _) = found.ok_or_else(|| self.not_found())?;
+        self.admit_sub(&mut body, &pod, "eviction").await?;
         let budgets = self.api.builtin("policy", "poddisruptionbudgets");
         let pending = matches!(meta::str_at(&pod, &["status", "phase"]), "Pending" | "Succeeded" | "Failed");
         if !pending && !meta::is_terminating(&pod) {
@@ -292,6 +297,7 @@ impl Call {
         let mut body = self.parse_body()?;
         let found = self.api.get_object(&self.resource, &self.path.namespace, &self.path.name).await?;
         let (account, _) = found.ok_or_else(|| self.not_found())?;
+        self.admit_sub(&mut body, &account, "token").await?;
         let asked = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
         if asked < 600 {
             let error =

@@ -1,16 +1,19 @@
 //! create, update, patch and apply. All end in one transaction that holds only if nobody wrote in between.
 
 use http::Response;
-use resources::apply::{self, ApplyError, Operation, Set, Writer};
+use resources::apply::{self, ApplyError, Set, Writer};
 use resources::decode::Parsed;
 use resources::kinds::{Faults, validate_meta, validate_meta_update};
 use resources::patch::{self, PatchError};
 use resources::{FieldError, Status, Value, crd, decode, meta};
 
 use super::Call;
+use super::admission::Held;
 use super::decode::{parse, parse_yaml};
+use crate::admission::Operation;
 use crate::api::{Created, Outcome, name_suffix, new_uid, now};
 use crate::body::Body;
+use crate::catalog::Resource;
 use crate::{codec, convert};
 
 /// How often a write is tried again when others write the same object in between.
@@ -53,7 +56,7 @@ impl Call {
         }
     }
 
-    fn writer(&self, operation: Operation, sub: &str) -> Outcome<Writer> {
+    fn writer(&self, operation: apply::Operation, sub: &str) -> Outcome<Writer> {
         let api_version = self.resource.api_version();
         Ok(Writer { operation, manager: self.manager()?, api_version, subresource: sub.to_owned() })
     }
@@ -102,6 +105,9 @@ impl Call {
             };
             let outcome = self.api.put_new(&key, &object, &present, lease).await?;
             drop(prepared);
+            if matches!(outcome, Created::Yes(_)) {
+                self.take_effect().await?;
+            }
             match outcome {
                 Created::Yes(stored) => return Ok(self.respond(201, stored)),
                 Created::Orphan => return Err(Status::not_found("", "namespaces", &namespace)),
@@ -137,11 +143,7 @@ impl Call {
     }
 
     /// Everything between decoding and storing a new object. The guard answered is to be held until it is stored.
-    async fn prepare_new(
-        &mut self,
-        object: &mut Value,
-        applied: bool,
-    ) -> Outcome<Option<tokio::sync::OwnedMutexGuard<()>>> {
+    async fn prepare_new(&mut self, object: &mut Value, applied: bool) -> Outcome<Held> {
         for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
             meta::unset(object, field);
         }
@@ -160,23 +162,28 @@ impl Call {
         self.admit_create(object).await?;
         (strategy.prepare_create)(object);
         if !applied {
-            let writer = self.writer(Operation::Update, "")?;
+            let writer = self.writer(apply::Operation::Update, "")?;
             let reset = self.reset("");
             meta::unset(object, "managedFields");
             apply::update(None, object, &self.resource.node, &writer, &reset, &now());
         }
         self.check(object, None, "")?;
-        let guard = self.allocate(object, None).await?;
-        Ok(guard)
+        let quota = self.judge(Operation::Create, Some(object), None, "").await?;
+        let allocation = self.allocate(object, None).await?;
+        Ok(allocation.into_iter().chain(quota).collect())
     }
 
     fn default(&self, object: &mut Value) {
-        match &self.resource.custom {
-            Some(custom) => crd::default(object, &custom.node),
-            None => (self.resource.strategy.default)(object),
-        }
-        if self.resource.group == "apiextensions.k8s.io" {
-            crd::default_definition(object);
+        default_of(&self.resource, object);
+    }
+
+    /// Rules that this server follows from memory hold from the answer on, not a moment later.
+    pub(super) async fn take_effect(&self) -> Outcome<()> {
+        match self.resource.group.as_str() {
+            _ if self.query.has("dryRun") => Ok(()),
+            "admissionregistration.k8s.io" => crate::controllers::load_hooks(&self.api).await,
+            "rbac.authorization.k8s.io" => crate::controllers::load_rbac(&self.api).await,
+            _ => Ok(()),
         }
     }
 
@@ -281,18 +288,18 @@ impl Call {
             let (mut new, pinned) = self.changed(&change, &old, sub)?;
             self.identify(&change, &mut new, &old)?;
             self.prepare_over(&mut new, &old, sub);
+            self.default(&mut new);
+            self.admit_update(&mut new, &old, sub).await?;
             if !matches!(change, Change::Apply { .. }) {
-                let writer = self.writer(Operation::Update, sub)?;
-                self.default(&mut new);
+                let writer = self.writer(apply::Operation::Update, sub)?;
                 apply::update(Some(&old), &mut new, &self.resource.node, &writer, &self.reset(sub), &now());
-            } else {
-                self.default(&mut new);
             }
-            self.admit_update(&new, &old, sub).await?;
-            let guard = if sub.is_empty() { self.allocate(&mut new, Some(&old)).await? } else { None };
+            let allocation = if sub.is_empty() { self.allocate(&mut new, Some(&old)).await? } else { None };
             if !self.is_status_of_old(sub) {
                 self.check(&new, Some(&old), sub)?;
             }
+            let quota = self.judge(Operation::Update, Some(&new), Some(&old), sub).await?;
+            let guard: Held = allocation.into_iter().chain(quota).collect();
             if same_but_books_time(&new, &old) {
                 return Ok(self.respond(200, kv.value));
             }
@@ -313,7 +320,10 @@ impl Call {
             };
             drop(guard);
             match written {
-                Some(stored) => return Ok(self.respond(200, stored)),
+                Some(stored) => {
+                    self.take_effect().await?;
+                    return Ok(self.respond(200, stored));
+                }
                 None if pinned => {
                     let name = &self.path.name;
                     return Err(Status::modified(&self.resource.group, &self.resource.plural, name));
@@ -347,7 +357,7 @@ impl Call {
                     meta::set(&mut config, "name", self.path.name.as_str());
                 }
                 self.same_name(&config)?;
-                let writer = self.writer(Operation::Apply, sub)?;
+                let writer = self.writer(apply::Operation::Apply, sub)?;
                 let node = &self.resource.node;
                 let made = apply::apply(None, &config, node, &writer, force, &self.reset(sub), &now())
                     .map_err(|error| self.apply_error(error))?;
@@ -396,7 +406,7 @@ impl Call {
                     return Err(Status::modified(&self.resource.group, &self.resource.plural, &self.path.name));
                 }
                 meta::unset(&mut config, "resourceVersion");
-                let writer = self.writer(Operation::Apply, sub)?;
+                let writer = self.writer(apply::Operation::Apply, sub)?;
                 let node = &self.resource.node;
                 let mut made = apply::apply(Some(old), &config, node, &writer, *force, &self.reset(sub), &now())
                     .map_err(|error| self.apply_error(error))?;
@@ -552,6 +562,17 @@ impl Call {
         let patch = self.verb == "patch" && self.content_type.ends_with("patch+json");
         let content_type = if patch { "application/json" } else { self.content_type.as_str() };
         Ok(parse(content_type, &self.body)?.value)
+    }
+}
+
+/// Fills in what the writer of an object left out.
+pub(super) fn default_of(resource: &Resource, object: &mut Value) {
+    match &resource.custom {
+        Some(custom) => crd::default(object, &custom.node),
+        None => (resource.strategy.default)(object),
+    }
+    if resource.group == "apiextensions.k8s.io" {
+        crd::default_definition(object);
     }
 }
 

@@ -1,0 +1,329 @@
+//! Admission: webhooks that change, judge, fail and stay away; the built-in plugins; nodes.
+
+use std::sync::{Arc, Mutex};
+
+use apiserver::{Config, DeleteOptions, Gvr, Local, PODS, Patch, Request, Server, Status, User};
+use base64::Engine as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+
+const MAPS: Gvr = Gvr::new("", "v1", "configmaps");
+const NAMESPACES: Gvr = Gvr::new("", "v1", "namespaces");
+const MUTATING: Gvr = Gvr::new("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations");
+const VALIDATING: Gvr = Gvr::new("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations");
+
+/// A webhook over TLS on this machine: adds a label at `/label`, refuses at `/refuse`, is broken at `/broken`.
+struct Webhook {
+    port: u16,
+    bundle: String,
+    asked: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Webhook {
+    async fn start() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key)
+                .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, log) = (acceptor.clone(), log.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        let log = log.clone();
+                        async move {
+                            let path = request.uri().path().to_owned();
+                            let body = request.into_body().collect().await.unwrap().to_bytes();
+                            let review: Value = serde_json::from_slice(&body).unwrap();
+                            let (code, answer) = answer(&path, &review);
+                            log.lock().unwrap().push(json!({"path": path, "request": review["request"]}));
+                            let answer = Full::new(Bytes::from(answer.to_string()));
+                            http::Response::builder().status(code).body(answer)
+                        }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        let bundle = base64::engine::general_purpose::STANDARD.encode(made.cert.pem());
+        Self { port, bundle, asked }
+    }
+
+    /// A configuration with one webhook at a path; `more` is merged into the webhook.
+    fn config(&self, kind: &str, name: &str, path: &str, more: &Value) -> Value {
+        let mut hook = json!({"name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"url": format!("https://127.0.0.1:{}{path}", self.port), "caBundle": self.bundle},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+        resources::patch::merge_patch(&mut hook, more);
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": [hook]})
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        let shown = |one: &Value| {
+            format!("{} {}", one["path"].as_str().unwrap(), one["request"]["operation"].as_str().unwrap())
+        };
+        asked.iter().map(shown).collect()
+    }
+}
+
+fn answer(path: &str, review: &Value) -> (u16, Value) {
+    let uid = &review["request"]["uid"];
+    let whole = |response: Value| {
+        (200, json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}))
+    };
+    match path {
+        "/label" => {
+            let labels = review["request"]["object"]["metadata"].get("labels").is_some();
+            let patch = match labels {
+                true => json!([{"op": "add", "path": "/metadata/labels/seen", "value": "yes"}]),
+                false => json!([{"op": "add", "path": "/metadata/labels", "value": {"seen": "yes"}}]),
+            };
+            let patch = base64::engine::general_purpose::STANDARD.encode(patch.to_string());
+            whole(
+                json!({"uid": uid, "allowed": true, "patchType": "JSONPatch", "patch": patch, "warnings": ["labelled"]}),
+            )
+        }
+        "/count" => {
+            let data = &review["request"]["object"]["data"];
+            let count = data["count"].as_str().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) + 1;
+            let patch = json!([{"op": "add", "path": "/data/count", "value": count.to_string()}]);
+            let patch = base64::engine::general_purpose::STANDARD.encode(patch.to_string());
+            whole(json!({"uid": uid, "allowed": true, "patchType": "JSONPatch", "patch": patch}))
+        }
+        "/refuse" => whole(
+            json!({"uid": uid, "allowed": false, "status": {"code": 403, "reason": "Forbidden", "message": "not today"}}),
+        ),
+        "/other-uid" => whole(json!({"uid": "x", "allowed": true})),
+        _ => (500, json!({})),
+    }
+}
+
+fn map(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "data": {"k": "v"}})
+}
+
+async fn create(api: &Local, object: &Value) -> Result<Value, Status> {
+    api.create(&MAPS, "default", object).await
+}
+
+#[tokio::test]
+async fn webhooks_change_and_refuse() {
+    let server = Server::start(Config::default()).await.unwrap();
+    let api = server.local(User::admin(), "test");
+    let hook = Webhook::start().await;
+    api.create(&MUTATING, "", &hook.config("MutatingWebhookConfiguration", "labels", "/label", &json!({})))
+        .await
+        .unwrap();
+    let made = create(&api, &map("a")).await.unwrap();
+    assert_eq!(made["metadata"]["labels"]["seen"], "yes");
+    assert_eq!(
+        made["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"]["f:labels"]["f:seen"],
+        json!({}),
+        "it is in the books"
+    );
+    assert_eq!(hook.asked(), ["/label CREATE"]);
+    let patch = Patch::Merge(json!({"data": {"k": "w"}, "metadata": {"labels": null}}));
+    let patched = api.patch(&MAPS, "default", "a", "", &patch).await.unwrap();
+    assert_eq!((&patched["data"]["k"], &patched["metadata"]["labels"]["seen"]), (&json!("w"), &json!("yes")));
+    api.delete(&MAPS, "default", "a", &DeleteOptions::default()).await.unwrap();
+    assert_eq!(hook.asked(), ["/label UPDATE", "/label DELETE"]);
+
+    // A dry run is no secret to a webhook without side effects.
+    let request = Request {
+        verb: "create",
+        namespace: "default".into(),
+        query: "dryRun=All".into(),
+        body: map("d").to_string().into(),
+        ..Request::default()
+    };
+    let dry: Value = serde_json::from_slice(&api.request(&MAPS, request).await.unwrap()).unwrap();
+    assert_eq!(dry["metadata"]["labels"]["seen"], "yes");
+    assert_eq!(hook.asked.lock().unwrap().pop().unwrap()["request"]["dryRun"], true);
+    hook.asked();
+
+    // Refusals, narrowed by selectors, conditions and operations.
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]}]);
+    let narrow = json!({"rules": rules, "objectSelector": {"matchLabels": {"refuse": "me"}},
+        "matchConditions": [{"name": "not-spared", "expression": "!has(object.data) || !('spare' in object.data)"}]});
+    api.create(&VALIDATING, "", &hook.config("ValidatingWebhookConfiguration", "refusals", "/refuse", &narrow))
+        .await
+        .unwrap();
+    create(&api, &map("b")).await.unwrap();
+    let mut bad = map("c");
+    bad["metadata"]["labels"] = json!({"refuse": "me"});
+    let refused = create(&api, &bad).await.unwrap_err();
+    let text = "admission webhook \"refusals.example.com\" denied the request: not today";
+    assert_eq!((refused.code, refused.reason, refused.message.as_str()), (403, "Forbidden", text));
+    bad["data"]["spare"] = "1".into();
+    create(&api, &bad).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn webhooks_that_fail_keep_out_or_not_as_their_policy_says() {
+    let server = Server::start(Config::default()).await.unwrap();
+    let api = server.local(User::admin(), "test");
+    let hook = Webhook::start().await;
+    for (name, path, policy) in [("one", "/broken", "Ignore"), ("two", "/other-uid", "Ignore")] {
+        let more = json!({"failurePolicy": policy});
+        api.create(&VALIDATING, "", &hook.config("ValidatingWebhookConfiguration", name, path, &more)).await.unwrap();
+    }
+    create(&api, &map("a")).await.unwrap();
+    assert_eq!(hook.asked(), ["/broken CREATE", "/other-uid CREATE"]);
+    for (name, path) in [("three", "/broken"), ("four", "/other-uid")] {
+        let made = hook.config("ValidatingWebhookConfiguration", name, path, &json!({}));
+        api.create(&VALIDATING, "", &made).await.unwrap();
+        let failed = create(&api, &map("b")).await.unwrap_err();
+        assert_eq!(failed.code, 500);
+        let text =
+            format!("Internal error occurred: failed calling webhook \"{name}.example.com\": failed to call webhook:");
+        assert!(failed.message.starts_with(&text), "{}", failed.message);
+        // The configuration itself is never asked about, so that it can be taken away.
+        api.delete(&VALIDATING, "", name, &DeleteOptions::default()).await.unwrap();
+    }
+    // Nobody listens there, and nobody with that name is trusted.
+    let more = json!({"clientConfig": {"url": "https://127.0.0.1:1/x"}});
+    api.create(&VALIDATING, "", &hook.config("ValidatingWebhookConfiguration", "nobody", "/", &more)).await.unwrap();
+    assert_eq!(create(&api, &map("b")).await.unwrap_err().code, 500);
+    api.delete(&VALIDATING, "", "nobody", &DeleteOptions::default()).await.unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap().cert.pem();
+    let more = json!({"clientConfig": {"caBundle": base64::engine::general_purpose::STANDARD.encode(other)}});
+    api.create(&VALIDATING, "", &hook.config("ValidatingWebhookConfiguration", "untrusted", "/label", &more))
+        .await
+        .unwrap();
+    let untrusted = create(&api, &map("b")).await.unwrap_err();
+    assert!(untrusted.message.contains("tls"), "{}", untrusted.message);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_wants_to_is_asked_again_after_others() {
+    let server = Server::start(Config::default()).await.unwrap();
+    let api = server.local(User::admin(), "test");
+    let hook = Webhook::start().await;
+    let kind = "MutatingWebhookConfiguration";
+    let again = json!({"reinvocationPolicy": "IfNeeded"});
+    api.create(&MUTATING, "", &hook.config(kind, "a-counts", "/count", &again)).await.unwrap();
+    let made = create(&api, &map("one")).await.unwrap();
+    assert_eq!(made["data"]["count"], "1", "nobody changed anything after it");
+    hook.asked();
+    api.create(&MUTATING, "", &hook.config(kind, "b-labels", "/label", &json!({}))).await.unwrap();
+    let made = create(&api, &map("two")).await.unwrap();
+    assert_eq!(made["data"]["count"], "2");
+    assert_eq!(hook.asked(), ["/count CREATE", "/label CREATE", "/count CREATE"]);
+    server.stop().await;
+}
+
+async fn namespace(api: &Local, name: &str, labels: Value) {
+    api.create(&NAMESPACES, "", &json!({"metadata": {"name": name, "labels": labels}})).await.unwrap();
+}
+
+fn pod(name: &str, more: Value) -> Value {
+    let mut pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    resources::patch::merge_patch(&mut pod, &more);
+    pod
+}
+
+#[tokio::test]
+async fn namespaces_limit_what_pods_may() {
+    let server = Server::start(Config::default()).await.unwrap();
+    let api = server.local(User::admin(), "test");
+    namespace(&api, "safe", json!({"pod-security.kubernetes.io/enforce": "baseline"})).await;
+    api.create(&PODS, "safe", &pod("fine", json!({}))).await.unwrap();
+    let host = api.create(&PODS, "safe", &pod("host", json!({"spec": {"hostNetwork": true}}))).await.unwrap_err();
+    let text =
+        "pods \"host\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!((host.code, host.message.as_str()), (403, text));
+    // Not by the back door either.
+    let debug = Patch::Strategic(json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i",
+        "securityContext": {"privileged": true}}]}}));
+    assert_eq!(api.patch(&PODS, "safe", "fine", "ephemeralcontainers", &debug).await.unwrap_err().code, 403);
+
+    namespace(&api, "small", json!({})).await;
+    let limits = json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"},
+        "default": {"cpu": "500m"}}]}});
+    api.create(&Gvr::new("", "v1", "limitranges"), "small", &limits).await.unwrap();
+    let made = api.create(&PODS, "small", &pod("a", json!({}))).await.unwrap();
+    let given = &made["spec"]["containers"][0]["resources"];
+    assert_eq!(*given, json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "500m"}}));
+    let big = json!({"spec": {"containers": [{"name": "c", "image": "i", "resources": {"limits": {"cpu": "2"}}}]}});
+    let refused = api.create(&PODS, "small", &pod("b", big)).await.unwrap_err();
+    assert_eq!(refused.message, "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2");
+
+    namespace(&api, "counted", json!({})).await;
+    let quotas = Gvr::new("", "v1", "resourcequotas");
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "3", "pods": "1"}}});
+    api.create(&quotas, "counted", &quota).await.unwrap();
+    api.create(&PODS, "counted", &pod("a", json!({}))).await.unwrap();
+    let over = api.create(&PODS, "counted", &pod("b", json!({}))).await.unwrap_err();
+    let text = "pods \"b\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1";
+    assert_eq!((over.code, over.message.as_str()), (403, text));
+    // Many at once get no more than there is room for: the authority's certificate takes one place, or does not yet.
+    let many = (0..12).map(|n| {
+        let api = api.clone();
+        tokio::spawn(async move { api.create(&MAPS, "counted", &map(&format!("m{n}"))).await.is_ok() })
+    });
+    let mut made = 0;
+    for one in many.collect::<Vec<_>>() {
+        made += usize::from(one.await.unwrap());
+    }
+    assert!((2..=3).contains(&made), "{made}");
+    let used = |quota: &Value| quota["status"]["used"].clone();
+    api.delete(&PODS, "counted", "a", &DeleteOptions::default()).await.unwrap();
+    let mut freed = false;
+    for _ in 0..600 {
+        let now = api.get(&quotas, "counted", "q").await.unwrap();
+        if used(&now)["pods"] == "0" {
+            freed = true;
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(freed, "what goes makes room");
+    api.create(&PODS, "counted", &pod("b", json!({}))).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_nodes_agent_minds_its_own_business() {
+    let server = Server::start(Config::default()).await.unwrap();
+    let admin = server.local(User::admin(), "test");
+    let agent = admin.as_user(User::node("n1"), "kubelet");
+    let nodes = Gvr::new("", "v1", "nodes");
+    let secrets = Gvr::new("", "v1", "secrets");
+    agent.create(&nodes, "", &json!({"metadata": {"name": "n1"}})).await.unwrap();
+    assert_eq!(agent.create(&nodes, "", &json!({"metadata": {"name": "n2"}})).await.unwrap_err().code, 403);
+    for name in ["mine", "other"] {
+        admin.create(&secrets, "default", &json!({"metadata": {"name": name}})).await.unwrap();
+    }
+    let with = json!({"spec": {"nodeName": "n1", "volumes": [{"name": "v", "secret": {"secretName": "mine"}}]}});
+    admin.create(&PODS, "default", &pod("p", with)).await.unwrap();
+    admin.create(&PODS, "default", &pod("q", json!({"spec": {"nodeName": "n2"}}))).await.unwrap();
+    assert!(agent.get(&secrets, "default", "mine").await.is_ok());
+    assert_eq!(agent.get(&secrets, "default", "other").await.unwrap_err().code, 403);
+    assert_eq!(agent.list(&secrets, "default", &apiserver::Selectors::default()).await.unwrap_err().code, 403);
+    let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
+    agent.patch(&PODS, "default", "p", "status", &running).await.unwrap();
+    assert_eq!(agent.patch(&PODS, "default", "q", "status", &running).await.unwrap_err().code, 403);
+    let gone = DeleteOptions { grace_secs: Some(0), ..DeleteOptions::default() };
+    assert_eq!(agent.delete(&PODS, "default", "q", &gone).await.unwrap_err().code, 403);
+    agent.delete(&PODS, "default", "p", &gone).await.unwrap();
+    assert_eq!(agent.get(&secrets, "default", "mine").await.unwrap_err().code, 403, "nothing here needs it any more");
+    server.stop().await;
+}
