@@ -282,7 +282,8 @@ async fn hostile_input_is_refused() {
             answer.code,
             answer.body
         );
-        assert!(begun.elapsed().as_secs() < 5, "{method} {path} {kind}");
+        // A bomb that goes off takes hours; a busy machine takes seconds.
+        assert!(begun.elapsed().as_secs() < 120, "{method} {path} {kind}");
     }
     assert_eq!(client.get("/readyz").await.code, 200);
 }
