@@ -18,6 +18,7 @@ pub mod fs;
 pub mod inotify;
 pub mod keyring;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netlink;

@@ -406,10 +406,11 @@ impl Engine {
         blocking(move || inner.disk_usage()).await
     }
 
-    /// Compares the database with mounts, cgroups, processes, layers, blobs, logs and the run directory. Empty: clean.
-    pub async fn doctor(&self) -> Result<Vec<Finding>> {
+    /// Compares the database with mounts, cgroups, processes, layers, blobs, logs and the run directory. Empty: clean. `deep` reads and
+    /// hashes every blob, which takes as long as reading them does.
+    pub async fn doctor(&self, deep: bool) -> Result<Vec<Finding>> {
         let inner = self.inner.clone();
-        blocking(move || inner.doctor()).await
+        blocking(move || inner.doctor(deep)).await
     }
 
     /// How long since this engine was opened.

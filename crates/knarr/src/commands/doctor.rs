@@ -12,12 +12,14 @@ pub(super) static DOCTOR: Command = Command {
     usage: "[OPTIONS]",
     about: "Compare the records with mounts, cgroups, processes, layers, blobs and logs",
     examples: "  knarr doctor          exit code 1 and a table if anything is left over or missing
-  knarr doctor --json   one object a line",
-    flags: &[&[switch("json", "One JSON object a line")]],
+  knarr doctor --json   one object a line
+  knarr doctor --deep   find blobs that have changed on disk, too",
+    flags: &[&[switch("deep", "Read and hash every blob as well"), switch("json", "One JSON object a line")]],
     interspersed: true,
     arity: Arity::None,
     run: |context, matches| {
-        let answer = context.client.get("/knarr/doctor")?;
+        let path = if matches.is("deep") { "/knarr/doctor?deep=1" } else { "/knarr/doctor" };
+        let answer = context.client.get(path)?;
         let findings = answer.as_array().cloned().unwrap_or_default();
         if matches.is("json") {
             let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();

@@ -37,7 +37,7 @@ pub(crate) async fn info(call: Call) -> ApiResult<Reply> {
 }
 
 pub(crate) async fn doctor(call: Call) -> ApiResult<Reply> {
-    let findings = call.engine.doctor().await?;
+    let findings = call.engine.doctor(call.query.flag("deep")).await?;
     reply::ok(&findings.iter().map(info::finding).collect::<Vec<_>>())
 }
 

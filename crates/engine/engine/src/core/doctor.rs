@@ -9,8 +9,8 @@ use super::open::names_in;
 use crate::{Finding, Result, Status};
 
 impl Inner {
-    /// Blocking. Takes milliseconds: nothing is hashed.
-    pub(crate) fn doctor(self: &Arc<Self>) -> Result<Vec<Finding>> {
+    /// Blocking. Takes milliseconds, unless `deep`: then every blob is read and hashed.
+    pub(crate) fn doctor(self: &Arc<Self>, deep: bool) -> Result<Vec<Finding>> {
         let mut found = Vec::new();
         let mut add = |area: &str, place: String, problem: String, remedy: &str| {
             found.push(Finding { area: area.into(), place, problem, remedy: remedy.into() });
@@ -141,7 +141,7 @@ impl Inner {
         let mut add = |area: &str, place: String, problem: String, remedy: &str| {
             found.push(Finding { area: area.into(), place, problem, remedy: remedy.into() });
         };
-        for finding in self.images.check(false)? {
+        for finding in self.images.check(deep)? {
             add("blob", self.config.root.display().to_string(), finding.what, &finding.remedy);
         }
         Ok(found)

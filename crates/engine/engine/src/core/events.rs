@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::Inner;
 use crate::{Error, Event, EventKind, EventQuery, EventStream, Filters, Result};
@@ -18,11 +18,13 @@ const BEHIND_MAX: usize = 1024;
 pub(crate) struct Events {
     past: Mutex<VecDeque<Arc<Event>>>,
     live: broadcast::Sender<Arc<Event>>,
+    /// Told with each event.
+    activity: watch::Sender<()>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { past: Mutex::default(), live: broadcast::channel(BEHIND_MAX).0 }
+        Self { past: Mutex::default(), live: broadcast::channel(BEHIND_MAX).0, activity: watch::channel(()).0 }
     }
 }
 
@@ -42,6 +44,12 @@ impl Events {
         past.push_back(event.clone());
         // Under the lock, so that a new listener sees each event exactly once: replayed or live.
         let _ = self.live.send(event);
+        self.activity.send_replace(());
+    }
+
+    /// Tells that something happens, not what.
+    pub(crate) fn activity(&self) -> watch::Receiver<()> {
+        self.activity.subscribe()
     }
 
     pub(crate) fn listeners(&self) -> usize {

@@ -81,6 +81,9 @@ impl Inner {
             state.status = if restart_in.is_some() { Status::Restarting } else { Status::Exited };
             state.pid = 0;
             state.exit_code = code;
+            if exited.exit.is_none() {
+                state.error = super::open::LOST_WITH_KERNEL.to_owned();
+            }
             state.finished_at = Some(at);
             state.oom_killed = oom_killed;
             if let Some(wait) = restart_in {

@@ -23,6 +23,7 @@ pub(crate) mod open;
 pub(crate) mod records;
 mod registry;
 mod remove;
+mod rest;
 mod roots;
 mod seccomp;
 pub(crate) mod start;

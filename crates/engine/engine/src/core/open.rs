@@ -1,6 +1,6 @@
 //! Opening an engine: the root, the keeper, and everything that happened while nobody looked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +51,7 @@ impl Inner {
             config,
         })?);
         tokio::spawn(save_changed(Arc::downgrade(&inner), changed));
+        tokio::spawn(super::rest::give_memory_back(inner.events.activity()));
         tokio::spawn(super::roots::let_roots_go(to_let_go));
         inner.adopt(held).await?;
         tokio::spawn(hear_keeper(Arc::downgrade(&inner), events));
@@ -66,8 +67,18 @@ impl Inner {
         let mut later = Vec::new();
         for container in adopted {
             let told = held.remove(&container.id.to_string());
-            let exited = told.as_ref().and_then(ended);
-            later.push((self.adopt_one(&container, told.as_ref()), exited, container));
+            let exited = match &told {
+                Some(held) => ended(held),
+                None => self.exit_on_disk(&container),
+            };
+            later.push((self.adopt_one(&container, told.as_ref(), exited), exited, container));
+        }
+        // Of containers and execs that are gone.
+        for id in self.keeper.recorded_exits() {
+            let known = id.parse().is_ok_and(|id| self.registry().get(id).is_some());
+            if !known && !held.contains_key(&id) {
+                self.forget(&id).await;
+            }
         }
         // What is left belongs to nobody: execs of an engine that is gone, containers whose removal was committed.
         for (id, held) in held {
@@ -77,6 +88,7 @@ impl Inner {
         let running = running.map(|(_, _, container)| container.id).collect();
         let inner = self.clone();
         blocking(move || {
+            inner.sweep_cgroups();
             inner.sweep();
             // Containers of other networks, and those that run, are not kept from their engine by it.
             if let Err(error) = inner.networks.adopt(&running) {
@@ -108,18 +120,31 @@ impl Inner {
         Ok(registry.all())
     }
 
-    fn adopt_one(self: &Arc<Self>, container: &Arc<Container>, held: Option<&Held>) -> Adoption {
+    /// How its last run ended, if a keeper that nobody heard any more wrote it down.
+    fn exit_on_disk(&self, container: &Container) -> Option<Exited> {
+        let state = container.state();
+        let exited = self.keeper.recorded_exit(&container.id.to_string()).filter(|_| state.status.is_running())?;
+        let at = Timestamp::new(exited.at.0, exited.at.1 as i32).ok()?;
+        // Not that of a run before.
+        state.started_at.is_none_or(|started| at >= started).then_some(exited)
+    }
+
+    fn adopt_one(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        held: Option<&Held>,
+        exited: Option<Exited>,
+    ) -> Adoption {
         let record = container.record();
         let mut live = container.live();
-        let exited = held.and_then(ended);
         let frozen = || {
             let path = self.cgroup_path(container.id, &record.host);
             self.cgroups.find(&path).and_then(|group| group.is_frozen()).unwrap_or(false)
         };
         let state = &live.saved.state;
         let held_as = match (held, exited) {
-            (None, _) => HeldAs::Nothing,
-            (Some(_), Some(_)) => HeldAs::Ended,
+            (_, Some(_)) => HeldAs::Ended,
+            (None, None) => HeldAs::Nothing,
             (Some(_), None) => HeldAs::Running { frozen: frozen() },
         };
         let exit_known = exited.is_some_and(|e| {
@@ -161,8 +186,10 @@ impl Inner {
                 }
             }
             (Adoption::Lost { restart }, _) => {
+                let rebooted = live.saved.boot_id != self.boot_id;
                 let state = &mut live.saved.state;
                 state.status = if restart { Status::Restarting } else { Status::Exited };
+                state.error = if rebooted { LOST_WITH_MACHINE } else { LOST_WITH_KEEPER }.to_owned();
                 state.exit_code = 255;
                 state.pid = 0;
                 state.finished_at.get_or_insert_with(Timestamp::now);
@@ -245,6 +272,29 @@ impl Inner {
         }
     }
 
+    /// Ends what is left in cgroups of ours in which no container runs, and removes them: what a crash of engine and keeper
+    /// together left. Blocking.
+    fn sweep_cgroups(&self) {
+        let runs = |name: &str| {
+            let container = name.parse().ok().and_then(|id| self.registry().get(id));
+            container.is_some_and(|container| container.status().is_running())
+        };
+        let parent = self.facts.cgroup_parent.trim_start_matches('/');
+        let hierarchies = &self.cgroups.layout().hierarchies;
+        let names: BTreeSet<String> = hierarchies.iter().flat_map(|h| names_in(&h.mount.join(parent))).collect();
+        for name in names.iter().filter(|name| name.parse::<ContainerId>().is_ok() && !runs(name)) {
+            let plan = runtime::plan::CgroupPlan {
+                path: format!("/{parent}/{name}"),
+                resources: Default::default(),
+                optional: false,
+            };
+            match runtime::cleanup(&plan) {
+                Ok(()) => tracing::info!(cgroup = plan.path, "removed a left-over cgroup"),
+                Err(error) => tracing::warn!(cgroup = plan.path, %error, "cannot remove a left-over cgroup"),
+            }
+        }
+    }
+
     /// Removes root file systems, directories and volumes that no record speaks of: what a crash in the middle of a
     /// create or remove left. Blocking.
     fn sweep(&self) {
@@ -272,6 +322,13 @@ impl Inner {
         self.volumes.tidy();
     }
 }
+
+/// Why an exit code of 255 is none.
+const LOST_WITH_MACHINE: &str = "the machine went down while it ran: its exit code is not known";
+const LOST_WITH_KEEPER: &str =
+    "the engine and its keeper died while it ran: it was ended, and its exit code is not known";
+pub(crate) const LOST_WITH_KERNEL: &str =
+    "it ended while its keeper was dead, and this kernel (before 6.15) does not tell how: its exit code is not known";
 
 fn ended(held: &Held) -> Option<Exited> {
     match held.phase {

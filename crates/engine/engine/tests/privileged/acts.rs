@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use engine::*;
 
@@ -23,7 +24,16 @@ pub fn main(words: &[OsString]) -> ExitCode {
 }
 
 async fn act(root: &Path, run: &Path, what: &str, container: &str) -> Result<()> {
-    let engine = Engine::open(config(root, run)).await?;
+    // The engine before may still be letting go of the database.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let engine = loop {
+        match Engine::open(config(root, run)).await {
+            Err(error) if Instant::now() < deadline && error.kind() == vocab::ErrorKind::Conflict => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => break other?,
+        }
+    };
     match what {
         "create" => {
             let mut request = shell("while true; do sleep 1; done");

@@ -1,6 +1,7 @@
 //! The cases. Each is a sentence about the engine, with a world of its own.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ cases! {
     top_and_stats_tell_what_runs,
     a_killed_engine_loses_nothing,
     a_killed_keeper_loses_nothing,
+    engine_and_keeper_killed_together_leave_nothing_behind,
     every_crash_point_leaves_a_clean_state,
     many_containers_are_made_quickly,
 }
@@ -67,7 +69,7 @@ pub fn main(filter: Option<&str>) -> ExitCode {
 }
 
 async fn clean(engine: &Engine) {
-    let found = engine.doctor().await.unwrap();
+    let found = engine.doctor(true).await.unwrap();
     assert!(found.is_empty(), "{found:#?}");
 }
 
@@ -622,6 +624,7 @@ async fn a_killed_engine_loses_nothing() {
     let mut served = act(&world, &["serve"], None).spawn().unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(served.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "ready\n");
     served.kill().unwrap();
     served.wait().unwrap();
     let begun = Instant::now();
@@ -680,6 +683,49 @@ async fn a_killed_keeper_loses_nothing() {
     clean(&engine).await;
 }
 
+/// Nobody is left who could hold what runs: it is ended, what it wrote is kept, and an exit that was written down is known.
+async fn engine_and_keeper_killed_together_leave_nothing_behind() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    let running = started(&engine, shell("echo words; while true; do sleep 1; done")).await;
+    let ended = started(&engine, shell("while true; do sleep 1; done")).await;
+    let (running_pid, ended_pid) = (state(&engine, &running).await.pid, state(&engine, &ended).await.pid);
+    let logged = || async { logs(&engine, &running, LogOptions::default()).await == "words\n" };
+    until(logged).await;
+    let keeper = engine.info().await.unwrap().keeper_pid;
+    close(engine).await;
+    let mut served = act(&world, &["serve"], None).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(served.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    // An engine that does not hear any more, a container that ends, and then nobody.
+    linux::process::kill(served.id() as i32, 19).unwrap();
+    let record = world.run().join("keeper").join(format!("{ended}.exit"));
+    linux::process::kill(ended_pid, 9).unwrap();
+    until(|| async { record.exists() }).await;
+    served.kill().unwrap();
+    served.wait().unwrap();
+    kill(keeper);
+
+    let engine = reopen(&world).await;
+    until(|| async { state(&engine, &ended).await.status == Status::Exited }).await;
+    let known = state(&engine, &ended).await;
+    assert_eq!((known.exit_code, known.error.as_str()), (137, ""));
+    let lost = state(&engine, &running).await;
+    assert_eq!((lost.status, lost.exit_code), (Status::Exited, 255));
+    assert!(lost.error.contains("exit code is not known"), "{}", lost.error);
+    until(|| async { !Path::new(&format!("/proc/{running_pid}")).exists() }).await;
+    assert_eq!(logs(&engine, &running, LogOptions::default()).await, "words\n");
+    until(|| async { engine.doctor(true).await.unwrap().is_empty() }).await;
+    engine.start(&running).await.unwrap();
+    assert_eq!(state(&engine, &running).await.error, "");
+    for id in [running, ended] {
+        remove(&engine, &id).await;
+    }
+    clean(&engine).await;
+    until(|| async { !record.exists() }).await;
+}
+
 async fn every_crash_point_leaves_a_clean_state() {
     const POINTS: [(&str, &str); 17] = [
         ("create", "engine.create.before_snapshot"),
@@ -717,7 +763,7 @@ async fn every_crash_point_leaves_a_clean_state() {
         assert!(!status.success(), "{point} was never reached");
 
         let engine = reopen(&world).await;
-        until(|| async { engine.doctor().await.unwrap().is_empty() }).await;
+        until(|| async { engine.doctor(true).await.unwrap().is_empty() }).await;
         // Whole or not at all.
         match (what, engine.inspect(&id, false).await) {
             ("remove", Err(error)) => assert_eq!(error.kind(), vocab::ErrorKind::NotFound),

@@ -409,6 +409,13 @@ impl Keeper {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Ids of what has an exit on disk, held or not.
+    pub fn recorded_exits(&self) -> Vec<String> {
+        let dir = std::fs::read_dir(crate::server::directory(&self.shared.config.run));
+        let names = dir.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| Some(name.strip_suffix(".exit")?.to_owned())).collect()
+    }
+
     /// What is held under this id.
     pub fn held(&self, id: &str) -> Option<Held> {
         self.shared.state().entry(id).ok().map(|entry| entry.held())
