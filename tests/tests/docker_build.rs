@@ -161,6 +161,19 @@ fn links_lead_nowhere_outside() {
     world.knarr(["doctor"]).success();
 }
 
+/// Steps have a network as containers have: the default bridge, none, or the host's.
+#[test]
+fn steps_have_a_network() {
+    let Some(world) = world() else { return };
+    let text = "FROM busybox\nRUN ip -o addr show eth0 > /default\nRUN --network=none ls /sys/class/net > /none\n";
+    let folder = context(&[("Dockerfile", text)]);
+    build(&world, folder.path(), &["-t", "net"]).success();
+    assert!(run(&world, "net", &["cat", "/default"]).contains("inet 172."));
+    assert_eq!(run(&world, "net", &["cat", "/none"]), "lo");
+    build(&world, folder.path(), &["--network", "none"]).exits(1);
+    world.knarr(["doctor"]).success();
+}
+
 /// The same Dockerfile gives bit-identical images when it says what time it is.
 #[test]
 fn a_given_time_makes_images_reproducible() {

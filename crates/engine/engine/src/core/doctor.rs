@@ -66,7 +66,8 @@ impl Inner {
         for hierarchy in &self.cgroups.layout().hierarchies {
             let dir = hierarchy.mount.join(self.facts.cgroup_parent.trim_start_matches('/'));
             for name in names_in(&dir).into_iter().filter(|n| n.len() == 64) {
-                if !alive(&name) && !starting(&name) {
+                let step = name.parse().is_ok_and(|id| self.steps.holds(id));
+                if !alive(&name) && !starting(&name) && !step {
                     let place = dir.join(&name).display().to_string();
                     add(
                         "cgroup",
@@ -92,7 +93,9 @@ impl Inner {
             }
         }
         for name in self.images.snapshots()? {
-            if !ids.contains(&name) && !self.is_being_made(&name) {
+            // A build's, while it works.
+            let building = name.starts_with(&format!("build-{}-", std::process::id()));
+            if !ids.contains(&name) && !self.is_being_made(&name) && !building {
                 add(
                     "layer",
                     name,
@@ -135,7 +138,8 @@ impl Inner {
         }
         let by_id = |id: crate::ContainerId| {
             let container = containers.iter().find(|c| c.id == id);
-            container.is_some_and(|c| busy(c) || matches!(c.status(), Status::Running | Status::Paused))
+            let runs = container.is_some_and(|c| busy(c) || matches!(c.status(), Status::Running | Status::Paused));
+            runs || self.steps.holds(id)
         };
         found.extend(self.networks.doctor(&by_id)?);
         let mut add = |area: &str, place: String, problem: String, remedy: &str| {

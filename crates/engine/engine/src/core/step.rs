@@ -12,11 +12,13 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use runtime::RootfsSource;
 use tokio::sync::oneshot;
 
-use super::Inner;
 use super::inner::blocking;
+use super::networks::Sandbox;
+use super::records::{ContainerRecord, StateRecord};
 use super::start::{UserFiles, launch_exit_code, launch_message};
+use super::{Container, Inner};
 use crate::decide::caps;
-use crate::spec::{self, Joined, NetworkFiles, SpecInput};
+use crate::spec::{self, Joined, SpecInput};
 use crate::stream::OutputStream;
 use crate::{ContainerConfig, ContainerId, Error, HostConfig, Result};
 
@@ -121,6 +123,10 @@ impl Steps {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    pub(crate) fn holds(&self, id: ContainerId) -> bool {
+        self.all().contains_key(&id)
+    }
+
     /// Passes an exit on; `false` if it is no step's.
     pub(crate) fn ended(&self, id: ContainerId, exited: Exited) -> bool {
         match self.all().remove(&id) {
@@ -148,9 +154,9 @@ impl Inner {
         let (sink, streams) = Sink::new(true, true).map_err(|e| Error::internal("open a step's streams", e))?;
         let program = request.args.first().cloned().unwrap_or_default();
         let inner = self.clone();
-        let plan = blocking(move || inner.plan_step(id, request)).await;
-        let started = match plan {
-            Ok(plan) => {
+        let planned = blocking(move || inner.plan_step(id, request)).await;
+        let started = match planned {
+            Ok((plan, sandbox)) => {
                 let (sender, exited) = oneshot::channel();
                 self.steps.all().insert(id, sender);
                 let work = Work::container(&plan).map_err(|e| step_error(&program, e))?;
@@ -163,7 +169,10 @@ impl Inner {
                     gated: false,
                 };
                 vocab::crash::point("engine.step.before_start");
-                self.keeper.start(request).await.map(|_| exited).map_err(|e| step_error(&program, e))
+                let started = self.keeper.start(request).await;
+                // The namespace lives on in the process.
+                drop(sandbox);
+                started.map(|_| exited).map_err(|e| step_error(&program, e))
             }
             Err(error) => Err(error),
         };
@@ -183,7 +192,7 @@ impl Inner {
     }
 
     /// Blocking.
-    fn plan_step(&self, id: ContainerId, request: StepRequest) -> Result<runtime::Plan> {
+    fn plan_step(self: &Arc<Self>, id: ContainerId, request: StepRequest) -> Result<(runtime::Plan, Option<Sandbox>)> {
         let dir = self.step_dir(id);
         std::fs::create_dir_all(&dir).map_err(|e| Error::internal(format_args!("make {}", dir.display()), e))?;
         let root = linux::fs::Root::from_fd(request.files);
@@ -200,7 +209,10 @@ impl Inner {
             ..ContainerConfig::default()
         };
         let security = spec::parse_security_opt(&host.security_opt)?;
-        let files = self.step_files(&config, host, &dir)?;
+        let record = self.step_record(id, &config, host);
+        let sandbox = self.attach_networks(&Container::new(id, record.clone(), StateRecord::default()), &record)?;
+        let files = self.write_network_files(id, &record, &dir)?;
+        let joined = Joined { network: sandbox.as_ref().map(Sandbox::path), ..Joined::default() };
         let mut spec = spec::build_spec(&SpecInput {
             id,
             config: &config,
@@ -209,7 +221,7 @@ impl Inner {
             user: &user,
             mounts: &[],
             files: &files,
-            joined: &Joined::default(),
+            joined: &joined,
             facts: &self.facts,
             seccomp: None,
             devices: &if host.privileged { super::devices::all() } else { Vec::new() },
@@ -230,35 +242,27 @@ impl Inner {
             let names = caps::decide_caps(&host.cap_add, &host.cap_drop, host.privileged, self.facts.capabilities)?;
             plan.process.seccomp = self.seccomp.plan(&security.seccomp, &names)?;
         }
-        Ok(plan)
+        Ok((plan, sandbox))
     }
 
-    fn step_files(&self, config: &ContainerConfig, host: &HostConfig, dir: &std::path::Path) -> Result<NetworkFiles> {
-        let write = |name: &str, text: String| -> Result<PathBuf> {
-            let path = dir.join(name);
-            std::fs::write(&path, text).map_err(|e| Error::internal(format_args!("write {}", path.display()), e))?;
-            Ok(path)
-        };
-        let own = spec::network_mode(host)? == spec::NamespaceMode::Private;
-        let servers = if own { spec::NameServers::Reachable } else { spec::NameServers::Host };
-        let names = spec::HostNames {
-            hostname: &config.hostname,
-            domainname: "",
-            extra: &host.extra_hosts,
-            addresses: &[],
-            gateway: None,
-            links: &[],
-        };
-        let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        Ok(NetworkFiles {
-            resolv_conf: write("resolv.conf", spec::resolv_conf(&resolv, host, servers))?,
-            hostname: write("hostname", format!("{}\n", config.hostname))?,
-            hosts: write("hosts", spec::hosts_file(&names))?,
-        })
+    /// The step in the words of a container, for the rooms that know only those. It is never stored.
+    fn step_record(&self, id: ContainerId, config: &ContainerConfig, host: &HostConfig) -> ContainerRecord {
+        ContainerRecord {
+            name: format!("build-{}", id.short()),
+            created_at: jiff::Timestamp::now(),
+            image: vocab::Digest::from_sha256([0; 32]),
+            platform: "linux".into(),
+            config: config.clone(),
+            host: host.clone(),
+            mounts: Vec::new(),
+            networks: None,
+        }
     }
 
     /// Removes what a step had. Returns whether the kernel killed for want of memory. Blocking.
-    fn end_step(&self, id: ContainerId) -> bool {
+    fn end_step(self: &Arc<Self>, id: ContainerId) -> bool {
+        let record = self.step_record(id, &ContainerConfig::default(), &HostConfig::default());
+        self.release_networks(&Container::new(id, record, StateRecord::default()));
         let path = self.cgroup_path(id, &HostConfig::default());
         let oom_killed = match self.cgroups.find(&path) {
             Ok(group) => group.events().oom_kill.is_some_and(|n| n > 0),
