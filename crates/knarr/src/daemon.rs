@@ -56,6 +56,8 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     let Host::Unix(socket) = &settings.host else {
         return Err("knarr engine: it listens on a unix socket only: --host unix:///PATH".into());
     };
+    let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
+    let registries = crate::registry::registries(matches.text("registries").or(named.as_deref()))?;
     make_directory(&settings.run, 0o711)?;
     make_directory(&settings.root, 0o711)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -64,7 +66,7 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("knarr engine: start threads: {error}")))?;
-    let served = runtime.block_on(serve(settings, socket, background));
+    let served = runtime.block_on(serve(settings, socket, background, registries));
     // A blocking call may still hang on a dead file system: it is not waited for.
     runtime.shutdown_background();
     served.map(|()| 0)
@@ -78,7 +80,12 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("knarr engine: create {}: {error}", path.display())))
 }
 
-async fn serve(settings: &Settings, socket: &Path, background: bool) -> Result<(), Failure> {
+async fn serve(
+    settings: &Settings,
+    socket: &Path,
+    background: bool,
+    registries: engine::Registries,
+) -> Result<(), Failure> {
     let failed = |what: &str, error: &dyn std::error::Error| {
         let mut text = format!("knarr engine: {what}: {error}");
         let mut cause = error.source();
@@ -95,6 +102,7 @@ async fn serve(settings: &Settings, socket: &Path, background: bool) -> Result<(
         run: settings.run.clone(),
         keeper: vec!["/proc/self/exe".into(), "keeper".into()],
         labels: Vec::new(),
+        registries,
     };
     let engine = Engine::open(config).await.map_err(|error| failed("open", &error))?;
     let listener = docker_api::bind(socket, None).map_err(|error| failed("listen", &error))?;
@@ -111,7 +119,7 @@ async fn serve(settings: &Settings, socket: &Path, background: bool) -> Result<(
 }
 
 /// Resolves at the first signal that asks the engine to end.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -7,10 +7,12 @@
 mod client;
 mod commands;
 mod create;
+mod credentials;
 mod daemon;
 mod failure;
 mod flags;
 mod pid_one;
+mod registry;
 mod server;
 mod settings;
 mod show;

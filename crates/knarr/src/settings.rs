@@ -27,6 +27,8 @@ pub struct Settings {
     /// The host is this instance's own socket, so an engine may be started there.
     pub own_host: bool,
     pub debug: bool,
+    /// The root is one that somebody named, not the usual one.
+    pub root_named: bool,
 }
 
 /// What the environment says. A function, so that tests need no real one.
@@ -60,7 +62,8 @@ impl Settings {
             (None, false) => set("DOCKER_HOST").map(|host| Host::parse(&host)).transpose()?,
         };
         let host = named.unwrap_or_else(|| own.clone());
-        Ok(Self { own_host: host == own, root, run, host, debug: matches.is("debug") })
+        let root_named = matches.given("root") || set("KNARR_ROOT").is_some();
+        Ok(Self { own_host: host == own, root, run, host, debug: matches.is("debug"), root_named })
     }
 }
 

@@ -12,7 +12,9 @@ use crate::http::error::{ApiError, ApiResult};
 use crate::http::query::{self, Plus, Query};
 use crate::http::reply::Reply;
 use crate::http::version::{self, ApiVersion};
-use crate::routes::{attach, build as builds, containers, elsewhere, execs, files, images, networks, system, volumes};
+use crate::routes::{
+    attach, build as builds, containers, elsewhere, execs, files, images, networks, registries, system, volumes,
+};
 
 /// What requests are answered with.
 #[derive(Debug, Clone)]
@@ -87,7 +89,7 @@ pub(crate) async fn route(doors: Doors, request: Request<Incoming>) -> ApiResult
 
         ("GET", ["images", "json"]) => images::list(call).await,
         ("GET", ["images", "get"]) => images::save_several(call).await,
-        ("GET", ["images", "search"]) => Err(elsewhere::registries("search")),
+        ("GET", ["images", "search"]) => registries::search(call).await,
         ("POST", ["images", "create"]) => images::create(call).await,
         ("POST", ["images", "load"]) => images::load(call).await,
         ("POST", ["images", "prune"]) => images::prune(call).await,
@@ -95,8 +97,12 @@ pub(crate) async fn route(doors: Doors, request: Request<Incoming>) -> ApiResult
         ("GET", ["images", name @ .., "history"]) if !name.is_empty() => images::history(call, &name.join("/")).await,
         ("GET", ["images", name @ .., "get"]) if !name.is_empty() => images::save(call, &name.join("/")).await,
         ("POST", ["images", name @ .., "tag"]) if !name.is_empty() => images::tag(call, &name.join("/")).await,
-        ("POST", ["images", name @ .., "push"]) if !name.is_empty() => Err(elsewhere::registries("push")),
+        ("POST", ["images", name @ .., "push"]) if !name.is_empty() => registries::push(call, &name.join("/")).await,
         ("DELETE", ["images", name @ ..]) if !name.is_empty() => images::remove(call, &name.join("/")).await,
+        ("POST", ["auth"]) => registries::login(call).await,
+        ("GET", ["distribution", name @ .., "json"]) if !name.is_empty() => {
+            registries::distribution(call, &name.join("/")).await
+        }
         ("POST", ["commit"]) => images::commit(call).await,
 
         ("POST", ["build"]) => builds::build(call).await,

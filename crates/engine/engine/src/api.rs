@@ -22,6 +22,15 @@ pub struct EngineConfig {
     pub keeper: Vec<OsString>,
     /// Labels of this engine, shown by `info`.
     pub labels: Vec<String>,
+    pub registries: Registries,
+}
+
+/// How other registries are reached, and the engine's own.
+#[derive(Debug, Clone, Default)]
+pub struct Registries {
+    pub client: registry::client::Config,
+    /// Off by default.
+    pub serve: Option<(registry::server::Listen, registry::server::Config)>,
 }
 
 /// The engine. Cheap to clone; the last clone's death does not stop anything: containers run on.
@@ -62,6 +71,7 @@ impl Engine {
         if let Err(error) = blocking(move || inner.save_states(&ids)).await {
             tracing::error!(%error, "cannot write the state of containers");
         }
+        self.inner.doors.close();
         self.inner.remove_cgroup_parent();
         let inner = self.inner.clone();
         blocking(move || inner.networks.rest()).await;
@@ -387,6 +397,43 @@ impl Engine {
 
     pub fn config(&self) -> &EngineConfig {
         &self.inner.config
+    }
+}
+
+/// Registries.
+impl Engine {
+    /// Pulls. The stream ends after the image is in the store under its name, or with the error. Dropping it ends the pull;
+    /// what has arrived of a layer waits for the next try.
+    pub async fn image_pull(&self, request: PullRequest) -> Result<ItemStream<RegistryReport>> {
+        self.inner.pull(request)
+    }
+
+    /// Pushes; a push to the engine's own registry moves records only.
+    pub async fn image_push(&self, request: PushRequest) -> Result<ItemStream<RegistryReport>> {
+        self.inner.push(request)
+    }
+
+    /// Whether a registry takes these credentials: [`Error::Unauthorized`] if not.
+    pub async fn registry_login(&self, server: &str, credentials: Credentials) -> Result<registry::client::Login> {
+        self.inner.registry_login(server, credentials).await
+    }
+
+    /// What a reference stands for in its registry.
+    pub async fn registry_inspect(
+        &self,
+        reference: &str,
+        credentials: Credentials,
+    ) -> Result<registry::client::Inspected> {
+        self.inner.registry_inspect(reference, credentials).await
+    }
+
+    pub async fn registry_search(
+        &self,
+        term: &str,
+        limit: usize,
+        credentials: Credentials,
+    ) -> Result<Vec<registry::client::Found>> {
+        self.inner.registry_search(term, limit, credentials).await
     }
 }
 

@@ -48,6 +48,12 @@ pub enum Error {
     NotFound(String),
     #[error(transparent)]
     Network(#[from] network::NetworkError),
+    /// A registry did not do what was asked, in the words that it and Docker have for it.
+    #[error("{message}")]
+    Registry { kind: ErrorKind, message: String },
+    /// A registry does not know who asks.
+    #[error("{0}")]
+    Unauthorized(String),
     #[error(transparent)]
     Image(#[from] image::Error),
     #[error(transparent)]
@@ -79,7 +85,8 @@ impl Error {
             Self::Image(source) => source.kind(),
             Self::Db(source) => source.kind(),
             Self::Kernel(source) => source.kind(),
-            Self::Other { kind, .. } => *kind,
+            Self::Other { kind, .. } | Self::Registry { kind, .. } => *kind,
+            Self::Unauthorized(_) => ErrorKind::Forbidden,
         }
     }
 

@@ -34,6 +34,7 @@ pub mod tar;
 mod union;
 
 pub use error::{Error, Result};
+pub use manifest::{Chosen, choose};
 pub use model::*;
 pub use store::{
     Blob, Distributable, DistributableLayer, HOLDS, Hold, LayersLeft, Lease, Options, Part, Prepared, Pull,

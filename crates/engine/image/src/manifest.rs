@@ -136,6 +136,26 @@ fn layer_type(media_type: &str, what: &str) -> Result<()> {
     }
 }
 
+/// One manifest of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+}
+
+/// The manifest of an index, announced with `media_type`, that suits a platform best.
+pub fn choose(index: &[u8], media_type: &str, wanted: &Platform) -> Result<Option<Chosen>> {
+    match parse(index, media_type, "index", &Limits::default())? {
+        Document::Index { manifests } => Ok(select(&manifests, wanted).map(|link| Chosen {
+            media_type: link.media_type.clone(),
+            digest: link.digest,
+            size: link.size,
+        })),
+        Document::Image { .. } => Err(Error::invalid("index", "an image, not an index")),
+    }
+}
+
 /// The manifest of an index that suits `wanted` best: the exact variant, else the best one this platform also runs.
 pub(crate) fn select<'a>(manifests: &'a [Link], wanted: &Platform) -> Option<&'a Link> {
     let rank = |link: &Link| -> Option<u32> {

@@ -115,6 +115,8 @@ impl Write for Stream {
 /// What goes with a request.
 pub enum Body<'a> {
     Empty,
+    /// No body, but credentials for a registry in a header.
+    Registry(Option<&'a str>),
     Json(&'a serde_json::Value),
     /// Sent in chunks until the reader ends.
     Stream(&'a mut dyn Read, &'static str),
@@ -227,6 +229,16 @@ pub fn exchange(mut stream: Stream, method: &str, target: &str, body: Body<'_>, 
     let sent = match body {
         Body::Empty => {
             if method != "GET" && method != "HEAD" {
+                head.push_str("Content-Length: 0\r\n");
+            }
+            head.push_str("\r\n");
+            stream.write_all(head.as_bytes())
+        }
+        Body::Registry(credentials) => {
+            if let Some(credentials) = credentials {
+                head.push_str(&format!("X-Registry-Auth: {credentials}\r\n"));
+            }
+            if method != "GET" {
                 head.push_str("Content-Length: 0\r\n");
             }
             head.push_str("\r\n");

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::{Value, json};
 
-use super::{Command, Context, for_each, out};
-use crate::client::http::{Body, encode};
+use super::{Command, for_each, out};
+use crate::client::http::encode;
 use crate::client::{filters, query};
 use crate::failure::Failure;
 use crate::flags::{Arity, list, switch, text};
@@ -265,47 +265,6 @@ pub(super) static HISTORY: Command = Command {
         Ok(0)
     },
 };
-
-pub(super) static PULL: Command = Command {
-    name: "pull",
-    usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
-    about: "Download an image from a registry",
-    examples: "",
-    flags: &[&[
-        switch("all-tags", "").short('a').refused("one image at a time"),
-        text("platform", "Set platform if server is multi-platform capable"),
-        switch("quiet", "Suppress verbose output").short('q'),
-        switch("disable-content-trust", "").hidden(),
-    ]],
-    interspersed: true,
-    arity: Arity::Exactly(1),
-    run: |context, matches| {
-        let name = &matches.arguments[0];
-        pull(context, name, matches.text("platform").unwrap_or(""), matches.is("quiet"))?;
-        out(&format!("{name}\n"))?;
-        Ok(0)
-    },
-};
-
-/// Asks the engine to fetch an image. Where the engine cannot, the failure says what else there is.
-pub(super) fn pull(context: &Context, image: &str, platform: &str, quiet: bool) -> Result<(), Failure> {
-    let reference: vocab::Reference =
-        image.parse().map_err(|error| Failure::new(format!("invalid reference format: {error}")))?;
-    let reference = if reference.digest().is_none() { reference.or_latest() } else { reference };
-    let repository = reference.familiar_repository();
-    let digest = reference.digest().map(|digest| digest.to_string());
-    let tag = digest.as_deref().or(reference.tag()).unwrap_or("latest").to_owned();
-    let mut parameters = vec![("fromImage", repository.as_str()), ("tag", tag.as_str())];
-    if !platform.is_empty() {
-        parameters.push(("platform", platform));
-    }
-    let answer = context.client.request("POST", &format!("/images/create{}", query(&parameters)), Body::Empty);
-    let answer = answer.map_err(|failure| {
-        let hint = "An image can come from a file: knarr load -i IMAGE.tar, or knarr import ROOTFS.tar NAME.";
-        Failure { message: format!("{}\n{hint}", failure.message), ..failure }
-    })?;
-    progress(answer, quiet)
-}
 
 /// Prints the lines of a progress stream; an error in it is the command's.
 pub(super) fn progress(answer: impl std::io::Read, quiet: bool) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ mod images;
 mod inspect;
 mod logs;
 mod ps;
+mod registries;
 mod run;
 mod stats;
 mod stream;
@@ -108,12 +109,18 @@ pub static GROUPS: &[Group] = &[
             ("ls", &images::IMAGES),
             ("list", &images::IMAGES),
             ("prune", &system::IMAGE_PRUNE),
-            ("pull", &images::PULL),
+            ("pull", &registries::PULL),
+            ("push", &registries::PUSH),
             ("rm", &images::RMI),
             ("remove", &images::RMI),
             ("save", &archives::SAVE),
             ("tag", &images::TAG),
         ],
+    },
+    Group {
+        name: "manifest",
+        about: "Look at manifests in registries",
+        commands: &[("inspect", &registries::MANIFEST_INSPECT)],
     },
     Group {
         name: "system",
@@ -175,12 +182,16 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &containers::KILL,
             &containers::PAUSE,
             &containers::PORT,
-            &images::PULL,
+            &registries::LOGIN,
+            &registries::LOGOUT,
+            &registries::PULL,
+            &registries::PUSH,
             &containers::RENAME,
             &containers::RESTART,
             &containers::RM,
             &images::RMI,
             &archives::SAVE,
+            &registries::SEARCH,
             &attach::START,
             &stats::STATS,
             &containers::STOP,
@@ -191,7 +202,7 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &containers::WAIT,
         ],
     ),
-    ("Roles of this program", &[&ENGINE]),
+    ("Roles of this program", &[&ENGINE, &REGISTRY]),
 ];
 
 static ENGINE: Command = Command {
@@ -202,10 +213,35 @@ static ENGINE: Command = Command {
   knarr --root /srv/k --run /run/k engine   another instance beside it
 
 Containers run on when it ends, and the next one adopts them.",
-    flags: &[&[flags::switch("background", "").hidden()], settings::FLAGS],
+    flags: &[
+        &[
+            flags::switch("background", "").hidden(),
+            flags::text(
+                "registries",
+                "File that says which registries there are (default: /etc/knarr/registries.json)",
+            ),
+        ],
+        settings::FLAGS,
+    ],
     interspersed: true,
     arity: Arity::None,
     run: |context, matches| crate::daemon::engine(context.settings(), matches),
+};
+
+static REGISTRY: Command = Command {
+    name: "registry",
+    usage: "--root DIR [OPTIONS] [hash NAME]",
+    about: "Run a registry in the foreground, or print a line for its file of users",
+    examples: "  knarr registry --root /srv/registry --listen 127.0.0.1:5000
+  knarr registry --root /srv/cache --upstream docker.io   a cache of another registry
+  echo secret | knarr registry hash ann >>users           a user for --users",
+    flags: &[crate::registry::FLAGS, settings::FLAGS],
+    interspersed: true,
+    arity: Arity::Between(0, 2),
+    run: |context, matches| {
+        let given = matches.given("root") || context.settings().root_named;
+        crate::registry::main(context.settings(), given, matches)
+    },
 };
 
 /// Finds and runs the command that `words` name. This is the whole life of the process.
@@ -264,7 +300,7 @@ fn dispatch(words: &[String]) -> Result<u8, Failure> {
     }
     // `knarr engine --root X` as well as `knarr --root X engine`.
     let mut chosen = global;
-    if command.name == "engine" {
+    if matches!(command.name, "engine" | "registry") {
         chosen.absorb(&matches);
     }
     let is_root = rustix::process::geteuid().is_root();
@@ -306,9 +342,6 @@ fn unknown(name: &str) -> String {
     let planned = match name {
         "build" | "buildx" | "builder" => {
             Some("building images comes with a later version; load one with 'knarr load'")
-        }
-        "push" | "login" | "logout" | "search" | "manifest" => {
-            Some("registries come with a later version; move images with 'knarr save' and 'knarr load'")
         }
         "network" => Some("networks come with a later version; --network none and host are there"),
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),

@@ -168,7 +168,7 @@ fn create(context: &Context, matches: &Matches, detach: bool) -> Result<String, 
     let platform = matches.text("platform").unwrap_or("");
     match pull {
         "missing" | "never" => {}
-        "always" => super::images::pull(context, image, platform, matches.is("quiet"))?,
+        "always" => super::registries::pull(context, image, platform, matches.is("quiet"))?,
         other => {
             let message =
                 format!("invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\"");
@@ -186,7 +186,7 @@ fn create(context: &Context, matches: &Matches, detach: bool) -> Result<String, 
     let answer = match client.post(&path, Some(&body)) {
         Err(failure) if failure.is_not_found() && failure.message.contains("No such image") && pull == "missing" => {
             eprintln!("Unable to find image '{}' locally", familiar(image));
-            super::images::pull(context, image, platform, matches.is("quiet"))?;
+            super::registries::pull(context, image, platform, matches.is("quiet"))?;
             client.post(&path, Some(&body))?
         }
         other => other?,

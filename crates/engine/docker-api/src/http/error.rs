@@ -48,6 +48,9 @@ impl ApiError {
 
 impl From<engine::Error> for ApiError {
     fn from(error: engine::Error) -> Self {
+        if let engine::Error::Unauthorized(_) = &error {
+            return Self::new(StatusCode::UNAUTHORIZED, chain(&error));
+        }
         Self::of_kind(error.kind(), &error)
     }
 }

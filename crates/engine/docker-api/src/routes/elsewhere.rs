@@ -20,12 +20,6 @@ pub(crate) fn swarm(method: &Method, segments: &[&str]) -> ApiError {
     }
 }
 
-pub(crate) fn registries(what: &str) -> ApiError {
-    ApiError::unsupported(format!(
-        "{what}: registries are not supported by this version; bring images in with load or import"
-    ))
-}
-
 pub(crate) fn checkpoints() -> ApiError {
     ApiError::unsupported("checkpoints are not supported by this engine")
 }
@@ -38,8 +32,6 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
             Err(ApiError::not_found(format!("plugin {:?} not found", name.join("/"))))
         }
         (_, ["plugins", ..]) => Err(ApiError::unsupported("plugins are not supported by this engine")),
-        ("POST", ["auth"]) => Err(registries("login")),
-        ("GET", ["distribution", .., "json"]) => Err(registries("distribution")),
         ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => Err(ApiError::unsupported(
             "build: BuildKit's protocol is not supported by this version; use the classic builder (DOCKER_BUILDKIT=0)",
         )),

@@ -7,7 +7,7 @@ use hyper::body::Body as _;
 use serde_json::json;
 
 use super::system::append_line;
-use super::{containers, elsewhere, to_the_end};
+use super::{containers, registries, to_the_end};
 use crate::http::body::{Body, feed};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::filters;
@@ -128,10 +128,10 @@ pub(crate) async fn load(call: Call) -> ApiResult<Reply> {
     Ok(reply::with_type(StatusCode::OK, reply::JSON, Body::encoded(progress, encode).after(head.into())))
 }
 
-/// `fromSrc` imports a root file system; `fromImage` would pull.
+/// `fromSrc` imports a root file system; `fromImage` pulls.
 pub(crate) async fn create(call: Call) -> ApiResult<Reply> {
-    if let Some(image) = call.query.text("fromImage") {
-        return Err(elsewhere::registries(&format!("pull {image}")));
+    if call.query.text("fromImage").is_some() {
+        return registries::pull(call).await;
     }
     let Some(source) = call.query.text("fromSrc") else {
         return Err(ApiError::invalid("name what to make the image of: fromImage and fromSrc are empty"));

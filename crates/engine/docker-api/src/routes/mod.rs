@@ -8,6 +8,7 @@ pub(crate) mod execs;
 pub(crate) mod files;
 pub(crate) mod images;
 pub(crate) mod networks;
+pub(crate) mod registries;
 pub(crate) mod system;
 pub(crate) mod volumes;
 

@@ -217,6 +217,9 @@ pub(crate) struct Progress {
     pub(crate) progress: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
+    /// For programs: what a push made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) aux: Option<serde_json::Value>,
     #[serde(rename = "errorDetail", skip_serializing_if = "Option::is_none")]
     pub(crate) error_detail: Option<ErrorDetail>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,6 +255,29 @@ impl Progress {
     /// An error after the answer has begun: the status line is gone, the stream must say it.
     pub(crate) fn error(message: String) -> Self {
         Self { error_detail: Some(ErrorDetail { message: message.clone() }), error: Some(message), ..Self::default() }
+    }
+
+    pub(crate) fn from_registry(report: engine::RegistryReport) -> Self {
+        match report {
+            engine::RegistryReport::Status(text) => Self::status(text),
+            engine::RegistryReport::Step { id, status, bytes } => {
+                let (current, total) = bytes.unwrap_or_default();
+                // What names the whole rather than a layer has no detail.
+                let plain = bytes.is_none() && status.starts_with("Pulling from");
+                Self {
+                    status: Some(status),
+                    progress_detail: (!plain).then_some(ProgressDetail { current, total }),
+                    progress: bytes.map(|(current, total)| bar(current, total)),
+                    id: Some(id),
+                    ..Self::default()
+                }
+            }
+            engine::RegistryReport::Pushed { tag, digest, bytes } => Self {
+                progress_detail: Some(ProgressDetail::default()),
+                aux: Some(serde_json::json!({"Tag": tag, "Digest": digest.to_string(), "Size": bytes})),
+                ..Self::default()
+            },
+        }
     }
 
     pub(crate) fn from_load(progress: engine::LoadProgress) -> Self {

@@ -15,6 +15,7 @@ use super::exec::Exec;
 use super::follow::LogWatch;
 use super::networks::Networks;
 use super::records::{CONTAINERS, STATES};
+use super::registries::Doors;
 use super::registry::Registry;
 use super::seccomp::SeccompFilters;
 use super::start::UserFilesCache;
@@ -27,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) config: EngineConfig,
     pub(crate) db: db::Db,
     pub(crate) images: Arc<image::Store>,
+    pub(crate) doors: Doors,
     pub(crate) events: Events,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
@@ -79,6 +81,7 @@ impl Inner {
     pub(crate) fn new(parts: Parts) -> Result<Self> {
         let entropy = std::fs::File::open("/dev/urandom").map_err(|e| Error::internal("open /dev/urandom", e))?;
         Ok(Self {
+            doors: Doors::new(&parts.config.registries),
             config: parts.config,
             db: parts.db,
             images: parts.images,

@@ -21,6 +21,7 @@ mod list;
 mod networks;
 pub(crate) mod open;
 pub(crate) mod records;
+mod registries;
 mod registry;
 mod remove;
 mod rest;

@@ -54,6 +54,7 @@ impl Inner {
         tokio::spawn(super::rest::give_memory_back(inner.events.activity()));
         tokio::spawn(super::roots::let_roots_go(to_let_go));
         inner.adopt(held).await?;
+        inner.open_registry().await?;
         tokio::spawn(hear_keeper(Arc::downgrade(&inner), events));
         tokio::spawn(guard_rules(Arc::downgrade(&inner)));
         Ok(inner)

@@ -120,3 +120,25 @@ pub struct ImportRequest {
     pub changes: Vec<String>,
     pub platform: Option<String>,
 }
+
+/// What to pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// With a tag, with a digest, or neither.
+    pub reference: String,
+    /// Without a tag: every tag, instead of `latest`.
+    pub all_tags: bool,
+    pub platform: Option<String>,
+    pub credentials: Credentials,
+}
+
+/// What to push.
+#[derive(Debug, Clone, Default)]
+pub struct PushRequest {
+    pub reference: String,
+    /// Without a tag: every tag of the repository here, instead of `latest`.
+    pub all_tags: bool,
+    pub credentials: Credentials,
+}
+
+pub use registry::client::{Credentials, Report as RegistryReport};

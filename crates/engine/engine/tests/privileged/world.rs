@@ -119,6 +119,7 @@ pub fn config(root: &Path, run: &Path) -> EngineConfig {
         root: root.to_owned(),
         run: run.to_owned(),
         keeper: vec![program.into(), "keeper".into()],
+        registries: engine::Registries::default(),
         labels: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use db::Table;
 use serde::{Deserialize, Serialize};
-use vocab::{Digest, crash};
+use vocab::{Digest, Reference, crash};
 
 use super::Store;
 use super::records::*;
@@ -181,6 +181,17 @@ impl Store {
                 txn.put(&HOLDS, key, &hold)?;
             }
             also(txn)
+        })
+    }
+
+    /// Notes the digest by which a registry knows an image.
+    pub fn note_digest(&self, name: &Reference, image: &Digest) -> Result<()> {
+        if name.digest().is_none() {
+            return Err(Error::invalid("name", "it has no digest"));
+        }
+        self.db.write(|txn| {
+            txn.get(&IMAGES, image)?.ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
+            Ok::<_, Error>(txn.put(&NAMES, &name.to_string(), &NameRecord { image: *image })?)
         })
     }
 
