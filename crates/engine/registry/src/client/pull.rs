@@ -310,7 +310,8 @@ impl LayerJob {
                             format!("it broke off at byte {reached} of {}: {source}", self.size),
                         ));
                     }
-                    let wait = pause(tries, None);
+                    // One that got further need not be left alone for long.
+                    let wait = if tries == 1 { Duration::from_millis(20) } else { pause(tries, None) };
                     self.told(Report::step(self.id.clone(), format!("Retrying in {} seconds", wait.as_secs().max(1))));
                     std::thread::sleep(wait);
                 }

@@ -100,8 +100,10 @@ impl Uploads {
     pub(crate) fn expire(&self, idle: Duration) {
         let now = SystemTime::now();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let touched = entry.path().join("data").metadata().and_then(|meta| meta.modified());
-            let old = touched.map_or(true, |at| now.duration_since(at).is_ok_and(|age| age >= idle));
+            // An upload that is just being made has no file yet: then its folder tells.
+            let meta = entry.path().join("data").metadata().or_else(|_| entry.metadata());
+            let touched = meta.and_then(|meta| meta.modified());
+            let old = touched.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age >= idle));
             let id = entry.file_name().to_string_lossy().into_owned();
             let slot = self.live.lock().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
             match slot.map(|slot| slot.try_lock_owned()) {
