@@ -157,15 +157,8 @@ pub(crate) async fn search(call: Call) -> ApiResult<Reply> {
             _ => return Err(ApiError::invalid(format!("limit {text} is outside the range of [1, 100]"))),
         },
     };
-    let flag = |key: &str| -> ApiResult<Option<bool>> {
-        match filters.values(key).last() {
-            None => Ok(None),
-            Some("true" | "1") => Ok(Some(true)),
-            Some("false" | "0") => Ok(Some(false)),
-            Some(other) => Err(ApiError::invalid(format!("invalid filter '{key}=[{other}]'"))),
-        }
-    };
-    let (official, automated) = (flag("is-official")?, flag("is-automated")?);
+    let official = filters::boolean(&filters, "is-official")?;
+    let automated = filters::boolean(&filters, "is-automated")?;
     let mut stars = 0;
     for text in filters.values("stars") {
         let wanted = text.parse::<u64>().map_err(|_| ApiError::invalid(format!("invalid filter 'stars=[{text}]'")))?;
