@@ -118,6 +118,13 @@ fn live(world: &World, told: &mut Told, archive: &str) {
     told.step(world, &["rename", "cc", "dd"], &[Gone("cc"), Exists("dd")]);
     told.step(world, &["restart", "-t", "0", "aa"], &[Runs("aa")]);
     told.step(world, &["rm", "dd"], &[Gone("dd")]);
+    told.step(world, &["network", "create", "net"], &[]);
+    let on_net = ["run", "-d", "--name", "ee", "--network", "net", "-p", "127.0.0.1:0:80"];
+    told.step(world, &[&on_net, &sleep[..]].concat(), &[Runs("ee")]);
+    told.step(world, &["network", "connect", "bridge", "ee"], &[]);
+    told.step(world, &["network", "disconnect", "net", "ee"], &[]);
+    told.step(world, &["rm", "-f", "ee"], &[Gone("ee")]);
+    told.step(world, &["network", "rm", "net"], &[]);
     told.step(world, &["load", "-i", archive], &[Image("loaded:1")]);
     told.step(world, &["tag", "loaded:1", "tagged:1"], &[Image("tagged:1")]);
     told.step(world, &["rmi", "loaded:1"], &[NoImage("loaded:1")]);

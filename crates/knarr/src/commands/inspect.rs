@@ -17,13 +17,18 @@ pub(super) static INSPECT: Command = Command {
     usage: "[OPTIONS] NAME|ID [NAME|ID...]",
     about: "Return low-level information on containers and images",
     examples: "  knarr inspect web\n  knarr inspect -f '{{.State.Status}} {{.State.Pid}}' web\n  knarr inspect -f '{{json .Config.Env}}' busybox:1",
-    flags: &[&[FORMAT, SIZE, text("type", "Only inspect objects of the given type (container, image, volume)")]],
+    flags: &[&[
+        FORMAT,
+        SIZE,
+        text("type", "Only inspect objects of the given type (container, image, volume, network)"),
+    ]],
     interspersed: true,
     arity: Arity::AtLeast(1),
     run: |context, matches| match matches.text("type") {
-        None => show_all(context, matches, &[Kind::Container, Kind::Image, Kind::Volume]),
+        None => show_all(context, matches, &[Kind::Container, Kind::Image, Kind::Network, Kind::Volume]),
         Some("container") => show_all(context, matches, &[Kind::Container]),
         Some("image") => show_all(context, matches, &[Kind::Image]),
+        Some("network") => show_all(context, matches, &[Kind::Network]),
         Some("volume") => show_all(context, matches, &[Kind::Volume]),
         Some(other) => Err(Failure::new(format!("unknown type: {}", crate::text::quoted(other)))),
     },
@@ -62,11 +67,23 @@ pub(super) static VOLUME_INSPECT: Command = Command {
     run: |context, matches| show_all(context, matches, &[Kind::Volume]),
 };
 
+pub(super) static NETWORK_INSPECT: Command = Command {
+    name: "inspect",
+    usage: "[OPTIONS] NETWORK [NETWORK...]",
+    about: "Display detailed information on one or more networks",
+    examples: "  knarr network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' bridge",
+    flags: &[&[FORMAT, text("scope", "").hidden(), switch("verbose", "Verbose output for diagnostics").short('v')]],
+    interspersed: true,
+    arity: Arity::AtLeast(1),
+    run: |context, matches| show_all(context, matches, &[Kind::Network]),
+};
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Container,
     Image,
     Volume,
+    Network,
 }
 
 fn find(context: &Context, matches: &Matches, name: &str, kinds: &[Kind]) -> Result<Value, Failure> {
@@ -75,6 +92,7 @@ fn find(context: &Context, matches: &Matches, name: &str, kinds: &[Kind]) -> Res
         let path = match kind {
             Kind::Container => format!("/containers/{}/json{size}", encode(name)),
             Kind::Image => format!("/images/{}/json", encode(name)),
+            Kind::Network => format!("/networks/{}", encode(name)),
             Kind::Volume => format!("/volumes/{}", encode(name)),
         };
         match context.client.get(&path) {

@@ -13,6 +13,7 @@ mod exec;
 mod images;
 mod inspect;
 mod logs;
+mod networks;
 mod ps;
 mod registries;
 mod run;
@@ -121,6 +122,21 @@ pub static GROUPS: &[Group] = &[
         name: "manifest",
         about: "Look at manifests in registries",
         commands: &[("inspect", &registries::MANIFEST_INSPECT)],
+    },
+    Group {
+        name: "network",
+        about: "Manage networks",
+        commands: &[
+            ("connect", &networks::CONNECT),
+            ("create", &networks::CREATE),
+            ("disconnect", &networks::DISCONNECT),
+            ("inspect", &inspect::NETWORK_INSPECT),
+            ("ls", &networks::LS),
+            ("list", &networks::LS),
+            ("prune", &system::NETWORK_PRUNE),
+            ("rm", &networks::RM),
+            ("remove", &networks::RM),
+        ],
     },
     Group {
         name: "system",
@@ -344,6 +360,11 @@ fn unknown(name: &str) -> String {
             Some("building images comes with a later version; load one with 'knarr load'")
         }
         "network" => Some("networks come with a later version; --network none and host are there"),
+    },
+    Group {
+        "push" | "login" | "logout" | "search" | "manifest" => {
+            Some("registries come with a later version; move images with 'knarr save' and 'knarr load'")
+        }
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),
         "swarm" | "node" | "service" | "stack" | "secret" | "config" => Some("there is no swarm mode"),
         "context" => Some("there are no contexts; --host or DOCKER_HOST says where the engine is"),

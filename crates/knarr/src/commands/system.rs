@@ -424,6 +424,23 @@ pub(super) static IMAGE_PRUNE: Command = Command {
     },
 };
 
+pub(super) static NETWORK_PRUNE: Command = Command {
+    name: "prune",
+    usage: "[OPTIONS]",
+    about: "Remove all unused networks",
+    examples: "",
+    flags: &[&[FORCE, FILTER]],
+    interspersed: true,
+    arity: Arity::None,
+    run: |context, matches| {
+        let warning = "WARNING! This will remove all custom networks not used by at least one container.";
+        if confirmed(matches, warning)? {
+            out(&super::networks::prune(context, matches.list("filter"))?)?;
+        }
+        Ok(0)
+    },
+};
+
 pub(super) static SYSTEM_PRUNE: Command = Command {
     name: "prune",
     usage: "[OPTIONS]",
@@ -440,12 +457,15 @@ pub(super) static SYSTEM_PRUNE: Command = Command {
         };
         let volumes =
             if matches.is("volumes") { "  - all anonymous volumes not used by at least one container\n" } else { "" };
-        let warning = format!("WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images}\n");
+        let warning = format!(
+            "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n{volumes}  - {images}\n"
+        );
         if !confirmed(matches, &warning)? {
             return Ok(0);
         }
         let wanted = matches.list("filter");
         let mut parts = vec![prune_containers(context, wanted)?];
+        parts.push((super::networks::prune(context, wanted)?, 0.0));
         if matches.is("volumes") {
             // Only containers and images have an age.
             let ageless: Vec<String> = wanted.iter().filter(|f| !f.starts_with("until=")).cloned().collect();

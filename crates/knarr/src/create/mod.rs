@@ -4,6 +4,7 @@
 //! engine checks what it means, so that the stock client gets the same answers.
 
 mod mounts;
+mod network;
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,6 @@ use serde_json::{Map, Value, json};
 
 use crate::flags::{Flag, Matches, bytes, decimal, duration, int, list, switch, text};
 use crate::text::quoted;
-
-const NEEDS_NETWORK: &str = "it needs a network; --network none and host are there, bridges come with a later version";
 
 pub const FLAGS: &[Flag] = &[
     // identity
@@ -78,16 +77,17 @@ pub const FLAGS: &[Flag] = &[
     text("uts", "UTS namespace to use"),
     text("userns", "User namespace to use"),
     text("cgroupns", "Cgroup namespace to use (host|private)"),
-    text("network", "Connect a container to a network (none, host, container:NAME)"),
-    text("net", "Connect a container to a network").hidden(),
-    list("network-alias", "").refused(NEEDS_NETWORK),
-    text("ip", "").refused(NEEDS_NETWORK),
-    text("ip6", "").refused(NEEDS_NETWORK),
-    list("link-local-ip", "").refused(NEEDS_NETWORK),
-    list("link", "").refused(NEEDS_NETWORK),
-    text("mac-address", "").refused(NEEDS_NETWORK),
-    list("publish", "").short('p').refused(NEEDS_NETWORK),
-    switch("publish-all", "").short('P').refused(NEEDS_NETWORK),
+    list("network", "Connect a container to a network"),
+    list("net", "Connect a container to a network").hidden(),
+    list("network-alias", "Add network-scoped alias for the container"),
+    list("net-alias", "Add network-scoped alias for the container").hidden(),
+    text("ip", "IPv4 address (e.g., 172.30.100.104)"),
+    text("ip6", "IPv6 address (e.g., 2001:db8::33)"),
+    list("link-local-ip", "Container IPv4/IPv6 link-local addresses"),
+    list("link", "Add link to another container"),
+    text("mac-address", "Container MAC address (e.g., 92:d0:c6:0a:29:33)"),
+    list("publish", "Publish a container's port(s) to the host").short('p'),
+    switch("publish-all", "Publish all exposed ports to random ports").short('P'),
     list("expose", "Expose a port or a range of ports"),
     list("dns", "Set custom DNS servers"),
     list("dns-option", "Set DNS options"),
@@ -177,8 +177,11 @@ pub fn request(matches: &Matches, detach: bool, around: &Surroundings<'_>) -> Re
     }
     body.insert("Env".into(), json!(environment(matches, around)?));
     body.insert("Labels".into(), json!(labels(matches, around)?));
-    if !matches.list("expose").is_empty() {
-        body.insert("ExposedPorts".into(), exposed(matches.list("expose"))?);
+    let published = network::published(matches.list("publish"))?;
+    if !matches.list("expose").is_empty() || !published.is_empty() {
+        let mut exposed = exposed(matches.list("expose"))?;
+        published.keys().for_each(|port| exposed[port] = json!({}));
+        body.insert("ExposedPorts".into(), exposed);
     }
     if let Some(check) = healthcheck(matches)? {
         body.insert("Healthcheck".into(), check);
@@ -189,6 +192,12 @@ pub fn request(matches: &Matches, detach: bool, around: &Surroundings<'_>) -> Re
         body.insert("Volumes".into(), Value::Object(empty));
     }
     let mut host = host_config(matches, around)?;
+    let networking = network::networking(matches)?;
+    host.insert("NetworkMode".into(), json!(networking.mode));
+    host.insert("PortBindings".into(), json!(published));
+    if !networking.endpoints.is_empty() {
+        body.insert("NetworkingConfig".into(), json!({ "EndpointsConfig": networking.endpoints }));
+    }
     host.insert("Binds".into(), json!(volumes.binds));
     if tty && let Some((rows, columns)) = around.console {
         host.insert("ConsoleSize".into(), json!([rows, columns]));
@@ -262,6 +271,7 @@ fn host_config(matches: &Matches, around: &Surroundings<'_>) -> Result<Map<Strin
         ("dns-search", "DnsSearch"),
         ("device-cgroup-rule", "DeviceCgroupRules"),
         ("group-add", "GroupAdd"),
+        ("link", "Links"),
         ("volumes-from", "VolumesFrom"),
     ];
     for (flag, field) in lists {
@@ -313,7 +323,7 @@ fn host_config(matches: &Matches, around: &Surroundings<'_>) -> Result<Map<Strin
     put("AutoRemove", json!(matches.is("rm")));
     put("Privileged", json!(matches.is("privileged")));
     put("ReadonlyRootfs", json!(matches.is("read-only")));
-    put("NetworkMode", json!(matches.text("network").or(matches.text("net")).unwrap_or("default")));
+    put("PublishAllPorts", json!(matches.is("publish-all")));
     put("RestartPolicy", restart_policy(matches.text("restart").unwrap_or("no"))?);
     if matches.is("rm") && matches.text("restart").is_some_and(|policy| policy != "no") {
         return Err("conflicting options: cannot specify both --restart and --rm".into());
@@ -661,6 +671,15 @@ mod tests {
             (&["--health-cmd", "true", "--health-interval", "2s"], "/Healthcheck/Interval", json!(2_000_000_000i64)),
             (&["--no-healthcheck"], "/Healthcheck/Test", json!(["NONE"])),
             (&["--expose", "80-81"], "/ExposedPorts", json!({"80/tcp": {}, "81/tcp": {}})),
+            (&["-p", "8080:80"], "/HostConfig/PortBindings", json!({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]})),
+            (&["-p", "8080:80"], "/ExposedPorts", json!({"80/tcp": {}})),
+            (&["-P"], "/HostConfig/PublishAllPorts", json!(true)),
+            (&["--network", "net"], "/HostConfig/NetworkMode", json!("net")),
+            (
+                &["--network", "net", "--network-alias", "db", "--ip", "10.0.0.9"],
+                "/NetworkingConfig/EndpointsConfig",
+                json!({"net": {"Aliases": ["db"], "IPAMConfig": {"IPv4Address": "10.0.0.9"}}}),
+            ),
             (&["--log-driver", "none"], "/HostConfig/LogConfig/Type", json!("none")),
             (&["-a", "stderr"], "/AttachStdout", json!(false)),
         ];
@@ -674,7 +693,8 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let cases: &[(&[&str], &str)] = &[
             (&["--rm", "--restart", "always"], "cannot specify both --restart and --rm"),
-            (&["-p", "80:80"], "--publish is not supported: it needs a network"),
+            (&["-p", "80:x"], "invalid containerPort: x"),
+            (&["--network", "a", "--network", "b", "--ip", "10.0.0.1"], "cannot use --ip with several networks"),
             (&["--env-file", "bad"], "no variable name on line '=1'"),
             (&["--env-file", "missing"], "open missing: no such file"),
             (&["--ulimit", "nofile=20:10"], "soft limit must be less than or equal"),

@@ -1,0 +1,339 @@
+//! Networks through the stock docker client and `knarr`: what containers reach, by which addresses and names, what the host
+//! answers, and what is left when an engine dies or somebody flushes the rules.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use blackbox::{World, eventually, is_root};
+use rustix::process::Signal;
+
+/// A world, or `None` (said aloud) where the test cannot run.
+fn world() -> Option<World> {
+    if !is_root() {
+        return None;
+    }
+    for (program, flag) in [("docker", "--version"), ("nft", "--version")] {
+        if Command::new(program).arg(flag).output().is_err() {
+            eprintln!("SKIPPED: no {program} on the path");
+            return None;
+        }
+    }
+    Some(World::start())
+}
+
+/// Starts a container that answers every connection to port 80 with `word`.
+fn server(world: &World, name: &str, word: &str, flags: &[&str]) {
+    let line = format!("while true; do echo {word} | nc -l -p 80; done");
+    let mut words = vec!["run", "-d", "--name", name];
+    words.extend(flags);
+    words.extend(["busybox", "sh", "-c", &line]);
+    world.docker(&words).success();
+    eventually("the server listens", || {
+        world.docker(["exec", name, "sh", "-c", "netstat -ltn | grep -q ':80 '"]).code == 0
+    });
+}
+
+/// What the host is told at an address; empty if there is no connection.
+fn ask(address: &str) -> String {
+    let address: SocketAddr = address.parse().unwrap();
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) else { return String::new() };
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text.trim().to_owned()
+}
+
+/// Asks until there is an answer: between two connections the server does not listen.
+fn answers(address: &str, word: &str) {
+    eventually(&format!("{address} answers {word}"), || ask(address) == word);
+}
+
+/// What a container is told by another; empty if nothing.
+fn ask_from(world: &World, container: &str, target: &str) -> String {
+    world.docker(["exec", container, "sh", "-c", &format!("nc -w 2 {target} 80 </dev/null")]).text()
+}
+
+fn field(world: &World, name: &str, format: &str) -> String {
+    world.docker(["inspect", "-f", format, name]).success().text()
+}
+
+#[test]
+fn a_published_port_answers_from_everywhere_and_is_given_back() {
+    let Some(world) = world() else { return };
+    server(&world, "web", "hello", &["-p", "0:80"]);
+    let port = world.docker(["port", "web", "80/tcp"]).success().text();
+    let port: u16 = port.lines().next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    answers(&format!("127.0.0.1:{port}"), "hello");
+    let address = field(&world, "web", "{{.NetworkSettings.IPAddress}}");
+    answers(&format!("{address}:80"), "hello");
+    let gateway = field(&world, "web", "{{.NetworkSettings.Gateway}}");
+    answers(&format!("{gateway}:{port}"), "hello");
+    assert_eq!(world.docker(["ps", "--format", "{{.Ports}}"]).text(), format!("0.0.0.0:{port}->80/tcp"));
+    assert_eq!(world.knarr(["port", "web"]).success().text(), format!("80/tcp -> 0.0.0.0:{port}"));
+    // Its own port, through the host, and a neighbour's.
+    world.docker(["run", "-d", "--name", "other", "busybox", "sleep", "600"]).success();
+    eventually("a neighbour reaches the published port", || {
+        let line = format!("nc -w 2 {gateway} {port} </dev/null");
+        world.docker(["exec", "other", "sh", "-c", &line]).text() == "hello"
+    });
+
+    let taken = format!("{port}:80");
+    world
+        .docker(["run", "-d", "--name", "second", "-p", &taken, "busybox", "sleep", "600"])
+        .exits(125)
+        .stderr_has(&format!("Bind for 0.0.0.0:{port} failed: port is already allocated"));
+    assert_eq!(field(&world, "second", "{{.State.Status}}"), "created");
+    let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let foreign = format!("127.0.0.1:{}:80", own.local_addr().unwrap().port());
+    world
+        .docker(["run", "--name", "third", "-p", &foreign, "busybox", "true"])
+        .exits(125)
+        .stderr_has("address already in use");
+
+    world.docker(["rm", "-f", "web"]).success();
+    world.docker(["start", "second"]).success();
+    world.docker(["stop", "-t", "0", "second"]).success();
+    std::net::TcpListener::bind(("0.0.0.0", port)).expect("a stopped container holds no port");
+}
+
+#[test]
+fn a_user_network_has_names_addresses_and_a_way_out_of_its_own() {
+    let Some(world) = world() else { return };
+    let id = world.docker(["network", "create", "--subnet", "10.213.7.0/24", "--label", "a=b", "net"]).success().text();
+    assert_eq!(id.len(), 64);
+    world.docker(["network", "create", "net"]).exits(1).stderr_has("network with name net already exists");
+    world
+        .docker(["network", "create", "--subnet", "10.213.7.128/25", "other"])
+        .exits(1)
+        .stderr_has("Pool overlaps with other one on this address space");
+    server(&world, "db", "data", &["--network", "net", "--ip", "10.213.7.77", "--network-alias", "store"]);
+    world.docker(["run", "-d", "--name", "app", "--network", "net", "busybox", "sleep", "600"]).success();
+    for name in ["db", "store", "db.net", "10.213.7.77"] {
+        eventually(&format!("{name} is found"), || ask_from(&world, "app", name) == "data");
+    }
+    world.docker(["exec", "app", "nslookup", "db", "127.0.0.11"]).success().stdout_has("10.213.7.77");
+    assert_ne!(world.docker(["exec", "app", "nslookup", "nobody.invalid", "127.0.0.11"]).code, 0);
+    world.docker(["exec", "app", "cat", "/etc/resolv.conf"]).success().stdout_has("nameserver 127.0.0.11\n");
+    // A name moves with its container.
+    world.docker(["rename", "db", "base"]).success();
+    eventually("the new name is found", || ask_from(&world, "app", "base") == "data");
+    // Two answer to one name.
+    world.docker(["run", "-d", "--network", "net", "--network-alias", "store", "busybox", "sleep", "600"]).success();
+    let both = world.docker(["exec", "app", "nslookup", "store", "127.0.0.11"]).success().text();
+    assert_eq!(both.matches("Address: 10.213.7.").count(), 2, "{both}");
+
+    world
+        .docker(["run", "--rm", "--network", "net", "--ip", "10.213.7.77", "busybox", "true"])
+        .exits(125)
+        .stderr_has("Address already in use");
+    world
+        .docker(["run", "--rm", "--network", "net", "--ip", "10.9.9.9", "busybox", "true"])
+        .exits(125)
+        .stderr_has("10.9.9.9");
+    world.docker(["network", "rm", "net"]).exits(1).stderr_has("has active endpoints");
+    let inspected = world.docker(["network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", "net"]).text();
+    assert!(inspected.contains("app") && inspected.contains("base"), "{inspected}");
+    assert_eq!(world.docker(["network", "ls", "-q", "--no-trunc", "--filter", "label=a=b"]).text(), id);
+    world.docker(["network", "prune", "-f"]).success().stdout("");
+    let all: Vec<String> = world.docker(["ps", "-q"]).text().lines().map(str::to_owned).collect();
+    world.docker([&["rm".to_owned(), "-f".to_owned()], &all[..]].concat()).success();
+    world.docker(["network", "prune", "-f"]).success().stdout_has("net");
+    world.docker(["network", "inspect", "net"]).exits(1).stderr_has("network net not found");
+}
+
+#[test]
+fn networks_are_apart_and_a_running_container_moves_between_them() {
+    let Some(world) = world() else { return };
+    for (name, flags) in [("one", vec![]), ("two", vec![]), ("inner", vec!["--internal"])] {
+        world.knarr([&["network", "create"], &flags[..], &[name]].concat()).success();
+    }
+    server(&world, "web", "hello", &["--network", "one"]);
+    world.docker(["run", "-d", "--name", "box", "--network", "two", "busybox", "sleep", "600"]).success();
+    world.docker(["run", "-d", "--name", "shut", "--network", "inner", "busybox", "sleep", "600"]).success();
+    let web = field(&world, "web", "{{.NetworkSettings.Networks.one.IPAddress}}");
+    assert_eq!(ask_from(&world, "box", &web), "", "another network's container is reached");
+    assert_eq!(ask_from(&world, "shut", &web), "", "an internal network leads out");
+    assert_eq!(world.docker(["exec", "shut", "ip", "route"]).text().matches("default").count(), 0);
+    assert_ne!(world.docker(["exec", "shut", "nslookup", "example.com", "127.0.0.11"]).code, 0);
+
+    world.docker(["network", "connect", "--alias", "guest", "one", "box"]).success();
+    eventually("a container on both is let in", || ask_from(&world, "box", "web") == "hello");
+    world.docker(["network", "connect", "one", "box"]).exits(1).stderr_has("already exists in network one");
+    world.docker(["exec", "web", "nslookup", "guest", "127.0.0.11"]).success();
+    world.docker(["network", "disconnect", "one", "box"]).success();
+    assert_eq!(ask_from(&world, "box", &web), "");
+    world.docker(["network", "disconnect", "one", "box"]).exits(1).stderr_has("is not connected to network one");
+    // What was asked for stands after a restart.
+    world.docker(["network", "connect", "inner", "box"]).success();
+    world.docker(["restart", "-t", "0", "box"]).success();
+    let networks = field(&world, "box", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}");
+    assert_eq!(networks.split_whitespace().collect::<Vec<_>>(), ["inner", "two"]);
+    world.docker(["network", "connect", "host", "box"]).exits(1).stderr_has("host network");
+    world.docker(["network", "rm", "bridge"]).exits(1).stderr_has("is a pre-defined network and cannot be removed");
+    world.docker(["network", "create", "bridge"]).exits(1).stderr_has("operation is not permitted on predefined");
+}
+
+#[test]
+fn both_address_families_and_other_modes() {
+    let Some(world) = world() else { return };
+    world.docker(["network", "create", "--ipv6", "--subnet", "fd42:aaaa::/64", "six"]).success();
+    server(&world, "web", "hello", &["--network", "six", "-p", "0:80", "--mac-address", "02:00:00:00:12:34"]);
+    let six = field(&world, "web", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}");
+    assert!(six.starts_with("fd42:aaaa::"), "{six}");
+    world.docker(["exec", "web", "ip", "link", "show", "eth0"]).success().stdout_has("02:00:00:00:12:34");
+    world.docker(["run", "-d", "--name", "box", "--network", "six", "busybox", "sleep", "600"]).success();
+    world.docker(["exec", "box", "ping", "-6", "-c", "1", "-w", "5", &six]).success();
+    world.docker(["exec", "box", "nslookup", "-type=aaaa", "web", "127.0.0.11"]).success().stdout_has(&six);
+    // Without IPv6 there is none, not even link-local, and nobody is told where to go.
+    world.docker(["run", "--rm", "busybox", "ip", "-6", "addr", "show", "eth0"]).success().stdout("");
+
+    world.docker(["run", "-d", "--name", "pod", "--network", "container:web", "busybox", "sleep", "600"]).success();
+    eventually("loopback is shared", || ask_from(&world, "pod", "127.0.0.1") == "hello");
+    let own = world.docker(["run", "--rm", "--network", "none", "busybox", "ip", "-o", "link"]).success().text();
+    assert_eq!(own.lines().count(), 1, "{own}");
+    let host = world.docker(["run", "--rm", "--network", "host", "busybox", "ip", "-o", "link"]).success().text();
+    assert!(host.lines().count() > 1, "{host}");
+    // The interfaces go with the container that they were made for.
+    world.docker(["rm", "-f", "web"]).success();
+    let left = || world.docker(["exec", "pod", "ip", "-o", "link"]).text();
+    eventually("only loopback is left", || left().lines().count() == 1);
+    world
+        .docker(["run", "--rm", "--link", "box", "busybox", "true"])
+        .exits(125)
+        .stderr_has("Cannot link to a non running container");
+}
+
+#[test]
+fn links_hosts_and_servers_are_as_asked_for() {
+    let Some(world) = world() else { return };
+    server(&world, "db", "data", &[]);
+    let line = "cat /etc/hosts /etc/resolv.conf; nc -w 2 store 80 </dev/null";
+    let flags = ["run", "--rm", "--link", "db:store", "--add-host", "gate:host-gateway", "--dns", "192.0.2.53"];
+    let more = ["--dns-search", "example.org", "--dns-option", "ndots:3", "-h", "me", "busybox", "sh", "-c", line];
+    let text = world.docker([&flags[..], &more[..]].concat()).success().text();
+    let db = field(&world, "db", "{{.NetworkSettings.IPAddress}}");
+    let gateway = field(&world, "db", "{{.NetworkSettings.Gateway}}");
+    for wanted in [
+        format!("{db}\tstore "),
+        format!("{gateway}\tgate\n"),
+        "\tme\n".to_owned(),
+        "nameserver 192.0.2.53\n".to_owned(),
+        "search example.org\n".to_owned(),
+        "options ndots:3\n".to_owned(),
+    ] {
+        assert!(text.contains(&wanted), "{wanted:?} in {text}");
+    }
+    assert!(text.ends_with("data"), "{text}");
+}
+
+#[test]
+fn an_engine_that_dies_leaves_traffic_alone_and_the_next_one_knows_all() {
+    let Some(mut world) = world() else { return };
+    world.docker(["network", "create", "net"]).success();
+    server(&world, "web", "hello", &["--network", "net", "-p", "0:80"]);
+    let port = world.docker(["port", "web", "80/tcp"]).success().text();
+    let port = port.rsplit(':').next().unwrap().to_owned();
+    let address = field(&world, "web", "{{.NetworkSettings.Networks.net.IPAddress}}");
+    for _ in 0..2 {
+        world.end_engine(Signal::KILL);
+        answers(&format!("127.0.0.1:{port}"), "hello");
+        world.start_engine(&[]);
+        assert_eq!(field(&world, "web", "{{.NetworkSettings.Networks.net.IPAddress}}"), address);
+        assert_eq!(world.docker(["port", "web"]).text(), format!("80/tcp -> 0.0.0.0:{port}"));
+    }
+    // No address is given twice, no port either; names are answered.
+    world.docker(["run", "-d", "--name", "box", "--network", "net", "busybox", "sleep", "600"]).success();
+    assert_ne!(field(&world, "box", "{{.NetworkSettings.Networks.net.IPAddress}}"), address);
+    eventually("names are found", || ask_from(&world, "box", "web") == "hello");
+    world.docker(["exec", "web", "nslookup", "box", "127.0.0.11"]).success();
+    world
+        .docker(["run", "--rm", "-p", &format!("{port}:80"), "busybox", "true"])
+        .exits(125)
+        .stderr_has("port is already allocated");
+    // What ended while nobody looked holds nothing.
+    let pid: i32 = field(&world, "web", "{{.State.Pid}}").parse().unwrap();
+    world.end_engine(Signal::KILL);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    world.start_engine(&[]);
+    eventually("its end is known", || field(&world, "web", "{{.State.Status}}") == "exited");
+    world.docker(["run", "--rm", "-p", &format!("{port}:80"), "busybox", "true"]).success();
+    world.knarr(["doctor"]).success();
+}
+
+#[test]
+fn rules_come_back_and_other_peoples_stay() {
+    let Some(world) = world() else { return };
+    server(&world, "web", "hello", &["-p", "127.0.0.1:0:80"]);
+    let port = world.docker(["port", "web", "80/tcp"]).success().text();
+    let port = port.rsplit(':').next().unwrap().to_owned();
+    answers(&format!("127.0.0.1:{port}"), "hello");
+    let nft = |words: &[&str]| {
+        let answer = Command::new("nft").args(words).output().unwrap();
+        assert!(answer.status.success(), "{answer:?}");
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    };
+    // Only our table: a flush of everything is the same to us, and would take other tests' with it.
+    let name = format!(
+        "knarr-{}",
+        nft(&["list", "tables"])
+            .lines()
+            .filter_map(|line| line.strip_prefix("table inet knarr-"))
+            .find(|tag| nft(&["list", "table", "inet", &format!("knarr-{tag}")]).contains(&format!("tcp . {port} ")))
+            .expect("our table")
+    );
+    for _ in 0..5 {
+        nft(&["delete", "table", "inet", &name]);
+        eventually("the table is back", || nft(&["list", "tables"]).contains(&name));
+        nft(&["flush", "table", "inet", &name]);
+        eventually("its rules are back", || nft(&["list", "table", "inet", &name]).contains("masquerade"));
+        answers(&format!("127.0.0.1:{port}"), "hello");
+    }
+    world.knarr(["doctor"]).success();
+}
+
+#[test]
+fn a_resolver_bears_any_question() {
+    let Some(world) = world() else { return };
+    world.docker(["network", "create", "--internal", "net"]).success();
+    world.docker(["run", "-d", "--name", "box", "--network", "net", "busybox", "sleep", "600"]).success();
+    let pid = field(&world, "box", "{{.State.Pid}}");
+    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    // As a program in the container would ask.
+    std::thread::spawn(move || {
+        rustix::thread::move_into_link_name_space(
+            std::os::fd::AsFd::as_fd(&netns),
+            Some(rustix::thread::LinkNameSpaceType::Network),
+        )
+        .unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect("127.0.0.11:53").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03box\x00\x00\x01\x00\x01";
+        for end in 0..question.len() {
+            socket.send(&question[..end]).unwrap();
+        }
+        let mut pointer = question.to_vec();
+        pointer[12] = 0xc0;
+        socket.send(&pointer).unwrap();
+        socket.send(&[0xff; 2000]).unwrap();
+        socket.send(question).unwrap();
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer).unwrap();
+        assert_eq!((&answer[..2], answer[7]), (&b"\x12\x34"[..], 1), "{:?}", &answer[..length]);
+        // Many silent connections, and one that asks.
+        let silent: Vec<TcpStream> =
+            (0..40).map(|_| TcpStream::connect("127.0.0.11:53").expect("a connection")).collect();
+        let mut stream = TcpStream::connect("127.0.0.11:53").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(&(question.len() as u16).to_be_bytes()).unwrap();
+        stream.write_all(question).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        assert!(u16::from_be_bytes(length) as usize > question.len());
+        drop(silent);
+    })
+    .join()
+    .unwrap();
+}
