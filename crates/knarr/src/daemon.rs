@@ -42,6 +42,8 @@ pub fn keeper(words: Vec<OsString>) -> ExitCode {
 /// Runs the engine until a signal asks it to end. Containers run on.
 pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     let background = matches.is("background");
+    // A client that takes signals itself, as `run` does, may have started us: a blocked SIGTERM would never end this engine.
+    linux::signal::unblock_all().map_err(|error| Failure::new(format!("knarr engine: {error}")))?;
     if background {
         // Away from the terminal and the session of whoever needed an engine.
         linux::process::setsid().map_err(|error| Failure::new(format!("knarr engine: {error}")))?;

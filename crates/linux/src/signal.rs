@@ -69,6 +69,11 @@ pub fn reset_for_exec() -> Result<()> {
         };
         sys::check(ret).attempt("rt_sigaction", format_args!("{signal}, DFL"))?;
     }
+    unblock_all()
+}
+
+/// Lets every signal through to the calling thread and those that it starts from now on.
+pub fn unblock_all() -> Result<()> {
     let none = sigset(&[]);
     // SAFETY: `none` is valid; the old mask is not asked for.
     let ret = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };

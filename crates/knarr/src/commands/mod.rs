@@ -359,12 +359,6 @@ fn unknown(name: &str) -> String {
         "build" | "buildx" | "builder" => {
             Some("building images comes with a later version; load one with 'knarr load'")
         }
-        "network" => Some("networks come with a later version; --network none and host are there"),
-    },
-    Group {
-        "push" | "login" | "logout" | "search" | "manifest" => {
-            Some("registries come with a later version; move images with 'knarr save' and 'knarr load'")
-        }
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),
         "swarm" | "node" | "service" | "stack" | "secret" | "config" => Some("there is no swarm mode"),
         "context" => Some("there are no contexts; --host or DOCKER_HOST says where the engine is"),
