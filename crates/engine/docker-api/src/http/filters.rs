@@ -41,6 +41,17 @@ fn parse_json(text: &str) -> ApiResult<Filters> {
     Ok(filters)
 }
 
+/// A filter that takes one boolean: `None` when absent, an error when it is neither or both.
+pub(crate) fn boolean(filters: &Filters, name: &str) -> ApiResult<Option<bool>> {
+    let values: Vec<_> = filters.values(name).collect();
+    match values[..] {
+        [] => Ok(None),
+        ["1" | "true" | "True" | "TRUE"] => Ok(Some(true)),
+        ["0" | "false" | "False" | "FALSE"] => Ok(Some(false)),
+        _ => Err(ApiError::invalid(format!("invalid filter '{name}={}'", values.join(",")))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +76,15 @@ mod tests {
     fn unknown_names_are_refused_with_dockers_text() {
         let query = Query::parse("filters=%7B%22nope%22%3A%7B%22x%22%3Atrue%7D%7D").unwrap();
         assert_eq!(parse(&query, &["id"]).unwrap_err().message, "invalid filter 'nope'");
+    }
+
+    #[test]
+    fn a_boolean_filter_takes_one_boolean() {
+        let read = |text| boolean(&parse_json(text).unwrap(), "dangling");
+        assert_eq!(read(r#"{"dangling":["true"]}"#), Ok(Some(true)));
+        assert_eq!(read(r#"{"dangling":["0"]}"#), Ok(Some(false)));
+        assert_eq!(read("{}"), Ok(None));
+        assert!(read(r#"{"dangling":["maybe"]}"#).is_err());
+        assert!(read(r#"{"dangling":["1","0"]}"#).is_err());
     }
 }
