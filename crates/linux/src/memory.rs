@@ -13,8 +13,8 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
     let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-    for line in std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines() {
-        let Some((start, length)) = program_part(line, &own.to_string_lossy()) else { continue };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (start, length) in never_written(&maps, &own.to_string_lossy()) {
         // SAFETY: the range is a private mapping of our own program that was never writable, so that every page of it reads the same after it was
         // dropped: it comes from the file, which is held in place by being executed.
         unsafe {
@@ -23,18 +23,38 @@ pub fn give_back() {
     }
 }
 
-/// Address and length of a line of `/proc/PID/maps`, if it is a part of the program that cannot be written.
-fn program_part(line: &str, program: &str) -> Option<(usize, usize)> {
+/// Address and length of those parts of the program that have never been writable, from the text of `/proc/PID/maps`: its code, and what lies
+/// below it (the linker's first segment: headers and constants). What is read-only above the code may have been written while the program was
+/// started and protected afterwards, so that its pages are not the file's.
+fn never_written(maps: &str, program: &str) -> Vec<(usize, usize)> {
+    let mut below = Vec::new();
+    for line in maps.lines() {
+        match part(line, program) {
+            Some(("r-xp", start, length)) => {
+                below.push((start, length));
+                return below;
+            }
+            Some(("r--p", start, length)) => below.push((start, length)),
+            // Whatever this layout is, it is not the one that is meant here.
+            Some(_) => return Vec::new(),
+            None => {}
+        }
+    }
+    Vec::new()
+}
+
+/// Rights, address and length of a line, if it is a part of the program.
+fn part<'a>(line: &'a str, program: &str) -> Option<(&'a str, usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
     let (range, rights) = (fields.next()?, fields.next()?);
     // Offset, device, inode.
     let path = fields.nth(3)?;
-    if path != program || !matches!(rights, "r-xp" | "r--p") {
+    if path != program {
         return None;
     }
     let (start, end) = range.split_once('-')?;
     let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
-    Some((start, end.checked_sub(start)?))
+    Some((rights, start, end.checked_sub(start)?))
 }
 
 #[cfg(test)]
@@ -42,18 +62,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_the_programs_and_cannot_be_written_is_dropped() {
-        let rows = [
-            ("00200000-0036a000 r--p 00000000 fe:00 12 /bin/knarr", Some((0x20_0000, 0x16_a000))),
-            ("0036a000-00902000 r-xp 00169000 fe:00 12 /bin/knarr", Some((0x36_a000, 0x59_8000))),
-            ("00902000-00910000 rw-p 00700000 fe:00 12 /bin/knarr", None),
-            ("7f00-7f10 r-xp 00000000 fe:00 13 /bin/other", None),
-            ("7f00-7f10 r--p 00000000 00:00 0 ", None),
-            ("7f00-7f10 r-xp 00000000 00:00 0 [vdso]", None),
-            ("", None),
+    fn only_what_was_never_writable_is_dropped() {
+        let constants = "00200000-0036a000 r--p 00000000 fe:00 12 /bin/knarr\n";
+        let code = "0036a000-00902000 r-xp 00169000 fe:00 12 /bin/knarr\n";
+        let protected = "00902000-00910000 r--p 00700000 fe:00 12 /bin/knarr\n";
+        let data = "00910000-00920000 rw-p 0070e000 fe:00 12 /bin/knarr\n";
+        let others = "7f00-7f10 r-xp 00000000 fe:00 13 /bin/other\n7f10-7f20 r-xp 00000000 00:00 0 [vdso]\n\n";
+        let (low, high) = ((0x20_0000, 0x16_a000), (0x36_a000, 0x59_8000));
+        let rows: [(Vec<&str>, Vec<(usize, usize)>); 5] = [
+            (vec![constants, code, protected, data, others], vec![low, high]),
+            (vec![others, code, constants], vec![high]),
+            (vec![constants, data, code], Vec::new()),
+            (vec![constants, others], Vec::new()),
+            (vec![], Vec::new()),
         ];
-        for (line, wanted) in rows {
-            assert_eq!(program_part(line, "/bin/knarr"), wanted, "{line}");
+        for (lines, wanted) in rows {
+            assert_eq!(never_written(&lines.concat(), "/bin/knarr"), wanted, "{lines:?}");
         }
     }
 

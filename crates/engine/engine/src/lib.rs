@@ -19,6 +19,7 @@ mod volumes;
 
 pub use api::*;
 pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
+pub use decide::text::human_duration;
 pub use decide::time::parse_until;
 pub use error::{Error, Result};
 pub use model::*;

@@ -118,7 +118,11 @@ impl Inner {
         if !running {
             return Err(container.not_running());
         }
-        self.keeper.resize(&container.id.to_string(), size.rows, size.cols).map_err(|e| Error::internal("resize", e))
+        let resized = self.keeper.resize(&container.id.to_string(), size.rows, size.cols);
+        resized.map_err(|e| Error::internal("resize", e))?;
+        let sides = [("height", size.rows.to_string()), ("width", size.cols.to_string())];
+        self.container_event(container, "resize", &sides);
+        Ok(())
     }
 }
 

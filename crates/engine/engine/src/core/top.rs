@@ -48,6 +48,7 @@ impl Inner {
         processes.sort_by_key(|p| p.pid);
         let facts = Facts { now, boot, memory_kb };
         let rows = processes.iter().map(|p| columns.iter().map(|c| (c.show)(p, &facts)).collect()).collect();
+        self.container_event(container, "top", &[]);
         Ok(TopTable { titles: columns.iter().map(|c| c.title.to_owned()).collect(), processes: rows })
     }
 }

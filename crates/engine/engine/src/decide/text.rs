@@ -26,8 +26,8 @@ pub(crate) fn status_text(state: &ContainerState, now: Timestamp) -> String {
     }
 }
 
-/// A length of time in seconds, coarsely.
-pub(crate) fn human_duration(secs: i64) -> String {
+/// A length of time in seconds, coarsely: "About a minute", "3 weeks".
+pub fn human_duration(secs: i64) -> String {
     let minutes = secs / 60;
     let hours = (secs + 1800) / 3600;
     match () {
