@@ -35,7 +35,12 @@ const FLAGS: &[Flag] = &[
 const WORKERS: usize = 2;
 
 pub fn main(words: &[OsString]) -> ExitCode {
-    match serve(words) {
+    let task = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    let outcome = match task {
+        "backup" | "restore" | "move" => data(task, &words[1..]),
+        _ => serve(words),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("knarr server: {message}");
@@ -44,13 +49,72 @@ pub fn main(words: &[OsString]) -> ExitCode {
     }
 }
 
+const DATA_FLAGS: &[Flag] = &[
+    text("from", "Where the data is: a server's root directory, addresses of an etcd, or for restore a backup file"),
+    text("to", "Where it shall go: a root directory, addresses of an etcd, or for backup a file"),
+    text("datastore-cafile", "Authority of the etcd's certificates, PEM"),
+    text("datastore-certfile", "Certificate to show to the etcd, PEM"),
+    text("datastore-keyfile", "Key of that certificate, PEM"),
+    switch("help", "Print this help").short('h'),
+];
+
+/// `knarr server backup|restore|move`: a cluster's data while no server holds it.
+fn data(task: &str, words: &[OsString]) -> Result<(), String> {
+    use apiserver::data::{Place, backup, restore, transfer};
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let matches = flags::parse(&[DATA_FLAGS], true, &words).map_err(|error| error.to_string())?;
+    if matches.is("help") {
+        println!(
+            "Usage:  knarr server {task} --from WHERE --to WHERE\n\nbackup writes a cluster's data to a file, restore fills an empty \
+             place from one, move copies from one place to an empty one.\nA running server gives its data too: kubectl get --raw \
+             /knarr/backup > FILE\n\nOptions:\n{}",
+            flags::help(&[DATA_FLAGS])
+        );
+        return Ok(());
+    }
+    let named = |flag: &str| {
+        let text = matches.text(flag).filter(|text| !text.is_empty());
+        text.map(str::to_owned).ok_or_else(|| format!("--{flag} is missing"))
+    };
+    let (from, to) = (named("from")?, named("to")?);
+    let place = |text: &str| -> Result<Place, String> {
+        match text.starts_with("http://") || text.starts_with("https://") {
+            true => Ok(Place::Etcd(etcd(&matches, text)?)),
+            false => Ok(Place::Root(PathBuf::from(text).join("cluster"))),
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("start threads: {error}"))?;
+    runtime.block_on(async {
+        let said = |error: apiserver::data::DataError| chain(&error);
+        match task {
+            "backup" => {
+                let (revision, keys) = backup(&place(&from)?, &PathBuf::from(&to)).await.map_err(said)?;
+                println!("{keys} keys at revision {revision} are in {to}");
+            }
+            "restore" => {
+                let keys = restore(&PathBuf::from(&from), &place(&to)?).await.map_err(said)?;
+                println!("{keys} keys are restored to {to}");
+            }
+            _ => {
+                let keys = transfer(&place(&from)?, &place(&to)?).await.map_err(said)?;
+                println!("{keys} keys are copied from {from} to {to}");
+            }
+        }
+        Ok(())
+    })
+}
+
 fn serve(words: &[OsString]) -> Result<(), String> {
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let matches = flags::parse(&[FLAGS], true, &words).map_err(|error| error.to_string())?;
     if matches.is("help") {
         let options = flags::help(&[FLAGS]);
         println!(
-            "Usage:  knarr server --no-node [OPTIONS]\n\nServe the Kubernetes API of a cluster\n\nOptions:\n{options}"
+            "Usage:  knarr server --no-node [OPTIONS]\n        knarr server backup|restore|move --from WHERE --to WHERE\n\nServe the Kubernetes API of a cluster\n\nOptions:\n{options}"
         );
         return Ok(());
     }
@@ -107,7 +171,11 @@ fn serve(words: &[OsString]) -> Result<(), String> {
 
 /// The etcd to use, if one is named.
 fn datastore(matches: &flags::Matches) -> Result<Option<EtcdOptions>, String> {
-    let Some(endpoints) = matches.text("datastore") else { return Ok(None) };
+    matches.text("datastore").map(|endpoints| etcd(matches, endpoints)).transpose()
+}
+
+/// An etcd by its addresses and the flags about its certificates.
+fn etcd(matches: &flags::Matches, endpoints: &str) -> Result<EtcdOptions, String> {
     let read = |flag: &str| match matches.text(flag) {
         None => Ok(None),
         Some(path) => std::fs::read(path).map(Some).map_err(|error| format!("--{flag} {path}: {error}")),
@@ -123,7 +191,7 @@ fn datastore(matches: &flags::Matches) -> Result<Option<EtcdOptions>, String> {
         (None, None) => None,
         (None, Some(_)) => return Err("--datastore-certfile needs --datastore-cafile".into()),
     };
-    Ok(Some(options))
+    Ok(options)
 }
 
 /// An error with its causes.

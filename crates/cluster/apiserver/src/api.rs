@@ -37,12 +37,18 @@ pub struct Api {
     pub events_lease: tokio::sync::Mutex<Option<(store::LeaseId, std::time::Instant)>>,
 }
 
+/// Verb, resource, code; how often, and how long in sum.
+pub type Answered = std::collections::BTreeMap<(String, String, u16), (u64, std::time::Duration)>;
+
 /// Counters that `/metrics` shows.
 #[derive(Default)]
 pub struct Metrics {
     pub requests: AtomicU64,
     pub errors: AtomicU64,
     pub watches: AtomicU64,
+    pub inflight: AtomicU64,
+    /// Answered requests and the time they took, by verb, resource and code.
+    pub answered: std::sync::Mutex<Answered>,
 }
 
 pub type Outcome<T> = Result<T, Status>;

@@ -235,6 +235,10 @@ fn cluster_roles() -> Vec<Value> {
             ],
         ),
         role(
+            "system:node-bootstrapper",
+            vec![rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests")],
+        ),
+        role(
             "system:node-proxier",
             vec![
                 rule(READ, "", "endpoints nodes services"),

@@ -66,7 +66,29 @@ pub async fn load_rbac(api: &Api) -> Outcome<()> {
     let list = |plural: &'static str| async move { api.list_objects(&api.builtin(RBAC, plural), "").await };
     let (roles, cluster_roles) = (list("roles").await?, list("clusterroles").await?);
     let (bindings, cluster_bindings) = (list("rolebindings").await?, list("clusterrolebindings").await?);
-    api.rbac.set(crate::authz::View::new(&roles, &cluster_roles, &bindings, &cluster_bindings));
+    let view = crate::authz::View::new(&roles, &cluster_roles, &bindings, &cluster_bindings);
+    // A role that collects others shows people what it collects.
+    let resource = api.builtin(RBAC, "clusterroles");
+    for role in cluster_roles.iter().filter(|role| role.get("aggregationRule").is_some()) {
+        let mut rules: Vec<Value> = Vec::new();
+        for rule in view.rules_of("", "ClusterRole", meta::name(role)) {
+            let rule = rule.to_value();
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        let same = meta::list_at(role, &["rules"]).len() == rules.len()
+            && rules.iter().all(|rule| meta::list_at(role, &["rules"]).contains(rule));
+        if !same {
+            let wanted = Value::from(rules);
+            api.modify(&resource.key("", meta::name(role)), |role| {
+                role["rules"] = wanted.clone();
+                true
+            })
+            .await?;
+        }
+    }
+    api.rbac.set(view);
     Ok(())
 }
 

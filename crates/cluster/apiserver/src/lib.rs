@@ -15,6 +15,7 @@ mod catalog;
 mod codec;
 mod controllers;
 mod convert;
+pub mod data;
 mod deletion;
 mod discovery;
 mod garbage;
@@ -22,6 +23,7 @@ mod local;
 mod objects;
 mod openapi;
 mod pki;
+mod renewal;
 mod request;
 mod respond;
 mod reviews;
@@ -63,6 +65,8 @@ pub struct Config {
     pub service_range: ServiceRange,
     /// More names and addresses for the serving certificate.
     pub names: Vec<String>,
+    /// How long certificates are good for; they are renewed when a third of it is over.
+    pub certificate_lifetime: std::time::Duration,
 }
 
 impl Default for Config {
@@ -75,6 +79,7 @@ impl Default for Config {
             tokens: None,
             service_range: ServiceRange::default(),
             names: Vec::new(),
+            certificate_lifetime: pki::LEAF_LIFETIME,
         }
     }
 }
@@ -132,8 +137,9 @@ impl Server {
         let (ips, names): (Vec<_>, Vec<_>) =
             config.names.iter().cloned().partition(|name| name.parse::<IpAddr>().is_ok());
         addresses.extend(ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()));
-        let leaf = authority.server(&addresses, &names)?;
-        let tls = pki::tls(&authority, &leaf)?;
+        let leaf = authority.server(&addresses, &names, config.certificate_lifetime)?;
+        let serving = Arc::new(renewal::Serving::new(&leaf)?);
+        let tls = pki::tls(&authority, serving.clone())?;
         let tokens = match &config.tokens {
             Some(path) => authn::Keys::read_tokens(path)?,
             None => HashMap::new(),
@@ -142,9 +148,16 @@ impl Server {
         let issuer = "https://kubernetes.default.svc.cluster.local";
         let keys = authn::Keys::new(&key, issuer, &authority.pem, tokens)?;
         let reach = if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
-        let admin = authority.client("kubernetes-admin", &["system:masters"])?;
-        let kubeconfig =
-            pki::kubeconfig(&format!("https://{}", SocketAddr::new(reach, address.port())), &authority.pem, &admin);
+        let renewal = renewal::Renewal {
+            authority,
+            serving,
+            addresses,
+            names,
+            lifetime: config.certificate_lifetime,
+            kubeconfig: config.kubeconfig.clone(),
+            url: format!("https://{}", SocketAddr::new(reach, address.port())),
+        };
+        let kubeconfig = renewal.kubeconfig()?;
 
         let api = api::Api::new(store, keys, config.service_range);
         bootstrap::run(&api, &reach.to_string(), address.port()).await.map_err(StartError::Bootstrap)?;
@@ -152,6 +165,7 @@ impl Server {
         controllers::load_hooks(&api).await.map_err(StartError::Bootstrap)?;
         controllers::start(&api);
         let accepting = tokio::spawn(server::serve(api.clone(), listener, tls));
+        tokio::spawn(renewal.run(api.stopping.clone()));
         api.ready.store(true, Ordering::Release);
         if let Some(path) = &config.kubeconfig {
             pki::write_secret(path, kubeconfig.as_bytes())?;

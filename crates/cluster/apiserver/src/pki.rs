@@ -16,7 +16,7 @@ use rustls::server::WebPkiClientVerifier;
 
 const CA_DAYS: u64 = 3650;
 /// Leaf certificates are made anew at every start, so they need not live long; a server that runs on renews them.
-const LEAF_DAYS: u64 = 365;
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 86400);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -42,11 +42,21 @@ pub struct Leaf {
     key_der: Vec<u8>,
 }
 
-fn validity(params: &mut CertificateParams, days: u64) {
+impl Leaf {
+    /// The certificate with its key as TLS wants it.
+    pub fn certified(&self) -> Result<rustls::sign::CertifiedKey, PkiError> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()));
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        rustls::sign::CertifiedKey::from_der(vec![self.der.clone()], key, &provider)
+            .map_err(|error| PkiError::Tls(error.to_string()))
+    }
+}
+
+fn validity(params: &mut CertificateParams, lifetime: Duration) {
     let now = std::time::SystemTime::now();
     // Clocks differ a little between machines.
     params.not_before = (now - Duration::from_secs(300)).into();
-    params.not_after = (now + Duration::from_secs(days * 86400)).into();
+    params.not_after = (now + lifetime).into();
 }
 
 impl Authority {
@@ -70,14 +80,14 @@ impl Authority {
         let failed = |error| PkiError::Certificate("the authority".into(), error);
         let keys = KeyPair::generate().map_err(failed)?;
         let mut params = params();
-        validity(&mut params, CA_DAYS);
+        validity(&mut params, Duration::from_secs(CA_DAYS * 86400));
         let pem = params.self_signed(&keys).map_err(failed)?.pem();
         Ok(Self { issuer: Issuer::new(params, keys), pem })
     }
 
-    fn sign(&self, mut params: CertificateParams, name: &str) -> Result<Leaf, PkiError> {
+    fn sign(&self, mut params: CertificateParams, name: &str, lifetime: Duration) -> Result<Leaf, PkiError> {
         let failed = |error| PkiError::Certificate(name.to_owned(), error);
-        validity(&mut params, LEAF_DAYS);
+        validity(&mut params, lifetime);
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let keys = KeyPair::generate().map_err(failed)?;
@@ -91,17 +101,17 @@ impl Authority {
     }
 
     /// A certificate by which clients prove who they are.
-    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Leaf, PkiError> {
+    pub fn client(&self, user: &str, groups: &[&str], lifetime: Duration) -> Result<Leaf, PkiError> {
         let mut params = CertificateParams::default();
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, user)
+        self.sign(params, user, lifetime)
     }
 
     /// The API's certificate, good for these names besides the usual ones.
-    pub fn server(&self, addresses: &[IpAddr], names: &[String]) -> Result<Leaf, PkiError> {
+    pub fn server(&self, addresses: &[IpAddr], names: &[String], lifetime: Duration) -> Result<Leaf, PkiError> {
         let mut params = CertificateParams::default();
         let usual = [
             "localhost",
@@ -117,7 +127,7 @@ impl Authority {
         let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
         params.subject_alt_names.extend(own.iter().chain(addresses).map(|ip| SanType::IpAddress(*ip)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(params, "knarr-apiserver")
+        self.sign(params, "knarr-apiserver", lifetime)
     }
 }
 
@@ -130,7 +140,10 @@ fn params() -> CertificateParams {
 }
 
 /// TLS for the server: its certificate, and client certificates of our authority where a client has one.
-pub fn tls(authority: &Authority, leaf: &Leaf) -> Result<Arc<rustls::ServerConfig>, PkiError> {
+pub fn tls(
+    authority: &Authority,
+    serving: Arc<crate::renewal::Serving>,
+) -> Result<Arc<rustls::ServerConfig>, PkiError> {
     let failed = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
@@ -140,13 +153,11 @@ pub fn tls(authority: &Authority, leaf: &Leaf) -> Result<Arc<rustls::ServerConfi
         .allow_unauthenticated()
         .build()
         .map_err(|e| failed(&e))?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf.key_der.clone()));
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![leaf.der.clone()], key)
-        .map_err(|e| failed(&e))?;
+        .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

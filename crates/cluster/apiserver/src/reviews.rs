@@ -128,6 +128,9 @@ pub async fn token_user(api: &Api, token: &str, wanted: &[String]) -> Outcome<Op
     if let Some(user) = api.keys.static_user(token) {
         return Ok(Some((user, wanted.to_vec())));
     }
+    if let Some(user) = bootstrap_user(api, token).await? {
+        return Ok(Some((user, wanted.to_vec())));
+    }
     let Some(claims) = api.keys.verify(token, jiff::Timestamp::now().as_second()) else { return Ok(None) };
     let good: Vec<String> = wanted.iter().filter(|audience| claims.audiences.contains(audience)).cloned().collect();
     if good.is_empty() {
@@ -152,4 +155,41 @@ pub async fn token_user(api: &Api, token: &str, wanted: &[String]) -> Outcome<Op
     }
     user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("JTI={}", claims.id)]);
     Ok(Some((user, good)))
+}
+
+/// The user of a bootstrap token, `ID.SECRET`, kept as a secret of its own type in `kube-system`.
+async fn bootstrap_user(api: &Api, token: &str) -> Outcome<Option<User>> {
+    use base64::Engine as _;
+    let Some((id, secret)) = token.split_once('.') else { return Ok(None) };
+    let plain = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    if !plain(id, 6) || !plain(secret, 16) {
+        return Ok(None);
+    }
+    let secrets = api.builtin("", "secrets");
+    let name = format!("bootstrap-token-{id}");
+    let Some((kept, _)) = api.get_object(&secrets, "kube-system", &name).await? else { return Ok(None) };
+    let text = |key: &str| {
+        let encoded = kept["data"][key].as_str().unwrap_or_default();
+        let raw = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+        String::from_utf8(raw).unwrap_or_default()
+    };
+    let ends = text("expiration");
+    let over = !ends.is_empty() && ends.parse::<jiff::Timestamp>().is_ok_and(|ends| ends <= jiff::Timestamp::now());
+    let good = kept["type"] == "bootstrap.kubernetes.io/token"
+        && !meta::is_terminating(&kept)
+        && text("token-id") == id
+        && aws_lc_rs::constant_time::verify_slices_are_equal(text("token-secret").as_bytes(), secret.as_bytes())
+            .is_ok()
+        && text("usage-bootstrap-authentication") == "true"
+        && !over;
+    if !good {
+        return Ok(None);
+    }
+    let mut user = User { name: format!("system:bootstrap:{id}"), ..User::default() };
+    user.groups.push("system:bootstrappers".into());
+    let extra = text("auth-extra-groups");
+    user.groups.extend(extra.split(',').filter(|group| group.starts_with("system:bootstrappers:")).map(str::to_owned));
+    Ok(Some(user.authenticated()))
 }

@@ -101,7 +101,12 @@ pub async fn handle(api: Arc<Api>, certificate: Option<User>, request: Request<I
     let head = request.method() == Method::HEAD;
     let mut warnings = Vec::new();
     let format = respond::error_format(request.headers());
-    let mut response = match route(&api, certificate, request, &mut warnings).await {
+    let begun = std::time::Instant::now();
+    let mut about = (String::new(), String::new());
+    api.metrics.inflight.fetch_add(1, Ordering::Relaxed);
+    let outcome = route(&api, certificate, request, &mut warnings, &mut about).await;
+    api.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
+    let mut response = match outcome {
         Ok(response) => response,
         Err(status) => {
             if status.code >= 500 {
@@ -111,6 +116,13 @@ pub async fn handle(api: Arc<Api>, certificate: Option<User>, request: Request<I
             respond::status(&status, format)
         }
     };
+    let (verb, resource) = about;
+    if !verb.is_empty() {
+        let mut answered = api.metrics.answered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let entry = answered.entry((verb, resource, response.status().as_u16())).or_default();
+        entry.0 += 1;
+        entry.1 += begun.elapsed();
+    }
     respond::warn(&mut response, &warnings);
     if head {
         *response.body_mut() = Body::empty();
@@ -123,6 +135,7 @@ async fn route(
     certificate: Option<User>,
     request: Request<Incoming>,
     warnings: &mut Vec<String>,
+    about: &mut (String, String),
 ) -> Outcome<Response<Body>> {
     let mut request = request;
     let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
@@ -140,6 +153,8 @@ async fn route(
             let catalog = api.catalog();
             let resource =
                 catalog.resource(&path.group, &path.version, &path.resource).ok_or_else(Status::no_such_path)?;
+            // Only names that are served become labels, so that their number is bounded.
+            *about = (info.verb.to_owned(), resources::errors::qualified(&resource.group, &resource.plural));
             let encodable = resource.custom.is_none() && resources::proto::is_encodable(&resource.node);
             let wanted = respond::negotiate(&parts.headers, encodable)?;
             let body = read_body(&parts.headers, body).await?;
@@ -411,6 +426,7 @@ async fn path_request(
             let found = checks.iter().find(|(name, _)| *name == check).ok_or_else(Status::no_such_path)?;
             Ok(if found.1 { respond::text(200, "ok") } else { respond::text(500, "internal server error: not ready") })
         }
+        ["knarr", "backup"] => backup(api).await,
         ["metrics"] => Ok(respond::text(200, metrics(api).await?)),
         ["openapi", "v2"] => crate::openapi::v2(api, &catalog, headers).await,
         ["openapi", "v3"] => crate::openapi::v3_index(api, &catalog).await,
@@ -499,8 +515,8 @@ async fn metrics(api: &Api) -> Outcome<String> {
         format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
     };
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    Ok([
-        count("apiserver_request_total", "Requests received.", load(&api.metrics.requests), "counter"),
+    let mut out = [
+        count("knarr_apiserver_requests_received_total", "Requests received.", load(&api.metrics.requests), "counter"),
         count(
             "apiserver_request_errors_total",
             "Requests answered with a server error.",
@@ -508,9 +524,62 @@ async fn metrics(api: &Api) -> Outcome<String> {
             "counter",
         ),
         count("apiserver_watches_started_total", "Watches begun.", load(&api.metrics.watches), "counter"),
+        count("apiserver_current_inflight_requests", "Requests being answered.", load(&api.metrics.inflight), "gauge"),
         count("store_revision", "The store's newest revision.", revision, "gauge"),
+        count("process_resident_memory_bytes", "Resident memory.", resident_bytes(), "gauge"),
     ]
-    .concat())
+    .concat();
+    let answered = api.metrics.answered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    out += "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter\n";
+    for ((verb, resource, code), (requests, _)) in &answered {
+        out += &format!("apiserver_request_total{{verb={verb:?},resource={resource:?},code=\"{code}\"}} {requests}\n");
+    }
+    out += "# HELP apiserver_request_duration_seconds Time until answers began.\n# TYPE apiserver_request_duration_seconds summary\n";
+    for ((verb, resource, code), (requests, time)) in &answered {
+        let labels = format!("verb={verb:?},resource={resource:?},code=\"{code}\"");
+        out += &format!("apiserver_request_duration_seconds_sum{{{labels}}} {:.6}\n", time.as_secs_f64());
+        out += &format!("apiserver_request_duration_seconds_count{{{labels}}} {requests}\n");
+    }
+    out += "# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge\n";
+    for resource in api.catalog().stored() {
+        let span = store::Span::prefix(resource.prefix.clone());
+        let request = store::RangeRequest { span, revision: None, limit: 1, count: true };
+        let reply = api.store.range(request).await.map_err(crate::api::store_error)?;
+        let objects = reply.count.unwrap_or(0);
+        if objects > 0 {
+            let name = resources::errors::qualified(&resource.group, &resource.plural);
+            out += &format!("apiserver_storage_objects{{resource={name:?}}} {objects}\n");
+        }
+    }
+    Ok(out)
+}
+
+fn resident_bytes() -> u64 {
+    const PAGE: u64 = 4096;
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE
+}
+
+/// Everything the cluster is, at one revision, in the form that `knarr server restore` takes.
+async fn backup(api: &Arc<Api>) -> Outcome<Response<Body>> {
+    use std::io::Read as _;
+    let mut file = crate::data::spool(api.store.as_ref()).await.map_err(Status::internal)?;
+    let (send, chunks) = tokio::sync::mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut chunk = vec![0; 256 << 10];
+            match file.read(&mut chunk) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => chunk.truncate(count),
+            }
+            if send.blocking_send(Bytes::from(chunk)).is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Body::Stream(chunks));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
 }
 
 #[cfg(test)]

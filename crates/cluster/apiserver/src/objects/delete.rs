@@ -75,8 +75,9 @@ impl Call {
         self.check_deletable(&self.path.name)?;
         let key = self.resource.key(&self.path.namespace, &self.path.name);
         let (namespace, name) = (self.path.namespace.clone(), self.path.name.clone());
-        if let Some((old, _)) = self.api.get_object(&self.resource.clone(), &namespace, &name).await? {
-            self.admit_delete(&self.shown_value(old)).await?;
+        if let Some((mut old, _)) = self.api.get_object(&self.resource.clone(), &namespace, &name).await? {
+            crate::convert::show_value(&self.api, &mut old, &self.resource).await?;
+            self.admit_delete(&old).await?;
         }
         let deleted = deletion::delete(&self.api, &self.resource, &key, &options).await?;
         self.take_effect().await?;
@@ -84,7 +85,7 @@ impl Call {
             Deleted::Missing => Err(self.not_found()),
             Deleted::Waiting(object) => {
                 let bytes = serde_json::to_vec(&object).expect("trees always encode");
-                Ok(self.respond(200, bytes.into()))
+                self.respond(200, bytes.into()).await
             }
             Deleted::Gone(object) => {
                 let mut details =
@@ -96,11 +97,6 @@ impl Call {
                 Ok(respond::value(200, &status, self.wanted.format))
             }
         }
-    }
-
-    fn shown_value(&self, mut stored: Value) -> Value {
-        crate::convert::from_stored(&mut stored, &self.resource);
-        stored
     }
 
     /// Namespaces without which the cluster does not work.
@@ -119,15 +115,16 @@ impl Call {
         let request = store::RangeRequest::newest(self.span(&selection));
         let reply = self.api.store.range(request).await.map_err(crate::api::store_error)?;
         let mut items = std::collections::VecDeque::new();
-        for kv in &reply.kvs {
-            if !selection.matches(&self.shown(&kv.value)) {
+        let all = self.shown(reply.kvs.iter().map(|kv| kv.value.clone()).collect()).await?;
+        for (kv, shown) in reply.kvs.iter().zip(all) {
+            if !selection.matches(&shown) {
                 continue;
             }
             let key = String::from_utf8_lossy(&kv.key);
-            self.admit_delete(&crate::codec::decode(&self.shown(&kv.value))).await?;
+            self.admit_delete(&crate::codec::decode(&shown)).await?;
             match deletion::delete(&self.api, &self.resource, &key, &options).await? {
                 Deleted::Missing => {}
-                Deleted::Gone(_) | Deleted::Waiting(_) => items.push_back(self.shown(&kv.value)),
+                Deleted::Gone(_) | Deleted::Waiting(_) => items.push_back(shown),
             }
         }
         let metadata = json!({"resourceVersion": reply.revision.to_string()});

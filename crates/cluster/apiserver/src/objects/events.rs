@@ -1,14 +1,14 @@
 //! Reads for parts of the same process: the items of a list and the changes of a watch, as values.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use resources::Value;
+use resources::{Status, Value};
 use store::{Change, RangeRequest, Watch, WatchRequest};
 
 use super::Call;
 use super::read::Selection;
-use crate::api::{Outcome, store_error};
+use crate::api::{Api, Outcome, store_error};
 use crate::catalog::Resource;
 use crate::codec;
 
@@ -38,6 +38,7 @@ pub struct Event {
 
 /// A running watch. A reader that is slow costs no memory; dropping it ends it.
 pub struct Events {
+    api: Weak<Api>,
     watch: Box<dyn Watch>,
     resource: Arc<Resource>,
     selection: Selection,
@@ -49,9 +50,11 @@ impl Events {
     pub async fn next(&mut self) -> Outcome<(Vec<Event>, u64)> {
         loop {
             let batch = self.watch.next().await.map_err(store_error)?;
-            let seen = batch.events.iter().filter_map(|event| judge(event, &self.selection, &self.resource));
-            let events: Vec<Event> =
-                seen.map(|(happened, bytes)| Event { happened, object: codec::decode(&bytes) }).collect();
+            let api =
+                self.api.upgrade().ok_or_else(|| Status::new(503, "ServiceUnavailable", "the server has stopped"))?;
+            let seen = seen(&api, &batch.events, &self.selection, &self.resource).await?;
+            let decoded = |(happened, bytes): (Happened, Bytes)| Event { happened, object: codec::decode(&bytes) };
+            let events: Vec<Event> = seen.into_iter().map(decoded).collect();
             if !events.is_empty() {
                 return Ok((events, batch.through));
             }
@@ -60,12 +63,15 @@ impl Events {
 }
 
 /// What a change means to a watcher, and the object to show: it can come into the selection and leave it.
-pub(super) fn judge(event: &store::Event, selection: &Selection, resource: &Resource) -> Option<(Happened, Bytes)> {
-    let shown = |stored: &Bytes| crate::convert::to_version(stored, resource);
+fn judge(
+    event: &store::Event,
+    before: Option<&Bytes>,
+    object: Bytes,
+    selection: &Selection,
+) -> Option<(Happened, Bytes)> {
     match event.change {
         Change::Put => {
-            let object = shown(&event.kv.value);
-            let before = event.prev.as_ref().is_some_and(|prev| selection.matches(&shown(&prev.value)));
+            let before = before.is_some_and(|before| selection.matches(before));
             match (before, selection.matches(&object)) {
                 (false, true) => Some((Happened::Added, object)),
                 (true, true) => Some((Happened::Modified, object)),
@@ -74,11 +80,36 @@ pub(super) fn judge(event: &store::Event, selection: &Selection, resource: &Reso
                 (false, false) => None,
             }
         }
-        Change::Delete => {
-            let matched = selection.matches(&shown(&event.kv.value));
-            matched.then(|| (Happened::Deleted, shown(&event.kv.restamped(event.revision))))
-        }
+        Change::Delete => selection.matches(&object).then_some((Happened::Deleted, object)),
     }
+}
+
+/// What changes mean to a watcher, in the version that it asked for.
+pub(super) async fn seen(
+    api: &Api,
+    events: &[store::Event],
+    selection: &Selection,
+    resource: &Resource,
+) -> Outcome<Vec<(Happened, Bytes)>> {
+    let before = |event: &store::Event| match (event.change, &event.prev) {
+        (Change::Put, Some(prev)) if !selection.is_empty() => Some(prev.value.clone()),
+        _ => None,
+    };
+    let now = |event: &store::Event| match event.change {
+        Change::Put => event.kv.value.clone(),
+        Change::Delete => event.kv.restamped(event.revision),
+    };
+    let stored = events.iter().flat_map(|event| before(event).into_iter().chain([now(event)])).collect();
+    let mut shown = crate::convert::show_all(api, stored, resource).await?.into_iter();
+    let mut out = Vec::with_capacity(events.len());
+    for event in events {
+        // Without selectors everything that was there was seen.
+        let old = before(event).and_then(|_| shown.next());
+        let unseen = selection.is_empty().then(Bytes::new).filter(|_| event.prev.is_some());
+        let Some(object) = shown.next() else { break };
+        out.extend(judge(event, old.or(unseen).as_ref(), object, selection));
+    }
+    Ok(out)
 }
 
 impl Call {
@@ -86,8 +117,9 @@ impl Call {
     pub(crate) async fn items(&mut self) -> Outcome<(Vec<Bytes>, u64)> {
         let selection = self.selection()?;
         let reply = self.api.store.range(RangeRequest::newest(self.span(&selection))).await.map_err(store_error)?;
-        let items = reply.kvs.iter().map(|kv| self.shown(&kv.value)).filter(|shown| selection.matches(shown));
-        Ok((items.collect(), reply.revision))
+        let mut items = self.shown(reply.kvs.into_iter().map(|kv| kv.value).collect()).await?;
+        items.retain(|shown| selection.matches(shown));
+        Ok((items, reply.revision))
     }
 
     pub(crate) async fn events(&mut self, after: u64) -> Outcome<Events> {
@@ -95,6 +127,6 @@ impl Call {
         let request = WatchRequest { span: self.span(&selection), start: after + 1 };
         let watch = self.api.store.watch(request).await.map_err(store_error)?;
         self.api.metrics.watches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(Events { watch, resource: self.resource.clone(), selection })
+        Ok(Events { api: Arc::downgrade(&self.api), watch, resource: self.resource.clone(), selection })
     }
 }

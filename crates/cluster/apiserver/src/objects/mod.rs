@@ -123,13 +123,13 @@ impl Call {
     }
 
     /// An object as stored, in the version and form asked for.
-    fn respond(&self, code: u16, stored: Bytes) -> Response<Body> {
-        let shown = self.shown(&stored);
-        respond::object(&self.resource, code, shown, self.wanted, self.query.get("includeObject"))
+    async fn respond(&self, code: u16, stored: Bytes) -> Outcome<Response<Body>> {
+        let shown = self.shown(vec![stored]).await?.remove(0);
+        Ok(respond::object(&self.resource, code, shown, self.wanted, self.query.get("includeObject")))
     }
 
-    /// The stored bytes in the version asked for; the same bytes when that is the stored one.
-    fn shown(&self, stored: &Bytes) -> Bytes {
-        crate::convert::to_version(stored, &self.resource)
+    /// Stored bytes in the version asked for; the same bytes when that is the stored one.
+    async fn shown(&self, stored: Vec<Bytes>) -> Outcome<Vec<Bytes>> {
+        crate::convert::show_all(&self.api, stored, &self.resource).await
     }
 }

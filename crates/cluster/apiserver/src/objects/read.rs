@@ -154,7 +154,7 @@ impl Call {
     pub(super) async fn get(&mut self) -> Outcome<Response<Body>> {
         let key = self.resource.key(&self.path.namespace, &self.path.name);
         let kv = self.api.get_kv(&key).await?.ok_or_else(|| self.not_found())?;
-        Ok(self.respond(200, kv.value))
+        self.respond(200, kv.value).await
     }
 
     pub(super) fn selection(&self) -> Outcome<Selection> {
@@ -272,14 +272,15 @@ impl Call {
             let at_now = *at.get_or_insert(reply.revision);
             let got = reply.kvs.len();
             let mut used = 0;
-            for kv in reply.kvs {
+            let keys: Vec<String> = reply.kvs.iter().map(key_text).collect();
+            let shown = self.shown(reply.kvs.into_iter().map(|kv| kv.value).collect()).await?;
+            for (key, shown) in keys.into_iter().zip(shown) {
                 if limit > 0 && items.len() == limit {
                     break;
                 }
                 used += 1;
-                let key = key_text(&kv);
-                if selection.matches(&self.shown(&kv.value)) {
-                    items.push_back(self.shown(&kv.value));
+                if selection.matches(&shown) {
+                    items.push_back(shown);
                 }
                 last = Some(key);
             }

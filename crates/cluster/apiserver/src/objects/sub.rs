@@ -124,7 +124,8 @@ impl Call {
         let key = self.resource.key(&self.path.namespace, &self.path.name);
         for _ in 0..100 {
             let kv = self.api.get_kv(&key).await?.ok_or_else(|| self.not_found())?;
-            let object = codec::decode(&kv.value);
+            let mut object = codec::decode(&kv.value);
+            crate::convert::show_value(&self.api, &mut object, &self.resource).await?;
             let mut scale = self.scale_of(&object);
             if self.verb == "get" {
                 return Ok(respond::value(200, &scale, self.wanted.format));
@@ -162,11 +163,12 @@ impl Call {
                 Err(status) if status.reason == "Conflict" && self.verb == "patch" => {}
                 Err(status) => return Err(status),
                 Ok(_) => {
-                    let (object, _) = self
+                    let (mut object, _) = self
                         .api
                         .get_object(&self.resource, &self.path.namespace, &self.path.name)
                         .await?
                         .ok_or_else(|| self.not_found())?;
+                    crate::convert::show_value(&self.api, &mut object, &self.resource).await?;
                     return Ok(respond::value(200, &self.scale_of(&object), self.wanted.format));
                 }
             }
@@ -193,10 +195,10 @@ impl Call {
             if gone {
                 if self.api.delete_at(&key, kv.mod_revision).await? {
                     let bytes = serde_json::to_vec(&namespace).expect("trees always encode");
-                    return Ok(self.respond(200, bytes.into()));
+                    return self.respond(200, bytes.into()).await;
                 }
             } else if let Some(stored) = self.api.put_over(&key, &namespace, kv.mod_revision).await? {
-                return Ok(self.respond(200, stored));
+                return self.respond(200, stored).await;
             }
         }
     }

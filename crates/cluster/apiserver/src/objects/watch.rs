@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::Call;
 use super::read::Selection;
-use crate::api::{Outcome, store_error};
+use crate::api::{Api, Outcome, store_error};
 use crate::body::Body;
 use crate::catalog::Resource;
 use crate::codec;
@@ -26,6 +26,7 @@ const WAITING_MAX: usize = 8;
 const TIMEOUT_SECS_MIN: u64 = 1800;
 
 struct Stream {
+    api: Arc<Api>,
     resource: Arc<Resource>,
     selection: Selection,
     wanted: Wanted,
@@ -80,6 +81,7 @@ impl Call {
         let watch = self.api.store.watch(WatchRequest { span, start: start + 1 }).await;
         let (out, events) = mpsc::channel(WAITING_MAX);
         let stream = Stream {
+            api: self.api.clone(),
             resource: self.resource.clone(),
             selection,
             wanted: self.wanted,
@@ -99,8 +101,12 @@ impl Call {
                 let run = async move {
                     let work = async {
                         let mut pending = BytesMut::new();
-                        for kv in state {
-                            let shown = stream.shown(&kv.value);
+                        let state = state.into_iter().map(|kv| kv.value).collect();
+                        let state = match crate::convert::show_all(&stream.api, state, &stream.resource).await {
+                            Ok(state) => state,
+                            Err(status) => return stream.fail(&status).await,
+                        };
+                        for shown in state {
                             if stream.selection.matches(&shown) {
                                 stream.encode("ADDED", &shown, &mut pending);
                             }
@@ -138,10 +144,6 @@ impl Call {
 }
 
 impl Stream {
-    fn shown(&self, stored: &Bytes) -> Bytes {
-        crate::convert::to_version(stored, &self.resource)
-    }
-
     async fn follow(&self, mut watch: Box<dyn Watch>, timeout: Duration) {
         let end = tokio::time::Instant::now() + timeout;
         let mut next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
@@ -150,13 +152,18 @@ impl Stream {
             let batch = tokio::time::timeout_at(wake, watch.next()).await;
             let mut pending = BytesMut::new();
             match batch {
-                Ok(Ok(batch)) => batch.events.iter().for_each(|event| self.event(event, &mut pending)),
+                Ok(Ok(batch)) => match self.events(&batch.events, &mut pending).await {
+                    Ok(()) => {}
+                    Err(status) => return self.fail(&status).await,
+                },
                 Ok(Err(error)) => return self.fail(&store_error(error)).await,
                 Err(_) => {
                     next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
                     match watch.poll().await {
                         Ok(batch) => {
-                            batch.events.iter().for_each(|event| self.event(event, &mut pending));
+                            if let Err(status) = self.events(&batch.events, &mut pending).await {
+                                return self.fail(&status).await;
+                            }
                             if self.bookmarks {
                                 self.bookmark(batch.through, false, &mut pending);
                             }
@@ -174,10 +181,11 @@ impl Stream {
         }
     }
 
-    fn event(&self, event: &Event, out: &mut BytesMut) {
-        if let Some((happened, shown)) = super::events::judge(event, &self.selection, &self.resource) {
+    async fn events(&self, events: &[Event], out: &mut BytesMut) -> Outcome<()> {
+        for (happened, shown) in super::events::seen(&self.api, events, &self.selection, &self.resource).await? {
             self.encode(happened.as_str(), &shown, out);
         }
+        Ok(())
     }
 
     fn encode(&self, kind: &str, shown: &Bytes, out: &mut BytesMut) {

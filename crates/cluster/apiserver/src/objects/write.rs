@@ -96,7 +96,7 @@ impl Call {
             }
             let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
             let key = self.resource.key(&namespace, &name);
-            convert::to_stored(&mut object, &self.resource);
+            convert::store_value(&self.api, &mut object, &self.resource).await?;
             let lease =
                 if self.resource.prefix == "/registry/core/events/" { self.api.event_lease().await? } else { 0 };
             let present: Vec<String> = match self.resource.namespaced {
@@ -109,7 +109,7 @@ impl Call {
                 self.take_effect().await?;
             }
             match outcome {
-                Created::Yes(stored) => return Ok(self.respond(201, stored)),
+                Created::Yes(stored) => return self.respond(201, stored).await,
                 Created::Orphan => return Err(Status::not_found("", "namespaces", &namespace)),
                 Created::Exists if generated && attempt + 1 < NAMES_MAX => {}
                 Created::Exists => {
@@ -283,7 +283,7 @@ impl Call {
                 return self.write_missing(change, sub).await;
             };
             let mut old = codec::decode(&kv.value);
-            convert::from_stored(&mut old, &self.resource);
+            convert::show_value(&self.api, &mut old, &self.resource).await?;
             let before = self.warnings.len();
             let (mut new, pinned) = self.changed(&change, &old, sub)?;
             self.identify(&change, &mut new, &old)?;
@@ -301,13 +301,13 @@ impl Call {
             let quota = self.judge(Operation::Update, Some(&new), Some(&old), sub).await?;
             let guard: Held = allocation.into_iter().chain(quota).collect();
             if same_but_books_time(&new, &old) {
-                return Ok(self.respond(200, kv.value));
+                return self.respond(200, kv.value).await;
             }
             if dry {
                 let bytes = serde_json::to_vec(&new).expect("trees always encode");
                 return Ok(self.respond_raw(200, bytes.into()));
             }
-            convert::to_stored(&mut new, &self.resource);
+            convert::store_value(&self.api, &mut new, &self.resource).await?;
             let ended = meta::is_terminating(&new)
                 && meta::finalizers(&new).is_empty()
                 && meta::at(&new, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0)
@@ -322,7 +322,7 @@ impl Call {
             match written {
                 Some(stored) => {
                     self.take_effect().await?;
-                    return Ok(self.respond(200, stored));
+                    return self.respond(200, stored).await;
                 }
                 None if pinned => {
                     let name = &self.path.name;

@@ -29,6 +29,8 @@ pub struct CustomVersion {
     pub columns: Vec<Column>,
     pub selectable: Vec<String>,
     pub deprecated: Option<String>,
+    /// The `clientConfig` of the webhook that converts between versions; `None` if they share their shape.
+    pub converter: Option<Value>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub fn versions(definition: &Value) -> Vec<CustomVersion> {
                     .map(|field| path(field, "jsonPath"))
                     .collect(),
                 deprecated: (version["deprecated"] == true).then(|| text(version, "deprecationWarning")),
+                converter: (definition["spec"]["conversion"]["strategy"] == "Webhook")
+                    .then(|| definition["spec"]["conversion"]["webhook"]["clientConfig"].clone()),
             }
         })
         .collect()
