@@ -174,6 +174,29 @@ fn steps_have_a_network() {
     world.knarr(["doctor"]).success();
 }
 
+#[test]
+fn knarr_builds_what_docker_builds() {
+    let Some(world) = world() else { return };
+    let folder = context(&[
+        ("sub/Dockerfile", "FROM busybox\nARG WHO\nCOPY . /all\nRUN echo $WHO > /who && ls /all > /names\n"),
+        ("one", "1"),
+        ("two.tmp", "2"),
+        (".dockerignore", "*.tmp\nsub\n"),
+    ]);
+    let path = folder.path().to_str().unwrap();
+    let file = folder.path().join("sub/Dockerfile");
+    let id = folder.path().join("id.tmp");
+    let flags =
+        ["-t", "mine", "--build-arg", "WHO=me", "--iidfile", id.to_str().unwrap(), "-f", file.to_str().unwrap()];
+    let built = world.knarr(["build"].iter().chain(&flags).chain(&[path])).success();
+    built.stdout_has("Successfully tagged mine:latest");
+    assert_eq!(run(&world, "mine", &["cat", "/who", "/names"]), "me\n.dockerignore\none");
+    let made = std::fs::read_to_string(&id).unwrap();
+    assert_eq!(world.docker(["images", "-q", "--no-trunc", "mine"]).text(), made);
+    world.knarr(["build", "/nowhere"]).exits(1).stderr_has("path \"/nowhere\" not found");
+    world.knarr(["builder", "prune", "-af"]).success().stdout_has("Total reclaimed space");
+}
+
 /// The same Dockerfile gives bit-identical images when it says what time it is.
 #[test]
 fn a_given_time_makes_images_reproducible() {

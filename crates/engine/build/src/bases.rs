@@ -1,31 +1,43 @@
 //! Base images: from the store, or pulled into it first.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use engine::Engine;
+use engine::{Credentials, Engine, PullRequest};
 
 use crate::plan::{Base, Bases};
 
-/// Brings an image into the store. Blocking: it is called from a thread that may wait.
-pub type Puller = dyn Fn(&str, &image::Platform) -> Result<(), String> + Send + Sync;
-
-/// Answers from the engine's store.
+/// Answers from the engine's store, and pulls what it lacks. To be asked from a thread of the runtime that may wait.
+#[derive(Debug)]
 pub struct StoreBases {
     engine: Engine,
-    pull: Option<Arc<Puller>>,
+    /// By registry (`docker.io`, `host:5000`).
+    credentials: BTreeMap<String, Credentials>,
     /// Ask the registry even for what is there.
     always: bool,
 }
 
-impl std::fmt::Debug for StoreBases {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoreBases").field("always", &self.always).finish_non_exhaustive()
-    }
-}
-
 impl StoreBases {
-    pub fn new(engine: &Engine, pull: Option<Arc<Puller>>, always: bool) -> Self {
-        Self { engine: engine.clone(), pull, always }
+    pub fn new(engine: &Engine, credentials: BTreeMap<String, Credentials>, always: bool) -> Self {
+        Self { engine: engine.clone(), credentials, always }
+    }
+
+    fn pull(&self, reference: &str, platform: &image::Platform) -> Result<(), String> {
+        let parsed: vocab::Reference = reference.parse().map_err(|e| format!("{reference}: {e}"))?;
+        let parsed = parsed.or_latest();
+        let credentials = self.credentials.get(parsed.domain()).cloned().unwrap_or_default();
+        let request = PullRequest {
+            reference: parsed.to_string(),
+            all_tags: false,
+            platform: Some(platform.to_string()),
+            credentials,
+        };
+        tokio::runtime::Handle::current().block_on(async {
+            let mut reports = self.engine.image_pull(request).await.map_err(|e| e.to_string())?;
+            while let Some(report) = reports.next().await {
+                report.map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -36,14 +48,19 @@ impl Bases for StoreBases {
             let config = &facts.config;
             config.os == platform.os && config.architecture == platform.architecture
         });
-        if let Some(facts) = known.filter(|_| !self.always || self.pull.is_none()) {
-            return Ok(Base { id: facts.id, config: facts.config });
-        }
-        let Some(pull) = &self.pull else {
-            return Err(format!("{reference}: not found: there is no such image here for {platform}"));
+        let known = match (known, self.always) {
+            (Some(facts), false) => facts,
+            // What nobody but this machine has is not looked for elsewhere in vain.
+            (Some(facts), true) => match self.pull(reference, platform) {
+                Ok(()) => store.inspect(reference).map_err(|e| e.to_string())?,
+                Err(_) if facts.digests.is_empty() => facts,
+                Err(error) => return Err(error),
+            },
+            (None, _) => {
+                self.pull(reference, platform)?;
+                store.inspect(reference).map_err(|e| e.to_string())?
+            }
         };
-        pull(reference, platform)?;
-        let facts = store.inspect(reference).map_err(|e| e.to_string())?;
-        Ok(Base { id: facts.id, config: facts.config })
+        Ok(Base { id: known.id, config: known.config })
     }
 }

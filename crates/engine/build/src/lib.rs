@@ -17,7 +17,7 @@ pub mod plan;
 mod solve;
 pub mod syntax;
 
-pub use bases::{Puller, StoreBases};
+pub use bases::StoreBases;
 pub use cache::{CacheEntry, CacheRecord, PrunePolicy};
 pub use context::Context;
 pub use error::{BuildError, Result, excerpt};

@@ -5,6 +5,7 @@
 
 mod archives;
 mod attach;
+mod build;
 mod completion;
 mod containers;
 mod copy;
@@ -103,6 +104,7 @@ pub static GROUPS: &[Group] = &[
         name: "image",
         about: "Manage images",
         commands: &[
+            ("build", &build::BUILD),
             ("history", &images::HISTORY),
             ("import", &archives::IMPORT),
             ("inspect", &inspect::IMAGE_INSPECT),
@@ -123,6 +125,7 @@ pub static GROUPS: &[Group] = &[
         about: "Look at manifests in registries",
         commands: &[("inspect", &registries::MANIFEST_INSPECT)],
     },
+    Group { name: "builder", about: "Manage builds", commands: &[("build", &build::BUILD), ("prune", &build::PRUNE)] },
     Group {
         name: "network",
         about: "Manage networks",
@@ -185,6 +188,7 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
         "Commands",
         &[
             &attach::ATTACH,
+            &build::BUILD,
             &archives::COMMIT,
             &completion::COMPLETION,
             &copy::CP,
@@ -356,9 +360,7 @@ fn find<'a>(first: &str, rest: &'a [String]) -> Result<Option<Found<'a>>, Failur
 
 fn unknown(name: &str) -> String {
     let planned = match name {
-        "build" | "buildx" | "builder" => {
-            Some("building images comes with a later version; load one with 'knarr load'")
-        }
+        "buildx" => Some("'knarr build' builds; 'knarr builder prune' removes its cache"),
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),
         "swarm" | "node" | "service" | "stack" | "secret" | "config" => Some("there is no swarm mode"),
         "context" => Some("there are no contexts; --host or DOCKER_HOST says where the engine is"),

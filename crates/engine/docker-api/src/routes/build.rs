@@ -50,6 +50,7 @@ struct Asked {
     names: Vec<vocab::Reference>,
     options: Options,
     pull: bool,
+    credentials: BTreeMap<String, engine::Credentials>,
     quiet: bool,
     host: engine::HostConfig,
 }
@@ -118,6 +119,7 @@ impl Asked {
             names,
             options,
             pull: query.flag("pull"),
+            credentials: super::registries::all_credentials(call.request.headers()),
             quiet: query.flag("q"),
             host,
         })
@@ -150,7 +152,7 @@ fn prepare(builder: &Builder, engine: &engine::Engine, asked: &Asked, body: &mut
         context.filter(&patterns).map_err(refused)?;
     }
     let file = build::syntax::parse(&text).map_err(|e| ApiError::invalid(e.to_string()))?;
-    let bases = StoreBases::new(engine, None, asked.pull);
+    let bases = StoreBases::new(engine, asked.credentials.clone(), asked.pull);
     let graph = plan::plan(&file, &asked.options, &image::Platform::host(), &bases)
         .map_err(|e| ApiError::invalid(e.to_string()))?;
     Ok(Prepared { graph: Arc::new(graph), context: Arc::new(context), text })

@@ -63,6 +63,21 @@ fn credentials(headers: &HeaderMap) -> Credentials {
     config.map(AuthConfig::into_credentials).unwrap_or_default()
 }
 
+/// What `X-Registry-Config` of a build says: credentials by registry.
+pub(crate) fn all_credentials(headers: &HeaderMap) -> std::collections::BTreeMap<String, Credentials> {
+    let value = headers.get("x-registry-config").map(|value| value.as_bytes()).filter(|v| v.len() <= AUTH_BYTES_MAX);
+    let decoders = [&URL_SAFE, &URL_SAFE_NO_PAD, &STANDARD, &STANDARD_NO_PAD];
+    let bytes = value.and_then(|value| decoders.iter().find_map(|decoder| decoder.decode(value).ok()));
+    let all: Option<std::collections::BTreeMap<String, AuthConfig>> =
+        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let name = |server: String| {
+        let bare = server.trim_start_matches("https://").trim_start_matches("http://");
+        let host = bare.split('/').next().unwrap_or_default();
+        if host == "index.docker.io" { "docker.io".to_owned() } else { host.to_owned() }
+    };
+    all.unwrap_or_default().into_iter().map(|(server, auth)| (name(server), auth.into_credentials())).collect()
+}
+
 /// `repository` with a tag or digest that stands beside it.
 fn joined(repository: &str, tag: Option<&str>) -> String {
     match tag {

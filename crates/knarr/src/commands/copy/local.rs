@@ -26,13 +26,41 @@ pub(super) fn stat(path: &Path) -> Option<Here> {
 pub(super) fn pack(root: &Path, name: &str, follow: bool, out: impl Write) -> io::Result<()> {
     let mut writer = Writer::new(io::BufWriter::with_capacity(256 << 10, out));
     let root = if follow { fs::canonicalize(root)? } else { root.to_owned() };
-    add(&mut writer, &root, name.as_bytes())?;
+    add(&mut writer, &root, name.as_bytes(), &|_, _| true)?;
     writer.finish()?.flush()
 }
 
-fn add(writer: &mut Writer<impl Write>, from: &Path, name: &[u8]) -> io::Result<()> {
+/// Writes what is in the folder `root` as a tar, but for what `wanted` (name, whether it is a directory) does not want.
+pub(in crate::commands) fn pack_contents(
+    root: &Path,
+    wanted: &dyn Fn(&str, bool) -> bool,
+    out: impl Write,
+) -> io::Result<()> {
+    let mut writer = Writer::new(io::BufWriter::with_capacity(256 << 10, out));
+    for name in names(root)? {
+        add(&mut writer, &root.join(&name), name.as_bytes(), wanted)?;
+    }
+    writer.finish()?.flush()
+}
+
+fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn add(
+    writer: &mut Writer<impl Write>,
+    from: &Path,
+    name: &[u8],
+    wanted: &dyn Fn(&str, bool) -> bool,
+) -> io::Result<()> {
     let data = fs::symlink_metadata(from)?;
     let kind = data.file_type();
+    if !wanted(&String::from_utf8_lossy(name), kind.is_dir()) {
+        return Ok(());
+    }
     let (major, minor) = (rustix::fs::major(data.rdev()), rustix::fs::minor(data.rdev()));
     let kind = if kind.is_dir() {
         Kind::Dir
@@ -63,12 +91,9 @@ fn add(writer: &mut Writer<impl Write>, from: &Path, name: &[u8]) -> io::Result<
     match entry.kind {
         Kind::File(_) => send_file(writer, from, data.len()),
         Kind::Dir => {
-            let mut names: Vec<_> =
-                fs::read_dir(from)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()?;
-            names.sort();
-            for below in names {
+            for below in names(from)? {
                 let inside = [name, b"/", below.as_bytes()].concat();
-                add(writer, &from.join(&below), &inside)?;
+                add(writer, &from.join(&below), &inside, wanted)?;
             }
             Ok(())
         }

@@ -4,7 +4,7 @@
 //! descriptor, so that no entry and no link can lead outside.
 
 mod decide;
-mod local;
+pub(super) mod local;
 
 use std::io::{self, Read};
 use std::path::Path;
