@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Attempt, Result, sys};
 
 /// Names in the kernel's order: the index is the number.
-const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -18,6 +18,7 @@ mod stream;
 mod volumes;
 
 pub use api::*;
+pub use core::instance_tag;
 pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
 pub use decide::text::human_duration;
 pub use decide::time::parse_until;

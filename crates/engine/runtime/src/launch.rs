@@ -121,7 +121,8 @@ fn make_group(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Option<Gr
     let made = if plan.optional { cgroups()?.create_permitted(path) } else { cgroups()?.create(path) };
     let group = match made {
         Ok(group) => group,
-        Err(error) if plan.optional => {
+        // Without a limit to hold nobody misses the group; one that was asked for is not dropped in silence.
+        Err(error) if plan.optional && plan.resources == Default::default() => {
             warnings.push(format!("no cgroup of its own: {error}"));
             return Ok(None);
         }
@@ -130,10 +131,6 @@ fn make_group(plan: &CgroupPlan, warnings: &mut Vec<String>) -> Result<Option<Gr
     match group.apply(&plan.resources) {
         Ok(notes) => {
             warnings.extend(notes);
-            Ok(Some(group))
-        }
-        Err(error) if plan.optional => {
-            warnings.push(format!("limits are not set: {error}"));
             Ok(Some(group))
         }
         Err(error) => {

@@ -204,7 +204,7 @@ pub(crate) fn cgroup_parent(run: &Path) -> String {
 }
 
 /// What is this instance's alone carries it: a digest of the run directory's path.
-pub(crate) fn instance_tag(run: &Path) -> String {
+pub fn instance_tag(run: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a: short, stable across versions, and nobody attacks the path of their own run directory.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -37,4 +37,5 @@ mod view;
 pub(crate) use archive::PutOptions;
 pub(crate) use container::{Container, Stage};
 pub(crate) use copy::copy_tree;
+pub use inner::instance_tag;
 pub(crate) use inner::{Inner, blocking};

@@ -53,13 +53,16 @@ impl Drop for World {
             kill(keeper);
         }
         // Bridges and rules of an engine that was not shut down.
-        let bridges = network::Bridges::new(&tag(&run));
+        let bridges = network::Bridges::new(&engine::instance_tag(&run));
         let links = bridges.links().unwrap_or_default();
-        let ours: Vec<&str> =
-            links.iter().map(String::as_str).filter(|name| network::names::kind(&tag(&run), name).is_some()).collect();
+        let ours: Vec<&str> = links
+            .iter()
+            .map(String::as_str)
+            .filter(|name| network::names::kind(&engine::instance_tag(&run), name).is_some())
+            .collect();
         let _ = bridges.remove_links(&ours);
-        let _ = network::Firewall::new(&tag(&run)).remove();
-        let parent = format!("knarr-{}", tag(&run));
+        let _ = network::Firewall::new(&engine::instance_tag(&run)).remove();
+        let parent = format!("knarr-{}", engine::instance_tag(&run));
         let layout = linux::cgroup::Layout::detect().unwrap();
         for hierarchy in &layout.hierarchies {
             remove_groups(&hierarchy.mount.join(&parent));
@@ -77,17 +80,6 @@ fn remove_groups(dir: &Path) {
     while !gone() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// The same tag that the engine gives its cgroups.
-fn tag(run: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    let hash = run
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
-    format!("{:08x}", hash >> 32)
 }
 
 pub fn kill(pid: i32) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::plan::CAPABILITIES;
 use crate::plan::options::KNOWN;
 
 use super::args::{Flag, parse, switch, value};
@@ -99,15 +98,14 @@ pub(super) fn features() -> Outcome {
 }
 
 fn features_value() -> Value {
-    let caps: Vec<String> = CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": KNOWN.iter().filter(|word| **word != "remount").chain(["tmpcopyup"].iter()).collect::<Vec<_>>(),
+        "mountOptions": KNOWN.iter().chain(["tmpcopyup"].iter()).collect::<Vec<_>>(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": caps,
+            "capabilities": linux::caps::NAMES.as_slice(),
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,

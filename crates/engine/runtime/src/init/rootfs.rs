@@ -59,6 +59,11 @@ impl Child<'_> {
                 linux::fs::dup(fd)?
             }
             MountSource::Cgroup => return self.mount_cgroups(step),
+            MountSource::Existing => {
+                // An open mount point is the mount on it; anything else has no attributes of its own, which the call says.
+                let mounted = self.root()?.open_path(&step.destination)?;
+                return change(&mounted, step);
+            }
         };
         if !matches!(step.source, MountSource::Fs { .. }) {
             set_attrs(&tree, step.attrs, false)?;
@@ -69,11 +74,7 @@ impl Child<'_> {
         }
         let target = self.target(&step.destination, &tree)?;
         mount::attach(&tree, &target)?;
-        for propagation in &step.propagation {
-            let change = AttrChange { propagation: Some(spread(propagation.kind)), ..Default::default() };
-            mount::set_attr(&tree, &change, propagation.recursive)?;
-        }
-        Ok(())
+        Ok(propagate(&tree, step)?)
     }
 
     /// What a mount is attached to; made if it is missing.
@@ -287,6 +288,21 @@ impl Child<'_> {
         linux::process::chroot(".")?;
         Ok(linux::process::chdir("/")?)
     }
+}
+
+fn propagate(tree: &OwnedFd, step: &MountStep) -> linux::Result<()> {
+    for propagation in &step.propagation {
+        let change = AttrChange { propagation: Some(spread(propagation.kind)), ..Default::default() };
+        mount::set_attr(tree, &change, propagation.recursive)?;
+    }
+    Ok(())
+}
+
+/// `remount`.
+fn change(mounted: &OwnedFd, step: &MountStep) -> Result<(), Cause> {
+    set_attrs(mounted, step.attrs, false)?;
+    set_attrs(mounted, step.recursive_attrs, true)?;
+    Ok(propagate(mounted, step)?)
 }
 
 /// The host's null device, looked at before it is used: an image cannot supply one, but a broken host could.

@@ -13,7 +13,7 @@ use super::error::{Faults, PlanError};
 use super::facts::HostFacts;
 use super::mounts::mount_steps;
 use super::options::{Propagation, PropagationKind};
-use super::process::{number_list, process_plan};
+use super::process::{NO_SELINUX, number_list, process_plan};
 use super::seccomp::seccomp_plan;
 use super::types::{
     ConsoleSize, DeviceNode, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace, NodeKind, Plan,
@@ -119,7 +119,8 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
         );
     }
     if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) {
-        faults.unsupported("linux.mountLabel", "labels of mounts are not supported");
+        let why = if facts.selinux { "labels of mounts are not supported" } else { NO_SELINUX };
+        faults.unsupported("linux.mountLabel", why);
     }
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         faults.unsupported("linux.netDevices", "moving network interfaces into the container is not supported");

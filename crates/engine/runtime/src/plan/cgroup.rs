@@ -37,11 +37,11 @@ pub(super) fn cgroup_plan(
     let rules = resources.devices.take().unwrap_or_default();
     if crate::weak::without("devices") {
         resources.devices = None;
-    } else if facts.initial_user_namespace {
+    } else if facts.initial_user_namespace && facts.privileged {
         resources.devices = Some(device_rules(rules));
     } else if !rules.is_empty() {
-        // Nobody but the host's root can set device rules; what a user namespace may open is already less.
-        warnings.push("device rules need the host's first user namespace and are not set".into());
+        // Nobody but the host's root can set device rules; what others may open is already less.
+        warnings.push("device rules need root in the host's first user namespace and are not set".into());
     }
     CgroupPlan { path, resources, optional: options.cgroup_optional }
 }

@@ -20,6 +20,6 @@ pub use cgroup::resources_of;
 pub use error::{Fault, PlanError};
 pub use exec::{ExecTarget, plan_exec};
 pub use facts::HostFacts;
-pub use process::{CAPABILITIES, capability_number, capability_sets};
+pub use process::{capability_number, capability_sets};
 pub use seccomp::seccomp_of;
 pub use types::*;

@@ -34,7 +34,7 @@ pub(super) fn mount_steps(
     let (mut steps, mut seals, mut dev_is_bind) = (Vec::new(), Vec::new(), false);
     for (n, mount) in context.spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{n}]");
-        let Some(step) = mount_step(context, mount, &field, &mut seals, early, faults) else { continue };
+        let Some(step) = mount_step(context, mount, &field, &steps, &mut seals, early, faults) else { continue };
         if step.destination == "/dev" && !matches!(step.source, MountSource::Fs { .. }) {
             dev_is_bind = true;
         }
@@ -47,6 +47,7 @@ fn mount_step(
     context: &Context<'_>,
     mount: &Mount,
     field: &str,
+    before: &[MountStep],
     seals: &mut Vec<String>,
     early: &mut Vec<EarlyMount>,
     faults: &mut Faults,
@@ -67,14 +68,14 @@ fn mount_step(
     if words.iter().any(|word| word.contains('\0')) {
         faults.invalid(format!("{field}.options"), "contains a NUL byte");
     }
-    if options.remount {
-        faults.unsupported(format!("{field}.options"), "remount: give the mount its options at once");
-        return None;
-    }
     let fstype = mount.typ().clone().unwrap_or_default();
     let source = mount.source().clone();
     let bind = options.bind.or((fstype == "bind").then_some(Bind::Single));
 
+    // A bind mount gets its options at once, so that `remount` adds nothing to it.
+    if options.remount && bind.is_none() {
+        return remount(&destination, options, field, seals, before, faults);
+    }
     let mut attrs = options.attrs;
     let source = if let Some(bind) = bind {
         let Some(path) = source.filter(|path| !path.as_os_str().is_empty()) else {
@@ -157,6 +158,43 @@ fn mount_step(
         recursive_attrs: tidy(options.recursive_attrs),
         propagation: options.propagation,
         copy_up: options.copy_up,
+    })
+}
+
+/// Other attributes for a mount that the spec has made before. What belongs to the file system and not to the mount cannot be changed.
+fn remount(
+    destination: &str,
+    options: MountOptions,
+    field: &str,
+    seals: &mut Vec<String>,
+    before: &[MountStep],
+    faults: &mut Faults,
+) -> Option<MountStep> {
+    let field = format!("{field}.options");
+    if !before.iter().any(|step| step.destination == destination) {
+        faults.invalid(field, format!("remount: no entry before this one mounts {destination}"));
+        return None;
+    }
+    if !options.data.is_empty() || !options.superblock.is_empty() || options.copy_up || options.idmap.is_some() {
+        faults.unsupported(field, "remount: only attributes of the mount can be changed");
+        return None;
+    }
+    let mut attrs = options.attrs;
+    if (attrs.set | attrs.clear) & attr::RDONLY != 0 {
+        // The last word on it decides; it is sealed at the end, when everything in it is made.
+        seals.retain(|sealed| sealed != destination);
+        if attrs.set & attr::RDONLY != 0 {
+            seals.push(destination.to_owned());
+            attrs.set &= !attr::RDONLY;
+        }
+    }
+    Some(MountStep {
+        destination: destination.to_owned(),
+        source: MountSource::Existing,
+        attrs: tidy(attrs),
+        recursive_attrs: tidy(options.recursive_attrs),
+        propagation: options.propagation,
+        copy_up: false,
     })
 }
 

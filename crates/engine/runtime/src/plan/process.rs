@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use linux::caps::{CapSet, Capability};
 use oci_spec::runtime::{
     Capabilities, IOPriorityClass, LinuxCapabilities, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType,
     Process, Scheduler,
@@ -11,56 +12,12 @@ use super::error::Faults;
 use super::facts::HostFacts;
 use super::types::{CapabilitySets, ProcessPlan, Rlimit, SchedulerPlan};
 
-/// Capability names by number, without `CAP_`.
-pub const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+/// In runc's words, which tools know.
+pub(super) const NO_SELINUX: &str = "selinux label is specified in config, but selinux is disabled or not supported";
 
 /// The number of a capability given with or without `CAP_`, in any case.
 pub fn capability_number(name: &str) -> Option<u8> {
-    let upper = name.to_ascii_uppercase();
-    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    CAPABILITIES.iter().position(|known| *known == name).map(|n| n as u8)
+    Capability::from_name(name, true).map(Capability::number)
 }
 
 fn bits(set: Option<&Capabilities>) -> u64 {
@@ -127,10 +84,7 @@ pub(super) fn process_plan(
         let mut sets = capability_sets(c);
         let asked = sets.bounding | sets.effective | sets.inheritable | sets.permitted | sets.ambient;
         if asked & !known != 0 {
-            let names: Vec<_> = (0..CAPABILITIES.len())
-                .filter(|n| (asked & !known) >> n & 1 == 1)
-                .map(|n| format!("CAP_{}", CAPABILITIES[n]))
-                .collect();
+            let names: Vec<&str> = CapSet(asked & !known).iter().filter_map(Capability::name).collect();
             warnings.push(format!("this kernel does not know {}", names.join(", ")));
             for set in
                 [&mut sets.bounding, &mut sets.effective, &mut sets.inheritable, &mut sets.permitted, &mut sets.ambient]
@@ -169,7 +123,7 @@ pub(super) fn process_plan(
     }
     let selinux = process.selinux_label().clone().filter(|label| !label.is_empty());
     if selinux.is_some() && !facts.selinux {
-        faults.unsupported(format!("{path}.selinuxLabel"), "this kernel has no SELinux");
+        faults.unsupported(format!("{path}.selinuxLabel"), NO_SELINUX);
     }
     if let Some(score) = process.oom_score_adj()
         && !(-1000..=1000).contains(&score)

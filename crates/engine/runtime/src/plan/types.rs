@@ -146,6 +146,8 @@ pub enum MountSource {
     Early { index: usize },
     /// The cgroup file system, whole or as the container's own part of it.
     Cgroup,
+    /// No new mount: the one that an earlier entry made at the destination gets other attributes.
+    Existing,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,6 +300,7 @@ impl Step {
                 MountSource::Fs { fstype, .. } => format!("mount {fstype} on {}", mount.destination),
                 MountSource::Bind { path, .. } => format!("bind {} on {}", path.display(), mount.destination),
                 MountSource::Early { .. } => format!("attach a mount on {}", mount.destination),
+                MountSource::Existing => format!("change the mount on {}", mount.destination),
                 MountSource::Cgroup => format!("mount cgroups on {}", mount.destination),
             },
             Self::DeviceNode(node) => format!("make device {}", node.path),

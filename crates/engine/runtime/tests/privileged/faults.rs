@@ -53,6 +53,7 @@ fn malformed() {
         ("hooks.prestart[0].path", |c| c["hooks"] = json!({"prestart": [{"path": "relative"}]})),
         ("intelRdt", |c| c["linux"]["intelRdt"] = json!({"closID": "x"})),
         ("apparmorProfile", |c| c["process"]["apparmorProfile"] = json!("docker-default")),
+        ("selinux is disabled or not supported", |c| c["linux"]["mountLabel"] = json!("system_u:object_r:x_t:s0")),
         ("netDevices", |c| c["linux"]["netDevices"] = json!({"a/b": {"name": "x"}})),
         ("timeOffsets", |c| c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1}})),
         ("scheduler", |c| c["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "priority": 5})),
