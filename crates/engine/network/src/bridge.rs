@@ -119,7 +119,10 @@ impl Bridges {
         if network.driver != Driver::Bridge {
             return Ok(());
         }
-        let further = (1..segments).map(|number| names::segment(&self.tag, &network.bridge, number)[0].clone());
+        let further = (1..segments).flat_map(|number| {
+            let [bridge, pair, _] = names::segment(&self.tag, &network.bridge, number);
+            [pair, bridge]
+        });
         let all: Vec<String> = further.chain([network.bridge.clone()]).collect();
         self.remove_links(&all.iter().map(String::as_str).collect::<Vec<_>>())
     }

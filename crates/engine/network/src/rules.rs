@@ -205,7 +205,13 @@ fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
 
 fn from_subnet(subnet: &Subnet) -> Vec<Expr> {
     let version = IpVersion::of(subnet.address());
-    let (offset, length) = version.source();
+    let mut rule = version.is_spoken().to_vec();
+    rule.extend(address_in(subnet, version.source(), true));
+    rule
+}
+
+/// Whether an address of the header, which stands at an offset with a length, is in the subnet.
+fn address_in(subnet: &Subnet, (offset, length): (u32, u32), inside: bool) -> [Expr; 3] {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -213,13 +219,11 @@ fn from_subnet(subnet: &Subnet) -> Vec<Expr> {
     let mask = (0..length * 8).map(|bit| bit < u32::from(subnet.prefix()));
     let mask: Vec<bool> = mask.collect();
     let mask = mask.chunks(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect();
-    let mut rule = version.is_spoken().to_vec();
-    rule.extend([
+    [
         Expr::Payload { base: Base::Network, offset, length, to: 0 },
         Expr::Mask { from: 0, mask, to: 0 },
-        Expr::Compare { from: 0, equal: true, value: octets(subnet.address()) },
-    ]);
-    rule
+        Expr::Compare { from: 0, equal: inside, value: octets(subnet.address()) },
+    ]
 }
 
 fn leaves_by(bridge: &str, equal: bool) -> [Expr; 2] {
@@ -231,6 +235,8 @@ fn masquerade_rules(network: &Network) -> Vec<Vec<Expr>> {
     for (subnet, _) in &network.subnets {
         if network.masquerade && !network.internal {
             let mut out = from_subnet(subnet);
+            // A network of several bridges leaves one by another: frames within it stay as they are.
+            out.extend(address_in(subnet, IpVersion::of(subnet.address()).destination(), false));
             out.extend(leaves_by(&network.bridge, false));
             out.push(Expr::Masquerade);
             rules.push(out);

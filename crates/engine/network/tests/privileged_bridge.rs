@@ -55,6 +55,10 @@ struct Container {
 }
 
 fn container(bridges: &Bridges, network: &Network, name: &str, address: &str) -> Container {
+    container_at(bridges, network, name, address, 0)
+}
+
+fn container_at(bridges: &Bridges, network: &Network, name: &str, address: &str, segment: usize) -> Container {
     let addresses = [ip(address)];
     let plug = Plug {
         network,
@@ -62,7 +66,7 @@ fn container(bridges: &Bridges, network: &Network, name: &str, address: &str) ->
         name: "eth0",
         addresses: &addresses,
         mac: None,
-        segment: 0,
+        segment,
         default_route: true,
         send_limit: None,
         receive_limit: None,
@@ -202,5 +206,34 @@ fn networks_join_isolate_publish_and_reach_out() {
         }
         let left = Socket::route().unwrap().links().unwrap();
         assert!(left.iter().all(|link| link.kind.as_deref() != Some("bridge")), "{left:?}");
+    });
+}
+
+#[test]
+fn a_network_of_several_bridges_is_one() {
+    on_a_host_of_its_own(|| {
+        let bridges = Bridges::new("0123abcd");
+        let network = network("a", "10.1.0.0/24", false);
+        bridges.add_network(&network).unwrap();
+        let one = container_at(&bridges, &network, "one", "10.1.0.2", 0);
+        let two = container_at(&bridges, &network, "two", "10.1.0.3", 1);
+        let three = container_at(&bridges, &network, "three", "10.1.0.4", 2);
+        let four = container_at(&bridges, &network, "four", "10.1.0.5", 1);
+        Firewall::new("0123abcd").apply(&[network.clone()], &[]).unwrap();
+        let rows = [
+            ("from the first to a further one", ask_from(&one.netns, "10.1.0.3:80"), "10.1.0.2"),
+            ("between further ones", ask_from(&two.netns, "10.1.0.4:80"), "10.1.0.3"),
+            ("within a further one", ask_from(&two.netns, "10.1.0.5:80"), "10.1.0.3"),
+            ("from the host", ask("10.1.0.4:80"), "10.1.0.1"),
+            ("and back", ask_from(&three.netns, "10.1.0.2:80"), "10.1.0.4"),
+        ];
+        let wrong: Vec<_> = rows.iter().filter(|(_, seen, expected)| seen != expected).collect();
+        assert!(wrong.is_empty(), "(what, seen, expected): {wrong:#?}");
+        assert!(four.endpoint.addresses.contains(&ip("10.1.0.5")));
+        bridges.remove_network(&network, 3).unwrap();
+        let left = bridges.links().unwrap();
+        let ours: Vec<_> =
+            left.iter().filter(|name| matches!(network::names::kind("0123abcd", name), Some(kind) if kind != network::names::Kind::Port)).collect();
+        assert!(ours.is_empty(), "{ours:?}");
     });
 }

@@ -144,7 +144,7 @@ impl Socket {
             info.string(IFLA_INFO_KIND, "veth");
             info.nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |inner| {
-                    inner.bytes.extend_from_slice(&link_header(0, IFF_UP));
+                    inner.bytes.extend_from_slice(&link_header(0, 0));
                     inner.string(IFLA_IFNAME, peer);
                     if let Some(mtu) = mtu {
                         inner.u32(IFLA_MTU, mtu);
@@ -155,7 +155,8 @@ impl Socket {
         self.request(message, format_args!("add pair {name}, {peer}"))?;
         let peer_index = self.link(peer)?.map(|link| link.index);
         let missing = || crate::Error::new("netlink", format_args!("find link {peer}"), crate::Errno::NODEV);
-        let mut message = Message::new(RTM_SETLINK, 0, &link_header(peer_index.ok_or_else(missing)?, 0));
+        // Up only now: before the pair is whole an end cannot be.
+        let mut message = Message::new(RTM_SETLINK, 0, &link_header(peer_index.ok_or_else(missing)?, IFF_UP));
         message.u32(IFLA_MASTER, peer_master);
         self.request(message, format_args!("make {peer} a port of link {peer_master}"))
     }
