@@ -32,6 +32,7 @@ mod pack;
 mod store;
 pub mod tar;
 mod union;
+mod weak;
 
 pub use error::{Error, Result};
 pub use manifest::{Chosen, choose};

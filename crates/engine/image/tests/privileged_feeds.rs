@@ -169,8 +169,8 @@ fn layers_stay_as_long_as_a_lease_or_a_keep_and_no_longer() {
     let sealed = store.seal("scratch").unwrap();
     assert_eq!((sealed.layer.parent, sealed.layer.diff_id), (None, sealed.layer.chain));
     test.assert_clean();
+    // Nobody kept it: it goes with its lease.
     drop(sealed);
-    store.collect().unwrap();
     assert_eq!((test.count("layers"), test.count("snapshots")), (0, 0));
     test.assert_clean();
 }
@@ -338,4 +338,9 @@ fn a_registry_that_lies_is_refused_and_leaves_nothing() {
     assert_eq!(test.store.forget_partials().unwrap(), 6000);
     assert_eq!(test.count("partial"), 0);
     test.assert_clean();
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened(&[("pull-digest", "a_registry_that_lies_is_refused_and_leaves_nothing")]);
 }

@@ -265,3 +265,11 @@ fn limits_hold() {
         assert_eq!(error.kind(), vocab::ErrorKind::Exhausted);
     }
 }
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened(&[
+        ("root", "hostile_archives_touch_nothing_outside"),
+        ("overlay", "hostile_archives_touch_nothing_outside"),
+    ]);
+}

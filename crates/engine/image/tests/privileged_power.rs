@@ -329,3 +329,8 @@ fn power_cuts_at_random_instants() {
         println!("seed {seed}: cut after {} of {}", lines.len(), all.len());
     }
 }
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened(&[("sync", "a_power_cut_at_any_durable_step_loses_nothing_acknowledged")]);
+}

@@ -800,3 +800,16 @@ fn the_only_limit_of_layers_is_the_kernels() {
     let error = load(4).unwrap_err();
     assert!(error.to_string().contains("max depth exceeded"), "{error}");
 }
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened(&[
+        ("digest", "archives_that_lie_are_refused_and_leave_nothing"),
+        ("trailing", "archives_that_lie_are_refused_and_leave_nothing"),
+        ("depth", "archives_that_lie_are_refused_and_leave_nothing"),
+        ("limits", "bombs_are_stopped_at_their_limit"),
+        ("only", "only_the_names_asked_for_move"),
+        ("pins", "what_comes_between_the_files_and_the_record_of_a_snapshot_does_no_harm"),
+        ("claims", "what_comes_between_the_files_and_the_record_of_a_snapshot_does_no_harm"),
+    ]);
+}

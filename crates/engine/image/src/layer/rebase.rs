@@ -19,8 +19,8 @@ use crate::tar::{Entry, Kind};
 /// Completes a layer that depends on what is below it. `lowers`: the `diff` directories of the layers below, topmost first.
 ///
 /// A directory that no member described gets what the topmost directory of that path below has, and a hard link to a file
-/// below gets a copy of that file, as if the layer had been unpacked onto a mount of the layers below.
-pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bool) -> Result<()> {
+/// below gets a copy of that file, as if the layer had been unpacked onto a mount of the layers below. Returns the bytes of the copies.
+pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bool) -> Result<u64> {
     let root = Root::open(diff).context(|| "open a layer")?;
     let below = lowers.iter().map(Root::open).collect::<linux::Result<Vec<_>>>().context(|| "open a layer")?;
     let find = |path: &[u8]| -> linux::Result<Option<OwnedFd>> {
@@ -34,12 +34,13 @@ pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bo
         }
         Ok(None)
     };
+    let mut copied = 0;
     for (path, target) in &unpacked.foreign_links {
         let text = || format!("link {:?} to {:?}", String::from_utf8_lossy(path), String::from_utf8_lossy(target));
         let clean = parts(target).map_err(|detail| Error::invalid(text(), detail))?.join(&b'/');
         let found = find(&clean).context(text)?;
         let found = found.ok_or_else(|| Error::invalid(text(), "the target is in no layer"))?;
-        copy_up(&found, &root, path, &clean).context(text)?;
+        copied += copy_up(&found, &root, path, &clean).context(text)?;
     }
     for path in &unpacked.implicit_dirs {
         let text = || format!("directory {:?}", String::from_utf8_lossy(path));
@@ -69,16 +70,17 @@ pub fn rebase(diff: &Path, lowers: &[PathBuf], unpacked: &Unpacked, rootless: bo
         let dir = root.open_file(Path::new(OsStr::from_bytes(path)), flags, Mode::empty()).context(text)?;
         dir_metadata(dir, &entry, owner).context(text)?;
     }
-    Ok(())
+    Ok(copied)
 }
 
 /// Puts a copy of `from` at its own path in the layer and links `path` to it.
-fn copy_up(from: &OwnedFd, root: &Root, path: &[u8], target: &[u8]) -> linux::Result<()> {
+fn copy_up(from: &OwnedFd, root: &Root, path: &[u8], target: &[u8]) -> linux::Result<u64> {
     let stat = linux::fs::fstat(from)?;
     let (path, target) = (Path::new(OsStr::from_bytes(path)), Path::new(OsStr::from_bytes(target)));
     if linux::fs::file_type(&stat) != FileType::RegularFile {
         return Err(linux::Error::new("linkat", "target in another layer is no regular file", Errno::INVAL));
     }
+    let mut copied = stat.st_size as u64;
     match root.lstat(target) {
         Err(e) if e.is(Errno::NOENT) => {
             if let Some(above) = target.parent() {
@@ -101,7 +103,7 @@ fn copy_up(from: &OwnedFd, root: &Root, path: &[u8], target: &[u8]) -> linux::Re
             linux::fs::futimens(&to, &times(time))?;
         }
         Err(e) => return Err(e),
-        Ok(_) => {}
+        Ok(_) => copied = 0,
     }
-    root.link(target, path)
+    root.link(target, path).map(|()| copied)
 }

@@ -263,7 +263,7 @@ impl Store {
         };
         record.bytes = unpacked.bytes;
         if has_parent && unpacked.needs_parent() {
-            layer::rebase(&folder.join("diff"), lowers, &unpacked, self.options.rootless)?;
+            record.bytes += layer::rebase(&folder.join("diff"), lowers, &unpacked, self.options.rootless)?;
             record.rebased = true;
         } else if !unpacked.foreign_links.is_empty() {
             let path = String::from_utf8_lossy(&unpacked.foreign_links[0].1).into_owned();

@@ -1,9 +1,10 @@
 //! What is reachable, and what is not: images, snapshots and keeps name layers, layers and images name blobs, and holds of
-//! others name either. Whatever no
-//! record names is removed, record first, then file: a crash between the two leaves a file that the next start finds.
+//! others name either. Whatever no record names is removed, record first, then file: a crash between the two leaves a file
+//! that the next start finds.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use vocab::{Digest, crash};
@@ -81,7 +82,10 @@ impl Reach {
 impl Store {
     /// Removes every blob, layer and leftover that nothing refers to. Safe at any time.
     pub fn collect(&self) -> Result<Collected> {
-        let lock = self.lock();
+        self.collect_locked(self.lock())
+    }
+
+    pub(super) fn collect_locked(&self, lock: MutexGuard<'_, ()>) -> Result<Collected> {
         let dead = self.db.write(|txn| self.sweep(txn))?;
         let layers = dead.layers.len();
         let (blobs, bytes) = (dead.blobs.len(), dead.bytes);

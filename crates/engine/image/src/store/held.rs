@@ -24,7 +24,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn is_claimed(&self, container: &str) -> bool {
-        self.claims.contains_key(container)
+        self.claims.contains_key(container) && !crate::weak::without("claims")
     }
 
     /// Whether any snapshot is on its way in or out; a container's name has no slash.
@@ -33,7 +33,18 @@ impl State {
     }
 
     pub(super) fn is_pinned(&self, chain: &Digest) -> bool {
-        self.pins.contains_key(chain)
+        self.pins.contains_key(chain) && !crate::weak::without("pins")
+    }
+
+    fn let_go(&mut self, chains: &[Digest]) {
+        for chain in chains {
+            if let Some(count) = self.pins.get_mut(chain) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pins.remove(chain);
+                }
+            }
+        }
     }
 
     /// Told by each sweep anew.
@@ -98,22 +109,27 @@ impl Store {
 
     /// Never under the lock of the files.
     pub(super) fn unpin(&self, chains: &[Digest]) {
-        let mut owed = false;
+        let last = |held: &State| {
+            let only = |chain: &&Digest| held.pins.get(*chain) == Some(&1) && held.owed.contains(*chain);
+            chains.iter().any(|chain| only(&chain))
+        };
         {
             let mut held = self.held.lock();
-            for chain in chains {
-                if let Some(count) = held.pins.get_mut(chain) {
-                    *count -= 1;
-                    if *count == 0 {
-                        held.pins.remove(chain);
-                        owed |= held.owed.contains(chain);
-                    }
-                }
+            if !last(&held) {
+                return held.let_go(chains);
             }
         }
-        if owed && let Err(error) = self.collect() {
+        // Let go and collected in one, so that nobody sees a layer that nothing needs.
+        let files = self.lock();
+        self.held.lock().let_go(chains);
+        if let Err(error) = self.collect_locked(files) {
             tracing::warn!(%error, "layers that are no longer needed stay until the next collection");
         }
+    }
+
+    /// Says that nothing but a pin keeps this layer so far.
+    pub(super) fn owe(&self, chain: Digest) {
+        self.held.lock().owed.insert(chain);
     }
 
     pub(crate) fn claim(&self, container: &str) -> Claim<'_> {

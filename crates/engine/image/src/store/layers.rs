@@ -133,6 +133,7 @@ impl Store {
             }
         }
         let lease = self.lease_locked(below.iter().copied().chain([chain]).collect());
+        self.owe(chain);
         crash::point("image.seal.before_record");
         let written = self.db.write(|txn| {
             txn.put(&LAYERS, &chain, &record)?;
@@ -172,6 +173,7 @@ impl Store {
         let chain = on_top(parent, &staged.diff_id);
         let _lease = {
             let _lock = self.lock();
+            self.owe(chain);
             self.lease_locked(vec![chain])
         };
         let mut add = Additions::default();

@@ -268,7 +268,7 @@ impl Part<'_> {
             Ok(_) if received < self.size => Err(short()),
             other => other,
         }?;
-        if layer.digest != self.digest {
+        if layer.digest != self.digest && !crate::weak::without("pull-digest") {
             return Err(Error::Digest { what: what.to_owned(), expected: self.digest, actual: layer.digest });
         }
         Ok(layer)

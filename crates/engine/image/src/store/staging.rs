@@ -33,6 +33,9 @@ impl Staging {
     /// Durable: everything written here, and everything else on this disk.
     pub(crate) fn sync(&self) -> Result<()> {
         vocab::crash::point("image.staging.sync");
+        if crate::weak::without("sync") {
+            return Ok(());
+        }
         linux::fs::syncfs(&self.disk).context(|| "write new layers to the disk")
     }
 

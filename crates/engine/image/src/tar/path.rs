@@ -84,7 +84,9 @@ pub enum XattrRule {
 }
 
 pub fn xattr_rule(name: &[u8]) -> XattrRule {
-    if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+    if crate::weak::without("overlay") {
+        XattrRule::Set
+    } else if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         XattrRule::Refuse
     } else if name == b"security.capability" || name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_") {
         XattrRule::Set

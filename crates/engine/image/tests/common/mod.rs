@@ -107,6 +107,24 @@ impl TestStore {
     }
 }
 
+/// Leaves each defence out in turn and shows that the test (of the same file) that guards it fails then.
+pub fn weakened(defences: &[(&str, &str)]) {
+    if !cfg!(feature = "weaken") {
+        eprintln!("SKIPPED: only a build with --features weaken can be weakened");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    for (defence, test) in defences {
+        let run = |weak: &str| {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let child = child.args([test, "--exact"]).env("KNARR_WEAKEN", weak).env("TMPDIR", temp.path());
+            child.output().unwrap().status.success()
+        };
+        assert!(run("nothing"), "{test} fails anyway");
+        assert!(!run(defence), "{test} does not notice that {defence} is missing");
+    }
+}
+
 /// Nothing half done, nothing forgotten, every digest right, and the store counts exactly what the disk has.
 pub fn assert_whole(store: &image::Store, what: &str) {
     assert_eq!(store.check(true).unwrap(), [], "{what}");
