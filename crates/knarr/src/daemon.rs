@@ -60,6 +60,8 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     };
     let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
     let registries = crate::registry::registries(matches.text("registries").or(named.as_deref()))?;
+    // A handful of descriptors for each running container. Refused: as many as fit.
+    let _ = linux::rlimit::raise_soft(linux::rlimit::Resource::NOFILE);
     make_directory(&settings.run, 0o711)?;
     make_directory(&settings.root, 0o711)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

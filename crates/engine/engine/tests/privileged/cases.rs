@@ -34,6 +34,7 @@ cases! {
     commit_diff_and_export_see_the_changes,
     files_are_copied_both_ways,
     auto_remove_removes,
+    memory_that_was_given_back_is_not_missed,
     events_tell_the_story,
     an_oom_kill_is_told,
     top_and_stats_tell_what_runs,
@@ -515,6 +516,18 @@ fn rename_root(tar: &[u8], name: &str) -> Vec<u8> {
         }
     }
     writer.finish().unwrap()
+}
+
+/// What an engine does after a while in which nothing happened.
+async fn memory_that_was_given_back_is_not_missed() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    for round in 0..3 {
+        linux::memory::give_back();
+        let (code, text) = run(&engine, shell(&format!("echo {round}; exit {round}"))).await;
+        assert_eq!((code, text), (round, format!("{round}\n")));
+    }
+    clean(&engine).await;
 }
 
 async fn auto_remove_removes() {
