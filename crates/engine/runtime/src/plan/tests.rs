@@ -231,3 +231,92 @@ fn ids_are_file_names() {
         assert_eq!(super::valid_id(id), good, "{id:?}");
     }
 }
+
+/// RT-25: what is written beside a container chooses nothing about it.
+#[test]
+fn annotations_choose_nothing() {
+    let mut random = fuzz::Random::new(25);
+    let keys = [
+        "org.systemd.property.ExecStart",
+        "run.oci.hooks.stderr",
+        "run.oci.delegate-cgroup",
+        "run.oci.keep_original_groups",
+        "run.oci.pidfd_receiver",
+        "run.oci.systemd.subgroup",
+        "io.kubernetes.cri-o.Devices",
+        "io.kubernetes.cri-o.userns-mode",
+        "cdi.k8s.io/x",
+        "kernel.core_pattern",
+        "a\nb",
+        "",
+    ];
+    let values =
+        ["'|/evil'", "/../../etc", "true", "+1", "x\ny=z", "vendor.com/class=all", "\0", "18446744073709551616"];
+    let plain = planned(base(), &facts()).unwrap();
+    for _ in 0..500 {
+        let mut spec = base();
+        for _ in 0..=random.below(4) {
+            let key = format!("{}{}", keys[random.below(keys.len())], ["", ".x", "/y"][random.below(3)]);
+            spec["annotations"][key] = json!(values[random.below(values.len())]);
+        }
+        let plan = planned(spec, &facts()).unwrap();
+        assert_eq!(Plan { annotations: Vec::new(), ..plan }, plain);
+    }
+}
+
+/// RT-25: of any text as the name of a sysctl only those are written that belong to a namespace of the container's own.
+#[test]
+fn sysctls_are_the_containers_own_whatever_they_are_called() {
+    let mut random = fuzz::Random::new(25);
+    let parts = [
+        "net",
+        "kernel",
+        "fs",
+        "vm",
+        "mqueue",
+        "core_pattern",
+        "msgmax",
+        "domainname",
+        "hostname",
+        "ipv4",
+        "ip_forward",
+        "..",
+        ".",
+        "",
+        "shm_rmid_forced",
+        "\n",
+        "+",
+        " ",
+        "eth0",
+    ];
+    let mut written = 0;
+    for _ in 0..3_000 {
+        let mut key = String::new();
+        for n in 0..=random.below(4) {
+            if n > 0 {
+                key.push(['.', '/'][random.below(2)]);
+            }
+            key.push_str(parts[random.below(parts.len())]);
+        }
+        let mut spec = base();
+        let value = ["1", "x\ny"][random.below(2)];
+        spec["linux"]["sysctl"] = json!({ key.clone(): value });
+        assert!(planned(spec.clone(), &facts()).is_err(), "{key:?} without a namespace of its own");
+        spec["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}]);
+        let Ok(plan) = planned(spec, &facts()) else { continue };
+        let mut paths = plan.steps.iter().filter_map(|step| match step {
+            Step::Sysctl { path, value } => Some((path, value)),
+            _ => None,
+        });
+        let (path, value) = paths.next().expect("it was taken");
+        written += 1;
+        let own = path.starts_with("net/")
+            || path.starts_with("fs/mqueue/")
+            || ["kernel/msgmax", "kernel/shm_rmid_forced", "kernel/domainname"].contains(&path.as_str());
+        let plain = !path.contains("//")
+            && !path.split('/').any(|part| matches!(part, "" | "." | ".."))
+            && !path.contains('\n');
+        assert!(own && plain && value == "1" && paths.next().is_none(), "{key:?} became {path:?}");
+    }
+    assert!(written > 0);
+}
