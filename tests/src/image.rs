@@ -133,3 +133,51 @@ fn append(out: &mut Vec<u8>, name: &str, kind: u8, mode: u32, target: &str, data
 fn finish(out: &mut Vec<u8>) {
     out.resize(out.len() + 1024, 0);
 }
+
+/// What `scripts/clients` has fetched, or `None` (said aloud) if it is not there.
+pub fn client(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED: no {}: run scripts/clients", path.display());
+    None
+}
+
+/// A layer of everything below a folder.
+pub fn layer_of(folder: &std::path::Path) -> BTreeMap<String, Entry> {
+    fn walk(folder: &std::path::Path, name: &str, layer: &mut BTreeMap<String, Entry>) {
+        use std::os::unix::fs::PermissionsExt;
+        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+            let own = entry.file_name().into_string().expect("a name in UTF-8");
+            let name = if name.is_empty() { own } else { format!("{name}/{own}") };
+            let facts = entry.metadata().expect("its metadata");
+            let mode = facts.permissions().mode() & 0o7777;
+            if facts.is_dir() {
+                layer.insert(name.clone(), Entry::Dir { mode });
+                walk(&entry.path(), &name, layer);
+            } else if facts.is_symlink() {
+                let target = std::fs::read_link(entry.path()).expect("a link");
+                layer.insert(name, Entry::Symlink(target.to_str().expect("UTF-8").to_owned()));
+            } else {
+                layer.insert(name, Entry::File { mode, data: std::fs::read(entry.path()).expect("a file") });
+            }
+        }
+    }
+    let mut layer = BTreeMap::new();
+    walk(folder, "", &mut layer);
+    layer
+}
+
+/// `redis:latest`: Debian's Redis on top of busybox, if `scripts/clients` has fetched it.
+pub fn redis() -> Option<Image> {
+    let tree = client("redis")?;
+    let mut image = busybox();
+    image.tags = vec!["redis:latest".into()];
+    let mut layer = layer_of(&tree);
+    layer.insert("data".into(), Entry::Dir { mode: 0o755 });
+    image.layers.push(layer);
+    image.config["Cmd"] = json!(["redis-server", "--dir", "/data", "--protected-mode", "no", "--appendonly", "yes"]);
+    image.config["ExposedPorts"] = json!({ "6379/tcp": {} });
+    Some(image)
+}

@@ -14,4 +14,4 @@ pub mod image;
 mod world;
 
 pub use answer::Answer;
-pub use world::{World, eventually, finish, is_root, program};
+pub use world::{World, eventually, finish, finish_within, is_root, program};

@@ -328,7 +328,12 @@ impl Drop for World {
 }
 
 /// Runs a command to its end, with a deadline.
-pub fn finish(mut command: Command, input: &[u8]) -> Answer {
+pub fn finish(command: Command, input: &[u8]) -> Answer {
+    finish_within(command, input, PATIENCE)
+}
+
+/// Like [`finish`], for a program that does much.
+pub fn finish_within(mut command: Command, input: &[u8], patience: Duration) -> Answer {
     let line = format!("{command:?}");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -341,7 +346,7 @@ pub fn finish(mut command: Command, input: &[u8]) -> Answer {
     let pid = rustix::process::Pid::from_child(&child);
     let (done, ended) = std::sync::mpsc::channel();
     let watchdog = std::thread::spawn(move || {
-        if ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     });

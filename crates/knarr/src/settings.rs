@@ -13,7 +13,7 @@ pub const FLAGS: &[Flag] = &[
     switch("debug", "Say more about what happens").short('D'),
     text("log-level", "").short('l').hidden(),
     switch("version", "Print version information and quit").short('v'),
-    text("context", "").short('c').refused("there are no contexts; --host or DOCKER_HOST says where the engine is"),
+    text("context", "Name of the context: there is only \"default\"").short('c').hidden(),
     text("config", "").hidden(),
     switch("tls", "").refused("connections are local; use an ssh tunnel for another machine"),
     switch("tlsverify", "").refused("connections are local; use an ssh tunnel for another machine"),

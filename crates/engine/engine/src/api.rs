@@ -269,6 +269,11 @@ impl Engine {
         self.inner.exec_start(id, options).await
     }
 
+    /// Refuses what [`Engine::exec_start`] would refuse now.
+    pub async fn exec_check(&self, id: &str) -> Result<()> {
+        self.inner.exec_check(id).map(drop)
+    }
+
     pub async fn exec_inspect(&self, id: &str) -> Result<ExecView> {
         self.inner.exec_view(id)
     }

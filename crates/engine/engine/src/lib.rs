@@ -12,6 +12,7 @@ mod decide;
 mod error;
 mod logs;
 mod model;
+mod procview;
 mod ship;
 mod spec;
 mod stream;

@@ -8,6 +8,7 @@ mod attach;
 mod build;
 mod completion;
 mod containers;
+mod context;
 mod copy;
 mod doctor;
 mod exec;
@@ -152,6 +153,17 @@ pub static GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "context",
+        about: "Manage contexts",
+        commands: &[
+            ("inspect", &context::INSPECT),
+            ("ls", &context::LS),
+            ("list", &context::LS),
+            ("show", &context::SHOW),
+            ("use", &context::USE),
+        ],
+    },
+    Group {
         name: "volume",
         about: "Manage volumes",
         commands: &[
@@ -291,6 +303,16 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
 fn dispatch(words: &[String]) -> Result<u8, Failure> {
     let global = flags::parse(&[settings::FLAGS], false, words)
         .map_err(|problem| usage_error(&problem, "knarr [OPTIONS] COMMAND [ARG...]", "knarr"))?;
+    if global.arguments.first().is_some_and(|first| first == "docker") {
+        // `knarr docker ps` is what `docker ps` is under that name: flags before the command may stand on both sides.
+        let at = words.len() - global.arguments.len();
+        return dispatch(&[&words[..at], &words[at + 1..]].concat());
+    }
+    if let Some(other) = global.text("context").filter(|name| *name != "default") {
+        return Err(Failure::new(format!(
+            "context {other:?}: not found: --host or DOCKER_HOST says where the engine is"
+        )));
+    }
     if global.is("version") {
         out(&format!("Knarr version {}\n", env!("CARGO_PKG_VERSION")))?;
         return Ok(0);
@@ -363,7 +385,6 @@ fn unknown(name: &str) -> String {
         "buildx" => Some("'knarr build' builds; 'knarr builder prune' removes its cache"),
         "compose" => Some("use the stock docker compose with DOCKER_HOST set to this engine's socket"),
         "swarm" | "node" | "service" | "stack" | "secret" | "config" => Some("there is no swarm mode"),
-        "context" => Some("there are no contexts; --host or DOCKER_HOST says where the engine is"),
         _ => None,
     };
     let hint = planned.map(|hint| format!("\n{hint}\n")).unwrap_or_default();

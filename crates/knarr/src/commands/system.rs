@@ -16,7 +16,7 @@ use crate::units;
 const FORMAT: Flag = text("format", "Format output using a custom template: json, or a Go template").short('f');
 
 /// Renders one object by `--format`.
-fn formatted(format: &str, value: &Value) -> Result<u8, Failure> {
+pub(super) fn formatted(format: &str, value: &Value) -> Result<u8, Failure> {
     if format == "json" {
         out(&format!("{}\n", go_json(value)))?;
         return Ok(0);

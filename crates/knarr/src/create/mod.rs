@@ -20,6 +20,7 @@ pub const FLAGS: &[Flag] = &[
     text("domainname", "Container NIS domain name"),
     list("label", "Set meta data on a container").short('l'),
     list("label-file", "Read in a line delimited file of labels"),
+    text("proc-view", "Show the container's limits in /proc (auto, on, off)"),
     list("annotation", "Add an annotation to the container (passed through to the OCI runtime)"),
     text("cidfile", "Write the container ID to the file"),
     // process
@@ -337,7 +338,11 @@ fn host_config(matches: &Matches, around: &Surroundings<'_>) -> Result<Map<Strin
     put("Ulimits", Value::Array(ulimits(matches.list("ulimit"))?));
     put("Sysctls", json!(pairs(matches.list("sysctl"))));
     put("StorageOpt", json!(pairs(matches.list("storage-opt"))));
-    put("Annotations", json!(pairs(matches.list("annotation"))));
+    let mut annotations = pairs(matches.list("annotation"));
+    if let Some(view) = matches.text("proc-view") {
+        annotations.insert("io.knarr.proc-view", view);
+    }
+    put("Annotations", json!(annotations));
     put("SecurityOpt", json!(security_options(matches.list("security-opt"), around.files)?));
     put("Tmpfs", json!(mounts::tmpfs(matches.list("tmpfs"))));
     put("Mounts", Value::Array(mounts::mounts(matches.list("mount"), around.folder)?));

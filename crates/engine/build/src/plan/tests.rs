@@ -1,3 +1,5 @@
+//! Plans of Dockerfiles, shown as text.
+
 use super::*;
 use crate::syntax::parse;
 

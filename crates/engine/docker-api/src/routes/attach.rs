@@ -174,27 +174,49 @@ pub(crate) fn take_over(
     Ok(hijack::reply(stream_type(tty, call.version)))
 }
 
-/// The takeover of an exec that could not be started: the reason is all the output there is.
-pub(crate) fn take_over_with_text(mut call: Call, tty: bool, text: String) -> Reply {
+/// Takes the connection over and only then starts the exec, as Docker does: there are clients (docker-py) that lose output
+/// which arrives together with the answer's head. If it cannot be started, the reason is all the output there is.
+pub(crate) fn take_over_and_start(
+    mut call: Call,
+    id: String,
+    options: engine::ExecStart,
+    tty: bool,
+    keys: DetachKeys,
+) -> Reply {
+    let upgrade = hyper::upgrade::on(&mut call.request);
+    let engine = call.engine.clone();
+    tokio::spawn(async move {
+        let (mut from, mut to) = match hijack::take(upgrade).await {
+            Ok(both) => both,
+            Err(error) => return tracing::debug!(%error, "take over a connection"),
+        };
+        match engine.exec_start(&id, options).await {
+            Ok(Some(attached)) => pump(attached, Owner::Exec(engine, id), from, to, keys).await,
+            Ok(None) => {}
+            Err(error) => {
+                // A client that is gone already needs no reason.
+                let _ = to.write(&text_output(tty, &format!("{error}\r\n"))).await;
+                let _ = to.finish().await;
+                from.drain().await;
+            }
+        }
+    });
+    hijack::reply(stream_type(tty, call.version))
+}
+
+fn text_output(tty: bool, text: &str) -> Vec<u8> {
     let mut output = Vec::new();
     if tty {
         output.extend_from_slice(text.as_bytes());
     } else {
         frames::append(&mut output, frames::Stream::Stdout, text.as_bytes());
     }
-    if !hijack::wanted(call.request.headers()) {
-        return reply::with_type(StatusCode::OK, reply::RAW_STREAM, Body::Full(output.into()));
-    }
-    let upgrade = hyper::upgrade::on(&mut call.request);
-    tokio::spawn(async move {
-        if let Ok((mut from, mut to)) = hijack::take(upgrade).await {
-            // A client that is gone already needs no reason.
-            let _ = to.write(&output).await;
-            let _ = to.finish().await;
-            from.drain().await;
-        }
-    });
-    hijack::reply(stream_type(tty, call.version))
+    output
+}
+
+/// The plain answer to an exec that could not be started.
+pub(crate) fn output_as_text(tty: bool, text: String) -> Reply {
+    reply::with_type(StatusCode::OK, reply::RAW_STREAM, Body::Full(text_output(tty, &text).into()))
 }
 
 /// The older form: 200, and the output as the body. Standard input, if any, is the request's body.

@@ -31,6 +31,9 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
         ("GET", ["plugins", name @ .., "json"]) if !name.is_empty() => {
             Err(ApiError::not_found(format!("plugin {:?} not found", name.join("/"))))
         }
+        ("GET", ["images", .., "attestations"]) => {
+            Err(ApiError::unsupported("attestations are not supported by this engine"))
+        }
         (_, ["plugins", ..]) => Err(ApiError::unsupported("plugins are not supported by this engine")),
         ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => Err(ApiError::unsupported(
             "build: BuildKit's protocol is not supported by this version; use the classic builder (DOCKER_BUILDKIT=0)",

@@ -108,19 +108,28 @@ impl Inner {
         self.execs().get(&parsed).cloned().ok_or_else(missing)
     }
 
-    pub(crate) async fn exec_start(self: &Arc<Self>, id: &str, options: ExecStart) -> Result<Option<Attached>> {
+    /// Whether it could be started now, and in which container.
+    pub(crate) fn exec_check(&self, id: &str) -> Result<Arc<Container>> {
         let exec = self.find_exec(id)?;
         let container = self.registry().get(exec.container).ok_or_else(|| Error::NoSuchExec(id.to_owned()))?;
-        match container.status() {
-            Status::Running => {}
-            Status::Paused => {
-                return Err(Error::Conflict(format!(
-                    "Container {} is paused, unpause the container before exec",
-                    container.id
-                )));
-            }
-            _ => return Err(container.not_running()),
+        let state = exec.state();
+        if state.started {
+            let why = if state.running { "is already running" } else { "has already run" };
+            return Err(Error::Conflict(format!("Error: Exec command {id} {why}")));
         }
+        drop(state);
+        match container.status() {
+            Status::Running => Ok(container),
+            Status::Paused => {
+                Err(Error::Conflict(format!("Container {} is paused, unpause the container before exec", container.id)))
+            }
+            _ => Err(container.not_running()),
+        }
+    }
+
+    pub(crate) async fn exec_start(self: &Arc<Self>, id: &str, options: ExecStart) -> Result<Option<Attached>> {
+        let container = self.exec_check(id)?;
+        let exec = self.find_exec(id)?;
         {
             let mut state = exec.state();
             if state.started {
@@ -196,8 +205,13 @@ impl Inner {
             let mut state = exec.state();
             state.running = true;
             state.pid = started.pid;
-            state.early_exit.take()
+            (state.early_exit.take(), state.console.filter(|size| config.tty && *size != console))
         };
+        let (early, resized) = early;
+        if let Some(size) = resized {
+            // Asked for while it was being launched; it may have ended already.
+            let _ = self.keeper.resize(&exec.id.to_string(), size.rows, size.cols);
+        }
         if let Some(exited) = early {
             self.exec_exited(exec.id, exited).await;
         }
@@ -243,6 +257,7 @@ impl Inner {
             .env(env)
             .cwd(cwd)
             .capabilities(crate::spec::capabilities(&privileged, user.uid, &self.facts)?)
+            .rlimits(crate::spec::rlimits(host, &self.facts)?)
             .no_new_privileges(security.no_new_privileges && !config.privileged)
             .oom_score_adj(host.oom_score_adj)
             .build()
@@ -300,7 +315,7 @@ impl Inner {
             id: exec.id,
             container: exec.container,
             config: exec.config.clone(),
-            running: state.running,
+            running: state.running || (state.started && state.exit_code.is_none()),
             exit_code: state.exit_code,
             pid: state.pid,
             can_remove: state.ended_at.is_some(),
@@ -312,7 +327,8 @@ impl Inner {
         let exec = self.find_exec(id)?;
         let mut state = exec.state();
         state.console = Some(size);
-        if !state.started {
+        // Not started, or just being launched: it gets this size then.
+        if !state.started || (!state.running && state.exit_code.is_none()) {
             return Ok(());
         }
         if !state.running {

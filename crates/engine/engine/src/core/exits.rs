@@ -46,6 +46,7 @@ impl Inner {
             blocking(move || {
                 let oom_killed = inner.clean_group(&held);
                 inner.release_volumes(&held);
+                inner.drop_view(held.id);
                 inner.release_networks(&held);
                 oom_killed
             })

@@ -47,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) seccomp: SeccompFilters,
     /// Configurations of images that containers were lately made of.
     pub(crate) image_configs: Mutex<Vec<(vocab::Digest, Arc<image::config::Config>)>>,
+    pub(crate) loads: crate::procview::Loads,
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
     pub(crate) steps: Steps,
     registry: Mutex<Registry>,
@@ -102,6 +103,7 @@ impl Inner {
             user_files: UserFilesCache::default(),
             seccomp: SeccompFilters::default(),
             image_configs: Mutex::default(),
+            loads: Default::default(),
             execs: Mutex::default(),
             steps: Steps::default(),
             registry: Mutex::default(),

@@ -39,3 +39,5 @@ pub(crate) use container::{Container, Stage};
 pub(crate) use copy::copy_tree;
 pub use inner::instance_tag;
 pub(crate) use inner::{Inner, blocking};
+pub(crate) use open::names_in;
+pub(crate) use remove::remove_dir;

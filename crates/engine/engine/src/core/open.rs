@@ -53,6 +53,7 @@ impl Inner {
         tokio::spawn(save_changed(Arc::downgrade(&inner), changed));
         tokio::spawn(super::rest::give_memory_back(inner.events.activity()));
         tokio::spawn(super::roots::let_roots_go(to_let_go));
+        tokio::spawn(crate::procview::keep_fresh(Arc::downgrade(&inner)));
         inner.adopt(held).await?;
         inner.open_registry().await?;
         tokio::spawn(hear_keeper(Arc::downgrade(&inner), events));
@@ -321,6 +322,7 @@ impl Inner {
             }
         }
         self.volumes.tidy();
+        self.adopt_views();
     }
 }
 

@@ -92,6 +92,7 @@ impl Inner {
         }
         let devices =
             if host.privileged { super::devices::all() } else { super::devices::asked(&host.resources.devices)? };
+        let view = self.make_view(container)?;
         let init = host.init == Some(true);
         let init_program = PathBuf::from("/proc/self/exe");
         let init_program = std::fs::read_link(&init_program).unwrap_or(init_program);
@@ -107,6 +108,7 @@ impl Inner {
             facts: &self.facts,
             seccomp: None,
             devices: &devices,
+            view: &view,
             init: init.then_some(init_program.as_path()),
             device_numbers: &super::devices::numbers,
         })?;

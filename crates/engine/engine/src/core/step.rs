@@ -225,6 +225,7 @@ impl Inner {
             facts: &self.facts,
             seccomp: None,
             devices: &if host.privileged { super::devices::all() } else { Vec::new() },
+            view: &[],
             init: None,
             device_numbers: &super::devices::numbers,
         })?;

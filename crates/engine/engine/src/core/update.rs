@@ -37,6 +37,7 @@ impl Inner {
         }
         self.db.write(|txn| txn.put(&CONTAINERS, &container.id, &record)).map_err(|e: db::Error| e)?;
         container.set_record(record);
+        self.refresh_view(container);
         self.container_event(container, "update", &[]);
         Ok(warnings)
     }

@@ -62,6 +62,7 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
     let refused = |why: String| Err(Error::Invalid(why));
     spec::check_resources(&host.resources, cpus)?;
     check_restart_policy(host.restart_policy, host.auto_remove)?;
+    crate::procview::is_wanted(host)?;
     crate::ship::options::check(&host.log)?;
     log_rotation(&host.log)?;
     spec::check_sysctls(&host.sysctls, host)?;

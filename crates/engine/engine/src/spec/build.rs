@@ -79,6 +79,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) seccomp: Option<LinuxSeccomp>,
     /// `--device`, or everything with `--privileged`.
     pub(crate) devices: &'a [HostDevice],
+    /// Files over those of `/proc` and `/sys`, and where they go.
+    pub(crate) view: &'a [(PathBuf, &'static str)],
     /// The program that `--init` binds in.
     pub(crate) init: Option<&'a Path>,
     /// Finds a block device's numbers, for blkio limits.
@@ -196,7 +198,7 @@ pub(crate) fn to_set(names: &[&str]) -> Result<Capabilities> {
 }
 
 /// What was asked for, and open files explicitly: a container must not depend on how the engine was started (RT-34).
-fn rlimits(host: &HostConfig, facts: &HostFacts) -> Result<Vec<PosixRlimit>> {
+pub(crate) fn rlimits(host: &HostConfig, facts: &HostFacts) -> Result<Vec<PosixRlimit>> {
     let limit = |name: &str, soft: u64, hard: u64| {
         PosixRlimitBuilder::default().typ(rlimit_type(name)?).soft(soft).hard(hard).build().map_err(broken)
     };

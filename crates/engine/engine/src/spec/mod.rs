@@ -11,5 +11,5 @@ mod security;
 
 pub(crate) use build::*;
 pub(crate) use files::*;
-pub(crate) use resources::check_resources;
+pub(crate) use resources::{check_resources, count_cpus};
 pub(crate) use security::*;

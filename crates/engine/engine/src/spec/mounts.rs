@@ -54,6 +54,12 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
             own.push((destination, mount("bind", source, destination, mode)));
         }
     }
+    for (source, destination) in input.view {
+        if !covered(destination) {
+            let options = ["bind", "ro", "nosuid", "nodev", "noexec"];
+            own.push((destination, mount("bind", source, destination, &options)));
+        }
+    }
     if let Some(program) = input.init {
         own.push((INIT_PATH, mount("bind", program, INIT_PATH, &["bind", "ro"])));
     }

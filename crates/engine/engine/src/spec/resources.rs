@@ -108,6 +108,17 @@ fn check_cpu_list(list: &str, what: &str, available: Option<usize>) -> Result<()
     Ok(())
 }
 
+/// How many processors a checked list names; `None` for an empty one.
+pub(crate) fn count_cpus(list: &str) -> Option<usize> {
+    let mut named = std::collections::BTreeSet::new();
+    for part in list.trim().split(',').filter(|part| !part.is_empty()) {
+        let (low, high) = part.split_once('-').unwrap_or((part, part));
+        let (low, high) = (low.parse::<usize>().ok()?, high.parse::<usize>().ok()?.min(CPUS_MAX));
+        named.extend(low..=high);
+    }
+    (!named.is_empty()).then_some(named.len())
+}
+
 /// `c 1:3 rwm`, `b *:* r`, `a *:* rwm`.
 pub(crate) fn parse_device_rule(rule: &str) -> Result<LinuxDeviceCgroup> {
     let refused = || Error::Invalid(format!("invalid device cgroup rule format: '{rule}'"));

@@ -35,6 +35,7 @@ fn build(config: ContainerConfig, host: HostConfig) -> Value {
         facts: &facts(),
         seccomp: None,
         devices: &[],
+        view: &[],
         init: None,
         device_numbers: &|_| Ok((8, 0)),
     })
