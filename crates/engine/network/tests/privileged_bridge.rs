@@ -219,7 +219,7 @@ fn a_network_of_several_bridges_is_one() {
         let two = container_at(&bridges, &network, "two", "10.1.0.3", 1);
         let three = container_at(&bridges, &network, "three", "10.1.0.4", 2);
         let four = container_at(&bridges, &network, "four", "10.1.0.5", 1);
-        Firewall::new("0123abcd").apply(&[network.clone()], &[]).unwrap();
+        Firewall::new("0123abcd").apply(std::slice::from_ref(&network), &[]).unwrap();
         let rows = [
             ("from the first to a further one", ask_from(&one.netns, "10.1.0.3:80"), "10.1.0.2"),
             ("between further ones", ask_from(&two.netns, "10.1.0.4:80"), "10.1.0.3"),
