@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
@@ -13,6 +13,8 @@ use crate::Error;
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     file: Arc<Locked>,
+    /// The file is still being made, under another name.
+    new: bool,
 }
 
 /// The file with its lock. A child that was forked but has not yet called exec holds the descriptor too, so closing ours
@@ -39,24 +41,58 @@ impl Backend {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::io(path, source);
         let new = !path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let aside = unfinished(path);
+        let at = if new { &aside } else { path };
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(at);
         let file = file.map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        if new && let Some(parent) = path.parent() {
+        if new {
+            // What a making that was cut short has left is nothing.
+            file.set_len(0).map_err(io)?;
+        }
+        Ok(Self { file: Arc::new(Locked(file)), new })
+    }
+
+    /// To be called when the file is a database: until then a power cut leaves none, not a part of one.
+    pub(crate) fn finish(&mut self, path: &Path) -> Result<(), Error> {
+        let io = |source| Error::io(path, source);
+        let aside = unfinished(path);
+        if !self.new {
+            // The second name of a file that was finished at the last instant, if anything.
+            let _ = std::fs::remove_file(&aside);
+            return Ok(());
+        }
+        self.file.sync_all().map_err(io)?;
+        // Not a rename, which would put it in place of what another process has made meanwhile.
+        match std::fs::hard_link(&aside, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::InUse { path: path.to_owned() });
+            }
+            other => other.map_err(io)?,
+        }
+        std::fs::remove_file(&aside).map_err(io)?;
+        self.new = false;
+        if let Some(parent) = path.parent() {
             // A file is found after a power cut only if its folder's entry is on disk too.
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
-        Ok(Self { file: Arc::new(Locked(file)) })
+        Ok(())
     }
 
     pub(crate) fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
     }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 impl redb::StorageBackend for Backend {

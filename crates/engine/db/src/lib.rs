@@ -59,8 +59,10 @@ impl Db {
     /// One process at a time: a second one gets [`Error::InUse`]. After a crash the last committed state is there, within
     /// tens of milliseconds whatever the size.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let backend = Backend::open(path)?;
+        let mut backend = Backend::open(path)?;
         let open = open_redb(path, &backend)?;
+        vocab::crash::point("db.open.made");
+        backend.finish(path)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),

@@ -110,6 +110,21 @@ fn a_file_that_is_no_database_is_named_and_left_alone() {
 }
 
 #[test]
+fn a_making_that_was_cut_short_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("knarr.db.new"), vec![0; 5000]).unwrap();
+    let path = folder.path().join("knarr.db");
+    let db = Db::open(&path).unwrap();
+    db.write(|txn| txn.put(&NUMBERS, &"one".into(), &1)).unwrap();
+    assert!(!folder.path().join("knarr.db.new").exists());
+    drop(db);
+    // Cut between the file's two names: the second goes.
+    std::fs::hard_link(&path, folder.path().join("knarr.db.new")).unwrap();
+    assert_eq!(Db::open(&path).unwrap().read().unwrap().get(&NUMBERS, &"one".into()).unwrap(), Some(1));
+    assert!(!folder.path().join("knarr.db.new").exists());
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_named() {
     let (_folder, db) = open();
     const AS_TEXT: Table<String, String> = Table::new("numbers");

@@ -257,7 +257,8 @@ fn uncut() -> Vec<String> {
     all
 }
 
-const POINTS: [&str; 18] = [
+const POINTS: [&str; 19] = [
+    "db.open.made",
     "db.commit.before",
     "db.commit.after",
     "db.commit.before:4",
