@@ -175,7 +175,7 @@ impl Client {
         }
         // Nothing secret goes along with these questions. On the loopback plain HTTP is the usual thing and TLS costs more.
         let order = if secure.is_loopback() { [plain, secure] } else { [secure, plain] };
-        let mut first_error = None;
+        let mut last_error = None;
         for origin in order {
             match self.speaks_registry(&origin).await {
                 Ok(true) => {
@@ -183,10 +183,10 @@ impl Client {
                     return Ok(endpoint(origin));
                 }
                 Ok(false) => {}
-                Err(error) => drop(first_error.get_or_insert(error)),
+                Err(error) => last_error = Some(error),
             }
         }
-        Err(first_error.unwrap_or_else(|| Error::Invalid(format!("{domain} does not speak the registry protocol"))))
+        Err(last_error.unwrap_or_else(|| Error::Invalid(format!("{domain} does not speak the registry protocol"))))
     }
 
     async fn speaks_registry(&self, origin: &Origin) -> Result<bool> {

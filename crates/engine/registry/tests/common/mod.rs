@@ -233,7 +233,8 @@ impl Made {
             return Reply::new(200, &self.manifest).header("Content-Type", MANIFEST);
         }
         let blobs = self.layers.iter().chain([&self.config]);
-        match blobs.into_iter().find(|blob| asked.path.ends_with(&digest(blob))) {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        match blobs.into_iter().find(|blob| path.ends_with(&digest(blob))) {
             Some(blob) => Reply::ranged(asked, blob),
             None => Reply::new(404, br#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#),
         }
@@ -340,7 +341,8 @@ impl Evil {
                     return;
                 }
                 let (Ok(stream), answer, log) = (stream, answer.clone(), log.clone()) else { continue };
-                std::thread::spawn(move || drop(converse(stream, &*answer, &log)));
+                let over = over.clone();
+                std::thread::spawn(move || drop(converse(stream, &*answer, &log, &over)));
             }
         });
         Self { address, asked, ended, accepting: Some(accepting) }
@@ -366,6 +368,7 @@ fn converse(
     stream: TcpStream,
     answer: &(dyn Fn(&Asked) -> Reply + Send + Sync),
     log: &Mutex<Vec<Asked>>,
+    over: &AtomicBool,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -374,6 +377,10 @@ fn converse(
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        // What is kept open does not outlive the registry.
+        if over.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut words = line.split(' ');
