@@ -48,13 +48,7 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
         // Away from the terminal and the session of whoever needed an engine.
         linux::process::setsid().map_err(|error| Failure::new(format!("knarr engine: {error}")))?;
     }
-    let level = if settings.debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(linux::pty::is_tty(std::io::stderr()))
-        .with_target(false)
-        .init();
+    log(settings);
     let Host::Unix(socket) = &settings.host else {
         return Err("knarr engine: it listens on a unix socket only: --host unix:///PATH".into());
     };
@@ -76,7 +70,18 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     served.map(|()| 0)
 }
 
-fn make_directory(path: &Path, mode: u32) -> Result<(), Failure> {
+/// Logs to standard error from now on.
+pub fn log(settings: &Settings) {
+    let level = if settings.debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(linux::pty::is_tty(std::io::stderr()))
+        .with_target(false)
+        .init();
+}
+
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), Failure> {
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
@@ -141,7 +146,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 /// Tells the client that waits on our standard output, and lets go of it.
-fn say_ready() -> std::io::Result<()> {
+pub fn say_ready() -> std::io::Result<()> {
     rustix::io::write(std::io::stdout(), READY.as_bytes())?;
     rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?;
     Ok(())

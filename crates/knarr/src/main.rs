@@ -5,6 +5,7 @@
 //! at `daemon.rs` for the engine.
 
 mod client;
+mod cloud;
 mod commands;
 mod create;
 mod credentials;

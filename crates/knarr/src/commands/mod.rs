@@ -6,6 +6,7 @@
 mod archives;
 mod attach;
 mod build;
+mod cloud;
 mod completion;
 mod containers;
 mod context;
@@ -234,6 +235,7 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &containers::WAIT,
         ],
     ),
+    ("A whole cloud", &[&cloud::UP, &cloud::DOWN, &cloud::STATUS]),
     ("Roles of this program", &[&ENGINE, &REGISTRY]),
 ];
 
@@ -342,7 +344,7 @@ fn dispatch(words: &[String]) -> Result<u8, Failure> {
     }
     // `knarr engine --root X` as well as `knarr --root X engine`.
     let mut chosen = global;
-    if matches!(command.name, "engine" | "registry") {
+    if matches!(command.name, "engine" | "registry" | "up" | "down" | "status") {
         chosen.absorb(&matches);
     }
     let is_root = rustix::process::geteuid().is_root();

@@ -10,20 +10,20 @@ use super::error::{ApiError, ApiResult};
 const FRAME_BYTES_MAX: u64 = 1 << 20;
 
 /// What closing messages say: status 1000, and 1002 for a client that breaks the protocol.
-pub(crate) const NORMAL_CLOSURE: [u8; 2] = 1000_u16.to_be_bytes();
-pub(crate) const PROTOCOL_ERROR: [u8; 2] = 1002_u16.to_be_bytes();
+pub const NORMAL_CLOSURE: [u8; 2] = 1000_u16.to_be_bytes();
+pub const PROTOCOL_ERROR: [u8; 2] = 1002_u16.to_be_bytes();
 
 /// Kinds of message to the client, by their opcode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub enum Kind {
     Binary = 2,
     Close = 8,
     Pong = 10,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub enum Message {
     /// Text or binary, or a fragment of one: to a byte stream they are the same.
     Data(Vec<u8>),
     Ping(Vec<u8>),
@@ -32,7 +32,7 @@ pub(crate) enum Message {
 
 /// The client broke the protocol; the connection must end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ProtocolError;
+pub struct ProtocolError;
 
 /// Checks a handshake and gives the `Sec-WebSocket-Accept` that answers it.
 pub(crate) fn accept(headers: &HeaderMap) -> ApiResult<HeaderValue> {
@@ -44,14 +44,19 @@ pub(crate) fn accept(headers: &HeaderMap) -> ApiResult<HeaderValue> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(ApiError::invalid("Sec-WebSocket-Version 13 was expected"));
     }
-    let mut text = key.as_bytes().to_vec();
+    HeaderValue::try_from(accept_key(key.as_bytes()))
+        .map_err(|error| ApiError::internal(format!("encode the handshake: {error}")))
+}
+
+/// What answers the key of a handshake.
+pub fn accept_key(key: &[u8]) -> String {
+    let mut text = key.to_vec();
     text.extend_from_slice(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let digest = base64::engine::general_purpose::STANDARD.encode(sha1(&text));
-    HeaderValue::try_from(digest).map_err(|error| ApiError::internal(format!("encode the handshake: {error}")))
+    base64::engine::general_purpose::STANDARD.encode(sha1(&text))
 }
 
 /// The header of a whole, unmasked message of `length` bytes.
-pub(crate) fn header(kind: Kind, length: usize) -> Vec<u8> {
+pub fn header(kind: Kind, length: usize) -> Vec<u8> {
     let mut header = vec![0x80 | kind as u8];
     match length {
         0..=125 => header.push(length as u8),
@@ -69,14 +74,14 @@ pub(crate) fn header(kind: Kind, length: usize) -> Vec<u8> {
 
 /// Cuts what a client sends into messages, however the bytes arrive.
 #[derive(Debug, Default)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     pending: Vec<u8>,
     broken: bool,
 }
 
 impl Decoder {
     /// Takes the next bytes and gives the messages that are complete. After an error there are no more.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<Result<Message, ProtocolError>> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Result<Message, ProtocolError>> {
         self.pending.extend_from_slice(bytes);
         let mut messages = Vec::new();
         while !self.broken {

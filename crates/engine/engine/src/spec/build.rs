@@ -232,6 +232,9 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Result<Vec<LinuxNamespace>>
             NamespaceMode::Private => {
                 namespace.set_path(path.clone());
             }
+            NamespaceMode::Path(path) => {
+                namespace.set_path(Some(path.into()));
+            }
             NamespaceMode::Container(name) => {
                 let path = path.clone().ok_or_else(|| {
                     Error::internal("join a namespace", format_args!("container {name} was not resolved"))

@@ -94,7 +94,7 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
             list.push(mount("bind", "/dev/mqueue", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
             list.push(mount("bind", "/dev/shm", "/dev/shm", &["rbind", "rprivate"]));
         }
-        NamespaceMode::Private | NamespaceMode::Container(_) => {
+        NamespaceMode::Private | NamespaceMode::Container(_) | NamespaceMode::Path(_) => {
             list.push(mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]));
             if host.ipc_mode != "none" {
                 let size = format!("size={shm_size}");

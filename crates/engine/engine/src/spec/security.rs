@@ -11,12 +11,15 @@ pub(crate) enum NamespaceMode<'a> {
     Host,
     /// Another container's, by whatever names it.
     Container(&'a str),
+    /// One that is held by a file, as a pod's sandbox is: `ns:/path`.
+    Path(&'a str),
 }
 
 fn parse_mode<'a>(text: &'a str, what: &str, private: &[&str]) -> Result<NamespaceMode<'a>> {
     match text {
         "host" => Ok(NamespaceMode::Host),
         text if private.contains(&text) => Ok(NamespaceMode::Private),
+        text if text.starts_with("ns:/") => Ok(NamespaceMode::Path(&text[3..])),
         text => match text.strip_prefix("container:") {
             Some(name) if !name.is_empty() => Ok(NamespaceMode::Container(name)),
             _ => Err(Error::Invalid(format!("invalid {what} mode: {text}"))),
@@ -53,6 +56,7 @@ pub(crate) fn network_mode(host: &HostConfig) -> Result<NamespaceMode<'_>> {
     match host.network_mode.as_str() {
         "" | "default" | "none" | "bridge" => Ok(NamespaceMode::Private),
         "host" => Ok(NamespaceMode::Host),
+        mode if mode.starts_with("ns:/") => Ok(NamespaceMode::Path(&mode[3..])),
         mode => match mode.strip_prefix("container:") {
             Some("") => {
                 Err(Error::Invalid("invalid network mode: invalid container format container:<name|id>".into()))

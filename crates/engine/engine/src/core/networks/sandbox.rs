@@ -35,7 +35,7 @@ pub(crate) fn asked_networks(record: &ContainerRecord) -> BTreeMap<String, Endpo
     let mode = record.host.network_mode.as_str();
     let mode = if matches!(mode, "" | "default") { decide::BRIDGE.0 } else { mode };
     match &record.networks {
-        _ if mode.starts_with("container:") => BTreeMap::new(),
+        _ if mode.starts_with("container:") || mode.starts_with("ns:/") => BTreeMap::new(),
         _ if matches!(mode, "host" | "none") => [(mode.to_owned(), EndpointSettings::default())].into(),
         Some(networks) => networks.clone(),
         None => [(mode.to_owned(), EndpointSettings::default())].into(),
@@ -169,7 +169,8 @@ impl Networks {
         mode: &mut String,
         asked: BTreeMap<String, EndpointSettings>,
     ) -> Result<Option<BTreeMap<String, EndpointSettings>>> {
-        let own = !(matches!(mode.as_str(), "host" | "none") || mode.starts_with("container:"));
+        let others = mode.starts_with("container:") || mode.starts_with("ns:/");
+        let own = !(others || matches!(mode.as_str(), "host" | "none"));
         if !own {
             if let Some((name, _)) = asked.iter().find(|(name, _)| *name != mode && *name != "default") {
                 let why = match mode.as_str() {
@@ -575,7 +576,7 @@ fn store(networks: &Networks, state: &mut State, id: ContainerId, endpoints: Vec
 fn may_change(record: &ContainerRecord, network: &str) -> Result<()> {
     let mode = record.host.network_mode.as_str();
     let refused = |why: &str| Err(Error::Forbidden(why.into()));
-    if mode.starts_with("container:") {
+    if mode.starts_with("container:") || mode.starts_with("ns:/") {
         return refused(
             "container sharing network namespace with another container or host cannot be connected to any other network",
         );
