@@ -3,7 +3,7 @@
 use http::Response;
 use resources::apply::{self, ApplyError, Set, Writer};
 use resources::decode::Parsed;
-use resources::kinds::{Faults, validate_meta, validate_meta_update};
+use resources::kinds::{Faults, validate_finalizers, validate_meta, validate_meta_update};
 use resources::patch::{self, PatchError};
 use resources::{FieldError, Status, Value, crd, decode, meta};
 
@@ -192,6 +192,9 @@ impl Call {
         let mut faults = Faults::default();
         let strategy = &self.resource.strategy;
         validate_meta(object, self.resource.namespaced, strategy.name, &mut faults);
+        if self.resource.custom.is_none() && self.resource.group != "apiextensions.k8s.io" {
+            validate_finalizers(object, &mut faults);
+        }
         if let Some(old) = old {
             validate_meta_update(object, old, &mut faults);
         }

@@ -200,6 +200,13 @@ pub fn validate_meta(object: &Value, namespaced: bool, name_faults: fn(&str) -> 
     }
     for finalizer in meta::finalizers(object) {
         faults.all_invalid("metadata.finalizers", &finalizer, names::qualified_name(&finalizer));
+    }
+}
+
+/// Finalizers of built-in kinds are standard ones or belong to somebody's domain. Definitions and custom resources may
+/// have any.
+pub fn validate_finalizers(object: &Value, faults: &mut Faults) {
+    for finalizer in meta::finalizers(object) {
         if !finalizer.contains('/') && !matches!(finalizer.as_str(), "orphan" | "foregroundDeletion" | "kubernetes") {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             faults.invalid("metadata.finalizers", finalizer, detail);

@@ -1,0 +1,225 @@
+//! The stock kubectl does everything it can with every kind that is served: one object of each resource in each version is made,
+//! read, labelled, patched, applied, replaced, compared and deleted. Each step is one call for all of them.
+
+#[path = "support/cluster.rs"]
+mod cluster;
+
+use apiserver::Catalog;
+use cluster::Cluster;
+use serde_json::{Value, json};
+
+/// Kinds that a step cannot be tried on, and why.
+const NOT_MADE: &[(&str, &str)] =
+    &[("componentstatuses", "is made up when it is read"), ("bindings", "is no object that is kept")];
+
+/// What an object of a kind must say at least.
+fn sample(group: &str, version: &str, kind: &str) -> Value {
+    let pod = json!({"containers": [{"name": "c", "image": "i"}]});
+    let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": pod});
+    let selector = json!({"matchLabels": {"app": "x"}});
+    let claim = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "d"}}]}});
+    let rules = json!({"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
+    let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}});
+    let reference = json!({"group": "", "resource": "services", "name": "s", "namespace": "default"});
+    match (group, kind) {
+        ("", "Pod") => json!({"spec": pod}),
+        ("", "PodTemplate") => json!({"template": template}),
+        ("", "ReplicationController") => json!({"spec": {"selector": {"app": "x"}, "template": template}}),
+        ("", "Service") => json!({"spec": {"ports": [{"port": 80}]}}),
+        ("", "PersistentVolume") => {
+            json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}})
+        }
+        ("", "PersistentVolumeClaim") => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+        }
+        ("", "Event") => {
+            json!({"involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Tested", "type": "Normal"})
+        }
+        ("events.k8s.io", _) => {
+            json!({"regarding": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "Tested",
+            "type": "Normal", "action": "Test", "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "example.com/c",
+            "reportingInstance": "i"})
+        }
+        ("", "LimitRange") => {
+            json!({"spec": {"limits": [{"type": "Container", "min": {"cpu": "1m"}, "defaultRequest": {"cpu": "10m"}}]}})
+        }
+        ("", "ResourceQuota") => json!({"spec": {"hard": {"pods": "1000"}}}),
+        ("apps", "ControllerRevision") => json!({"revision": 1, "data": {}}),
+        ("apps", "StatefulSet") => json!({"spec": {"serviceName": "s", "selector": selector, "template": template}}),
+        ("apps", _) => json!({"spec": {"selector": selector, "template": template}}),
+        ("autoscaling", _) => {
+            json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+        }
+        ("batch", kind) => {
+            let mut job = json!({"template": {"spec": pod}});
+            job["template"]["spec"]["restartPolicy"] = "Never".into();
+            if kind == "Job" {
+                json!({"spec": job})
+            } else {
+                json!({"spec": {"schedule": "0 0 * * *", "jobTemplate": {"spec": job}}})
+            }
+        }
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            json!({"spec": {"request": "LS0tLS1CRUdJTg==", "signerName": "example.com/s", "usages": ["client auth"]}})
+        }
+        ("certificates.k8s.io", "ClusterTrustBundle") => json!({"spec": {"trustBundle": ""}}),
+        ("certificates.k8s.io", _) => json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "u",
+            "serviceAccountName": "default", "serviceAccountUID": "u", "nodeName": "n", "nodeUID": "u",
+            "stubPKCS10Request": "AA==", "pkixPublicKey": "AA==", "proofOfPossession": "AA=="}}),
+        ("coordination.k8s.io", "LeaseCandidate") => {
+            json!({"spec": {"leaseName": "l", "strategy": "OldestEmulationVersion", "binaryVersion": "1.36.0"}})
+        }
+        ("discovery.k8s.io", _) => json!({"addressType": "IPv4", "endpoints": []}),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => {
+            json!({"spec": {"priorityLevelConfiguration": {"name": "exempt"}, "matchingPrecedence": 100}})
+        }
+        ("flowcontrol.apiserver.k8s.io", _) => {
+            json!({"spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}}}})
+        }
+        ("networking.k8s.io", "Ingress") => {
+            json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})
+        }
+        ("networking.k8s.io", "NetworkPolicy") => json!({"spec": {"podSelector": {}}}),
+        ("networking.k8s.io", "IPAddress") => json!({"spec": {"parentRef": reference}}),
+        ("networking.k8s.io", "ServiceCIDR") => json!({"spec": {"cidrs": ["10.200.0.0/24"]}}),
+        ("networking.k8s.io", _) => json!({"spec": {"controller": "example.com/c"}}),
+        ("node.k8s.io", _) => json!({"handler": "h"}),
+        ("policy", _) => json!({"spec": {"minAvailable": 1, "selector": selector}}),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}})
+        }
+        ("rbac.authorization.k8s.io", _) => json!({"rules": []}),
+        ("resource.k8s.io", "ResourceClaim") => json!({"spec": claim}),
+        ("resource.k8s.io", "ResourceClaimTemplate") => json!({"spec": {"spec": claim}}),
+        ("resource.k8s.io", "ResourceSlice") => json!({"spec": {"driver": "d.example.com", "nodeName": "n",
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}}),
+        ("resource.k8s.io", "DeviceTaintRule") => json!({"spec": {"taint": {"key": "k", "effect": "NoSchedule"}}}),
+        ("resource.k8s.io", "ResourcePoolStatusRequest") => json!({"spec": {"driver": "d.example.com"}}),
+        ("resource.k8s.io", _) => json!({"spec": {}}),
+        ("scheduling.k8s.io", "PriorityClass") => json!({"value": 1}),
+        ("scheduling.k8s.io", "PodGroup") => json!({"spec": {"schedulingPolicy": {"basic": {}}}}),
+        ("scheduling.k8s.io", _) => {
+            json!({"spec": {"podGroupTemplates": [{"name": "a", "schedulingPolicy": {"basic": {}}}]}})
+        }
+        ("storage.k8s.io", "CSIDriver") => json!({"spec": {}}),
+        ("storage.k8s.io", "CSINode") => json!({"spec": {"drivers": []}}),
+        ("storage.k8s.io", "CSIStorageCapacity") => json!({"storageClassName": "s"}),
+        ("storage.k8s.io", "StorageClass") => json!({"provisioner": "example.com/p"}),
+        ("storage.k8s.io", "VolumeAttachment") => {
+            json!({"spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
+        }
+        ("storage.k8s.io", _) => json!({"driverName": "d.example.com"}),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            json!({"spec": {"matchConstraints": rules, "validations": [{"expression": "true"}]}})
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            json!({"spec": {"policyName": "p", "validationActions": ["Deny"]}})
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => {
+            json!({"spec": {"matchConstraints": rules, "mutations": [mutation], "reinvocationPolicy": "Never"}})
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => json!({"spec": {"policyName": "p"}}),
+        ("admissionregistration.k8s.io", _) => json!({"webhooks": []}),
+        ("apiextensions.k8s.io", _) => json!({"spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "boats", "kind": "Boat"}, "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object"}}}]}}),
+        ("apiregistration.k8s.io", _) => {
+            json!({"spec": {"group": "far.example.com", "version": "v1", "groupPriorityMinimum": 100,
+            "versionPriority": 100, "service": {"name": "s", "namespace": "default"}}})
+        }
+        ("internal.apiserver.k8s.io", _) => json!({"spec": {}, "status": {}}),
+        ("storagemigration.k8s.io", _) => {
+            json!({"spec": {"resource": {"group": "apps", "resource": format!("deployments{version}")}}})
+        }
+        _ => json!({}),
+    }
+}
+
+fn name(group: &str, version: &str, plural: &str) -> String {
+    match (group, plural) {
+        ("apiextensions.k8s.io", _) => "boats.example.com".into(),
+        ("apiregistration.k8s.io", _) => "v1.far.example.com".into(),
+        ("networking.k8s.io", "ipaddresses") => if version == "v1" { "10.200.0.1" } else { "10.200.0.2" }.into(),
+        ("internal.apiserver.k8s.io", _) => "apps.deployments".into(),
+        // Both groups' events are the same events.
+        ("events.k8s.io", _) => "new-event".into(),
+        _ => format!("{plural}-{version}"),
+    }
+}
+
+#[test]
+fn kubectl_does_everything_with_every_kind() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    let catalog = Catalog::builtin();
+    let mut items = Vec::new();
+    for group in &catalog.groups {
+        for version in &group.versions {
+            for resource in &version.resources {
+                let has = |verb: &str| resource.verbs.iter().any(|own| own == verb);
+                if !["create", "get", "patch", "update", "delete"].into_iter().all(has) {
+                    let reviews = !has("get");
+                    assert!(
+                        reviews || NOT_MADE.iter().any(|(plural, _)| *plural == resource.plural),
+                        "{}",
+                        resource.plural
+                    );
+                    continue;
+                }
+                let mut object = sample(&group.name, &version.name, &resource.kind);
+                object["apiVersion"] = resource.api_version().into();
+                object["kind"] = resource.kind.as_str().into();
+                object["metadata"] = json!({"name": name(&group.name, &version.name, &resource.plural)});
+                if resource.namespaced {
+                    object["metadata"]["namespace"] = "default".into();
+                }
+                items.push(object);
+            }
+        }
+    }
+    let count = items.len();
+    assert!(count > 80, "{count}");
+    let write = |name: &str, items: &[Value]| {
+        let documents: Vec<String> = items.iter().map(Value::to_string).collect();
+        std::fs::write(cluster.dir.path().join(name), documents.join("\n")).unwrap();
+    };
+    write("all.json", &items);
+    let each = |said: &str, word: &str| {
+        let found = said.lines().filter(|line| line.ends_with(word) && !line.starts_with("Warning:")).count();
+        assert_eq!(found, count, "{word}:\n{said}");
+    };
+    each(&cluster.ok("create -f all.json --dry-run=server"), "created (server dry run)");
+    each(&cluster.ok("create -f all.json"), "created");
+    each(&cluster.ok("get -f all.json -o name"), "");
+    // Warnings stand before or behind the object.
+    let read_all = || {
+        let said = cluster.ok("get -f all.json -o json");
+        let (begin, end) = (said.find("{\n").unwrap(), said.rfind("\n}").unwrap() + 2);
+        serde_json::from_str::<Value>(&said[begin..end]).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    let read = read_all();
+    let read = read["items"].as_array().unwrap();
+    assert!(read.iter().all(|item| item["metadata"]["uid"].is_string()));
+    for form in ["wide", "yaml", "jsonpath={.items[*].metadata.name}", "custom-columns=NAME:.metadata.name"] {
+        cluster.ok(&format!("get -f all.json -o {form}"));
+    }
+    each(&cluster.ok("label -f all.json swept=yes"), "labeled");
+    each(&cluster.ok("annotate -f all.json swept=yes"), "annotated");
+    let patch = r#"{"metadata":{"annotations":{"patched":"yes"}}}"#;
+    each(&cluster.ok(&format!("patch -f all.json --type=merge -p {patch}")), "patched");
+    let json_patch = r#"[{"op":"add","path":"/metadata/annotations/json","value":"yes"}]"#;
+    each(&cluster.ok(&format!("patch -f all.json --type=json -p {json_patch}")), "patched");
+    let strategic = r#"{"metadata":{"annotations":{"strategic":"yes"}}}"#;
+    each(&cluster.ok(&format!("patch -f all.json --type=strategic -p {strategic}")), "patched");
+    each(&cluster.ok("apply -f all.json --server-side --force-conflicts --field-manager=sweep"), "serverside-applied");
+    let said = cluster.ok("diff -f all.json --server-side --force-conflicts --field-manager=sweep");
+    assert_eq!(said.lines().filter(|line| !line.starts_with("Warning:")).count(), 0, "{said}");
+    // What was read is written back as it is.
+    write("read.json", read);
+    let fresh = read_all();
+    write("read.json", fresh["items"].as_array().unwrap());
+    each(&cluster.ok("replace -f read.json"), "replaced");
+    cluster.ok("get -f all.json -l swept=yes --ignore-not-found");
+    let said = cluster.ok("delete -f all.json --wait=false --grace-period=0 --force");
+    let gone = said.lines().filter(|line| line.contains("deleted")).count();
+    assert_eq!(gone, count, "{said}");
+}
