@@ -76,12 +76,14 @@ pub fn flip(words: &[std::ffi::OsString]) {
     println!("{swaps}");
 }
 
-/// What a scanner in a container prints when some process that it sees has a directory of the host's procfs (where the second process is
-/// the kernel's) or of a cgroup tree open.
-const SCAN: &str = "echo scanning; while :; do grep kthreadd /proc/[0-9]*/fd/*/2/comm; ls -d /proc/[0-9]*/fd/*/tasks /proc/[0-9]*/fd/*/cgroup.procs; done 2>/dev/null";
+/// What a scanner in a container prints when some process that it sees has the host's procfs open (where the second process is the
+/// kernel's).
+const PROC: &str = "grep kthreadd /proc/[0-9]*/fd/*/2/comm";
+/// The same for a directory of a cgroup tree. Not for containers that are being set up: those hold their own group's for a moment.
+const GROUPS: &str = "ls -d /proc/[0-9]*/fd/*/tasks /proc/[0-9]*/fd/*/cgroup.procs";
 
-fn scanner() -> Bundle {
-    let mut b = Bundle::new(SCAN);
+fn scanner(looks: &str) -> Bundle {
+    let mut b = Bundle::new(&format!("echo scanning; while :; do {looks}; done 2>/dev/null"));
     for set in ["bounding", "effective", "permitted"] {
         b.config["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
     }
@@ -96,7 +98,7 @@ fn scanner() -> Bundle {
 
 /// CVE-2016-9962: a container with CAP_SYS_PTRACE looks into whatever enters it, before it has executed its program.
 fn enter_window() {
-    let b = scanner();
+    let b = scanner(&format!("{PROC}; {GROUPS}"));
     let (begin, mut entered) = (Instant::now(), 0);
     while entered < 2000 && begin.elapsed() < TIME {
         b.call(&["exec", &b.id, "true"]).ok();
@@ -108,7 +110,7 @@ fn enter_window() {
 
 /// The same for containers that share the pid namespace of one with CAP_SYS_PTRACE, while they are set up.
 fn shared_pids_window() {
-    let b = scanner();
+    let b = scanner(PROC);
     let pid = b.state()["pid"].as_i64().unwrap();
     let (begin, mut made) = (Instant::now(), 0);
     while made < 500 && begin.elapsed() < TIME {
