@@ -50,20 +50,28 @@ fn knarr_registry(folder: &Path, more: &[&str]) -> (Ended, String) {
     (child, line.trim().to_owned())
 }
 
-/// Debian's docker-registry on a port that was free a moment ago.
+/// Debian's docker-registry on a free port, which its log tells.
 fn docker_registry(folder: &Path) -> (Ended, String) {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
     let file = folder.join("config.yml");
     let text = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
         folder.join("data").display()
     );
     std::fs::write(&file, text).expect("write its configuration");
-    let child =
-        Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = Ended(child.expect("start docker-registry"));
-    let address = format!("127.0.0.1:{port}");
-    eventually("docker-registry answers", || TcpStream::connect(&address).is_ok());
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Ended(command.spawn().expect("start docker-registry"));
+    let mut log = BufReader::new(child.0.stderr.take().expect("a pipe was asked for"));
+    let mut line = String::new();
+    let address = loop {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("its log") > 0, "docker-registry ended");
+        if let Some((_, rest)) = line.split_once("listening on ") {
+            break rest.split(['"', ' ', '\n']).next().expect("an address").to_owned();
+        }
+    };
+    // A full pipe would stop it.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     (child, address)
 }
 
@@ -119,9 +127,10 @@ fn the_engines_own_registry_takes_a_push_as_records() {
     if !is_root() || !has("docker") {
         return;
     }
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let world = world_with(&format!(r#"{{"serve": {{"listen": "127.0.0.1:{port}"}}}}"#));
-    let registry = format!("localhost:{port}");
+    let world = world_with(r#"{"serve": {"listen": "127.0.0.1:0"}}"#);
+    let log = world.engine_log();
+    let (_, rest) = log.split_once("serving the registry address=127.0.0.1:").expect("the engine tells where it is");
+    let registry = format!("localhost:{}", rest.split_whitespace().next().expect("a port"));
     let blobs = || std::fs::read_dir(world.root().join("blobs/sha256")).expect("blobs").count();
     let before = blobs();
     world.docker(["tag", "busybox", &format!("{registry}/own:1")]).success();
