@@ -132,7 +132,7 @@ fn a_failing_step_says_where_and_why_and_leaves_nothing() {
         ("FROM busybox\nRUM x\n", "dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)"),
         ("FROM busybox\nCOPY nowhere /x\n", "\"nowhere\": not found"),
         ("FROM busybox\nCOPY --from=0 a b\n", "refers to current build stage"),
-        ("FROM not-here:1\n", "not-here:1: not found"),
+        ("FROM 127.0.0.1:1/not-here:1\n", "127.0.0.1:1"),
         ("FROM busybox\nADD https://example.invalid/x /x\n", "downloads are not supported"),
     ] {
         let folder = context(&[("Dockerfile", text)]);

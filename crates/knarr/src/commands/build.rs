@@ -82,10 +82,10 @@ fn build(context: &Context, matches: &Matches) -> Result<u8, Failure> {
         Source::Tar => {
             context.client.request("POST", &path, Body::Stream(&mut io::stdin().lock(), "application/x-tar"))?
         }
-        Source::Folder { path: folder, .. } => {
+        Source::Folder { path: folder, dockerfile } => {
             let (mut reader, writer) = io::pipe()?;
-            let (folder, shown) = (folder.clone(), folder.display().to_string());
-            let packing = std::thread::spawn(move || pack(&folder, writer));
+            let (folder, shown, dockerfile) = (folder.clone(), folder.display().to_string(), dockerfile.clone());
+            let packing = std::thread::spawn(move || pack(&folder, &dockerfile, writer));
             let answer = context.client.request("POST", &path, Body::Stream(&mut reader, "application/x-tar"));
             drop(reader);
             // The packer's own error is the cause where both have one, unless it only saw that nobody reads any more.
@@ -166,16 +166,18 @@ fn inside(context: &Path, file: &Path) -> Result<String, Failure> {
 }
 
 /// The folder as a tar, without what `.dockerignore` leaves out. The files that the engine itself reads always go along.
-fn pack(folder: &Path, out: impl io::Write) -> io::Result<()> {
+fn pack(folder: &Path, dockerfile: &str, out: impl io::Write) -> io::Result<()> {
     let patterns = match std::fs::read_to_string(folder.join(".dockerignore")) {
         Ok(text) => build::Patterns::parse(&text).map_err(io::Error::other)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => build::Patterns::default(),
         Err(error) => return Err(error),
     };
+    let own_ignore = format!("{dockerfile}.dockerignore");
     let wanted = |name: &str, directory: bool| {
-        let read_by_the_engine =
-            name == ".dockerignore" || name.ends_with(".dockerignore") || name.ends_with("Dockerfile");
-        !patterns.excludes(name) || read_by_the_engine || directory && patterns.may_include_below(name)
+        let read_by_the_engine = name == ".dockerignore" || name == own_ignore || name == dockerfile;
+        let leads_there =
+            directory && (dockerfile.starts_with(&format!("{name}/")) || patterns.may_include_below(name));
+        !patterns.excludes(name) || read_by_the_engine || leads_there
     };
     pack_contents(folder, &wanted, out)
 }
