@@ -119,7 +119,7 @@ fn serve(words: &[OsString]) -> Result<(), String> {
         return Ok(());
     }
     if !matches.is("no-node") {
-        return Err("this build cannot run pods yet; say --no-node to serve the API alone".into());
+        return Err("'knarr up' runs an API with a node; say --no-node to serve the API alone".into());
     }
     let path = |flag: &str, default: &str| PathBuf::from(matches.text(flag).unwrap_or(default));
     let (root, run) = (path("root", "/var/lib/knarr"), path("run", "/run/knarr"));

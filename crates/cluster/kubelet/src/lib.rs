@@ -26,6 +26,7 @@ mod runtime;
 mod sandbox;
 mod status;
 mod stream;
+mod sysctls;
 mod worker;
 
 pub use engine_runtime::EngineRuntime;

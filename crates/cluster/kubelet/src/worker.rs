@@ -214,6 +214,13 @@ impl<R: Runtime> Worker<R> {
 
     async fn prepare(&mut self, pod: &Arc<Value>) -> Result<(), Refused> {
         let node = &self.doors.node;
+        let mut sysctls = std::collections::BTreeMap::new();
+        for sysctl in meta::list_at(pod, &["spec", "securityContext", "sysctls"]) {
+            let text = |name: &str| sysctl[name].as_str().unwrap_or_default();
+            let name = crate::sysctls::check(text("name"), pod::host_network(pod), pod["spec"]["hostIPC"] == true)
+                .map_err(|message| Refused::new("SysctlForbidden", message))?;
+            sysctls.insert(name, text("value").to_owned());
+        }
         let request = SandboxRequest {
             uid: self.uid.clone(),
             namespace: meta::namespace(pod).into(),
@@ -229,10 +236,7 @@ impl<R: Runtime> Worker<R> {
                     (alias["ip"].as_str().unwrap_or_default().to_owned(), names.map(str::to_owned).collect())
                 })
                 .collect(),
-            sysctls: meta::list_at(pod, &["spec", "securityContext", "sysctls"])
-                .iter()
-                .filter_map(|sysctl| Some((sysctl["name"].as_str()?.to_owned(), sysctl["value"].as_str()?.to_owned())))
-                .collect(),
+            sysctls,
         };
         let failed = |error: RuntimeError| {
             Refused::new("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"))

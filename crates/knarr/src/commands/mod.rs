@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn unknown_commands_say_where_to_look() {
-        assert!(unknown("build").contains("later version"));
+        assert!(unknown("buildx").contains("knarr build"));
         assert_eq!(unknown("foo"), "knarr: unknown command: knarr foo\n\nRun 'knarr --help' for more information");
     }
 }
