@@ -131,7 +131,8 @@ fn what_is_built_here_runs_at_once() {
     let Some(cloud) = Cloud::start() else { return };
     cloud.world.load(&blackbox::image::busybox());
     let folder = tempfile::tempdir().unwrap();
-    let text = "FROM busybox\nRUN echo built > /word\nCMD [\"sh\", \"-c\", \"cat /word; exec sleep 3600\"]\nSTOPSIGNAL KILL\n";
+    let text =
+        "FROM busybox\nRUN echo built > /word\nCMD [\"sh\", \"-c\", \"cat /word; exec sleep 3600\"]\nSTOPSIGNAL KILL\n";
     std::fs::write(folder.path().join("Dockerfile"), text).unwrap();
     let mut build = cloud.world.docker_command();
     build.env("DOCKER_BUILDKIT", "0").args(["build", "-t", "app"]).arg(folder.path());

@@ -190,7 +190,7 @@ fn knarr_builds_what_docker_builds() {
         ["-t", "mine", "--build-arg", "WHO=me", "--iidfile", id.to_str().unwrap(), "-f", file.to_str().unwrap()];
     let built = world.knarr(["build"].iter().chain(&flags).chain(&[path])).success();
     built.stdout_has("Successfully tagged mine:latest");
-    assert_eq!(run(&world, "mine", &["cat", "/who", "/names"]), "me\n.dockerignore\none");
+    assert_eq!(run(&world, "mine", &["cat", "/who", "/names"]), "me\none");
     let made = std::fs::read_to_string(&id).unwrap();
     assert_eq!(world.docker(["images", "-q", "--no-trunc", "mine"]).text(), made);
     world.knarr(["build", "/nowhere"]).exits(1).stderr_has("path \"/nowhere\" not found");

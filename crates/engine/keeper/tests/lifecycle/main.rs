@@ -192,6 +192,24 @@ fn sink() -> (Sink, Streams) {
 }
 
 /// The text of all records of one stream, over all files of a log.
+/// Reads until what was read ends with `last`. Then nobody reads any more.
+async fn read_until(fd: OwnedFd, last: &'static [u8]) {
+    let read = move || {
+        use std::io::Read;
+        linux::pipe::set_nonblocking(&fd, false).unwrap();
+        let mut pipe = std::fs::File::from(fd);
+        let mut tail = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        while !tail.ends_with(last) {
+            let count = pipe.read(&mut buffer).unwrap();
+            assert_ne!(count, 0, "ended before {}", String::from_utf8_lossy(last));
+            tail.extend_from_slice(&buffer[..count]);
+            tail.drain(..tail.len().saturating_sub(last.len()));
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap();
+}
+
 fn logged(log: &LogSpec, stream: &str) -> String {
     let mut files: Vec<PathBuf> = (1..log.max_files)
         .map(|n| PathBuf::from(format!("{}.{n}", log.path.display())))
@@ -654,7 +672,11 @@ async fn a_full_disk_stops_nobody() {
     std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
     let mut wanted = request("a", work(&["/bin/sh", "-c", &script]));
     wanted.log = Some(log.clone());
+    let (sink, streams) = sink();
+    wanted.sinks.push(sink);
     let started = keeper.start(wanted).await.unwrap();
+    // The keeper has had the last of them in its hands: what comes now is a batch of its own.
+    read_until(streams.stdout.unwrap(), b"\n100000\n").await;
     // The shell gets through its numbers to the loop although their records do not fit.
     until("the loop", || seq_is_done(started.pid)).await;
     std::fs::remove_file(&ballast).unwrap();
@@ -695,8 +717,11 @@ async fn a_missing_directory_stops_nobody() {
     let script = format!("seq 1 100000; while [ ! -e {} ]; do sleep 0.01; done; echo after", go.display());
     let mut wanted = request("a", work(&["/bin/sh", "-c", &script]));
     wanted.log = Some(log.clone());
+    let (sink, streams) = sink();
+    wanted.sinks.push(sink);
     let started = keeper.start(wanted).await.unwrap();
     // All of it is taken although nothing can be written.
+    read_until(streams.stdout.unwrap(), b"\n100000\n").await;
     until("the loop", || seq_is_done(started.pid)).await;
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(&go, "").unwrap();
