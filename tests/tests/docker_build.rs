@@ -168,7 +168,7 @@ fn steps_have_a_network() {
     let text = "FROM busybox\nRUN ip -o addr show eth0 > /default\nRUN --network=none ls /sys/class/net > /none\n";
     let folder = context(&[("Dockerfile", text)]);
     build(&world, folder.path(), &["-t", "net"]).success();
-    assert!(run(&world, "net", &["cat", "/default"]).contains("inet 172."));
+    assert!(run(&world, "net", &["cat", "/default"]).contains("inet "));
     assert_eq!(run(&world, "net", &["cat", "/none"]), "lo");
     build(&world, folder.path(), &["--network", "none"]).exits(1);
     world.knarr(["doctor"]).success();
