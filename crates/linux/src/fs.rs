@@ -469,6 +469,17 @@ pub fn open_host(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).attempt("open", format_args!("{path:?}, {flags:?}"))
 }
 
+/// Opens a regular file of the host to be read. `None`: there is none, or something else has its place: a link leads elsewhere, and a pipe
+/// would be waited for.
+pub fn open_regular(path: &Path) -> std::io::Result<Option<std::fs::File>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        other => std::fs::File::from(other?),
+    };
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
 /// Another descriptor of the same open file, close-on-exec.
 pub fn dup(fd: impl AsFd) -> Result<OwnedFd> {
     let fd = fd.as_fd();
@@ -485,6 +496,13 @@ pub fn reopen_dir(dir: impl AsFd) -> Result<OwnedFd> {
 /// Major and minor number of the device that a device node stands for.
 pub fn device_numbers(stat: &Stat) -> (u32, u32) {
     (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
+}
+
+/// Bytes of the file system that `path` is on, and how many of them are free for others than root.
+pub fn space(path: impl AsRef<Path>) -> Result<(u64, u64)> {
+    let path = path.as_ref();
+    let stat = rustix::fs::statvfs(path).attempt("statvfs", format_args!("{path:?}"))?;
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
 /// True if the file lives in a devpts, whatever its name says.

@@ -1,13 +1,16 @@
 //! Small things about networks: a new namespace's loopback, and ports that are held. Links, addresses, routes and rules are
 //! [`crate::netlink`]'s.
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::netlink::Socket;
 use crate::netlink::nft::Protocol;
+use crate::netlink::route::Mac;
 use crate::{Attempt, Result};
 
 /// Brings `lo` of the calling thread's network namespace up (one rtnetlink request). It is interface 1 in every namespace.
@@ -45,4 +48,47 @@ pub fn claim(name: &[u8]) -> Result<OwnedFd> {
         .attempt("socket", format_args!("UNIX, DGRAM"))?;
     rustix::net::bind(&fd, &address).attempt("bind", what)?;
     Ok(fd)
+}
+
+const ETH_P_ARP: u16 = 0x0806;
+
+/// Tells everybody on a link that this address is at this machine now (a gratuitous ARP request): who knew it elsewhere turns here at once.
+pub fn announce(link: u32, mac: Mac, address: Ipv4Addr) -> Result<()> {
+    let what = format_args!("{address} on link {link}");
+    let fd = rustix::net::socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .attempt("socket", format_args!("PACKET, DGRAM"))?;
+    rustix::net::sendto(&fd, &arp_request(mac, address), SendFlags::empty(), &Broadcast { link })
+        .attempt("sendto", what)?;
+    Ok(())
+}
+
+/// Ethernet and IPv4, sender and target the same.
+fn arp_request(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let mut message = vec![0, 1, 0x08, 0, 6, 4, 0, 1];
+    message.extend(mac);
+    message.extend(address.octets());
+    message.extend([0; 6]);
+    message.extend(address.octets());
+    message
+}
+
+/// Every station of a link.
+struct Broadcast {
+    link: u32,
+}
+
+// SAFETY: the pointer is to a whole sockaddr_ll (packet(7)) that outlives the call, with its length.
+unsafe impl SocketAddrArg for Broadcast {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: ETH_P_ARP.to_be(),
+            sll_ifindex: self.link as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        };
+        f((&raw const address).cast(), size_of::<libc::sockaddr_ll>() as SocketAddrLen)
+    }
 }

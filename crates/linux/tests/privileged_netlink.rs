@@ -82,7 +82,8 @@ fn echo_server(netns: OwnedFd, port: u16) {
 
 fn ask(address: &str) -> std::io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    // A first question for the address is lost while the bridge does not forward yet; the kernel asks again after a second.
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

@@ -1,4 +1,4 @@
-//! Netlink: one socket type and one message builder for links, addresses and routes ([`route`]), for nftables ([`nft`]) and for
+//! Netlink: one socket type and one message builder for links, addresses and routes ([`route`]), for what carries packets between machines ([`overlay`]), for nftables ([`nft`]) and for
 //! tracked connections ([`conntrack`]); [`watch`] hears of changes that others make.
 //!
 //! A socket belongs to the network namespace in which it was made, so that one thread can configure many namespaces:
@@ -6,6 +6,7 @@
 
 pub mod conntrack;
 pub mod nft;
+pub mod overlay;
 pub mod route;
 pub mod watch;
 

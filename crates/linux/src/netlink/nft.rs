@@ -3,7 +3,11 @@
 //!
 //! Attribute numbers are those of `linux/netfilter/nf_tables.h`; all numbers on this wire are big endian.
 
+mod change;
+
 use std::net::IpAddr;
+
+pub use change::{Change, difference};
 
 use super::{Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Socket, messages, verdict};
 use crate::{Attempt, Result};
@@ -75,6 +79,10 @@ pub enum Data {
     /// A value for each key, its fields concatenated.
     Values(Vec<Type>),
     Verdicts,
+    /// Keys of one field that begin ranges, and keys that end them ([`Value::End`]).
+    Ranges,
+    /// A map that rules write themselves ([`Expr::Learn`]), each entry for a time; of at most this many entries.
+    Learned(Vec<Type>, u32),
 }
 
 /// The type of a field, as `nft list` shows it.
@@ -86,6 +94,8 @@ pub enum Type {
     Protocol,
     Port,
     Interface,
+    /// A number of four bytes.
+    Number,
 }
 
 impl Type {
@@ -97,6 +107,7 @@ impl Type {
             Self::Protocol => (12, 1),
             Self::Port => (13, 2),
             Self::Interface => (41, 16),
+            Self::Number => (19, 4),
         }
     }
 }
@@ -108,6 +119,7 @@ pub enum Field {
     Protocol(Protocol),
     Port(u16),
     Interface(String),
+    Number(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +137,7 @@ impl Field {
             Self::Protocol(protocol) => vec![*protocol as u8],
             Self::Port(port) => port.to_be_bytes().to_vec(),
             Self::Interface(name) => interface(name),
+            Self::Number(number) => number.to_ne_bytes().to_vec(),
         }
     }
 }
@@ -140,6 +153,8 @@ pub enum Value {
     None,
     Fields(Vec<Field>),
     Verdict(Verdict),
+    /// The first key that a range does not have any more.
+    End,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +209,32 @@ pub enum Expr {
         from: Register,
         found: Found,
     },
+    /// `from` is between both values, or one of them. Compared as the bytes stand.
+    Within {
+        from: Register,
+        first: Vec<u8>,
+        last: Vec<u8>,
+    },
+    /// A random number below `below`, for each packet another one.
+    Random {
+        below: u32,
+        to: Register,
+    },
+    /// Writes a value into a [`Data::Learned`] map, or makes it last anew.
+    Learn {
+        map: String,
+        key: Register,
+        value: Register,
+        seconds: u64,
+    },
+    /// Takes a key out of a [`Data::Learned`] map. The kernel wants to see a register with a value as well.
+    Forget {
+        map: String,
+        key: Register,
+        value: Register,
+    },
+    /// Tells the sender that nobody listens there.
+    Reject,
     Load {
         value: Vec<u8>,
         to: Register,
@@ -242,6 +283,10 @@ pub enum Conntrack {
     State = 0,
     /// Bit 5: destination NAT.
     Status = 2,
+    /// Where the connection's first packet was sent to, before any translation.
+    OriginalPort = 12,
+    OriginalIpv4 = 20,
+    OriginalIpv6 = 22,
 }
 
 /// What `AddressType` gives for an address of this host (`RTN_LOCAL`).
@@ -257,13 +302,16 @@ pub fn interface(name: &str) -> Vec<u8> {
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
+const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
+const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
+const DELSET: u16 = 11;
 const NEWSETELEM: u16 = 12;
 const DELSETELEM: u16 = 14;
 
 /// Elements in one message: a list attribute holds less than 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 400;
+const ELEMENTS_PER_MESSAGE: usize = 300;
 
 impl Socket {
     /// Puts `table` in place of the table of that name, or makes it, in one transaction: no packet sees a state in between.
@@ -433,18 +481,27 @@ impl Batch {
     }
 
     fn set(&mut self, table: &str, set: &Set, id: u32) {
+        const INTERVAL: u32 = 4;
         const MAP: u32 = 8;
+        const TIMEOUT: u32 = 0x10;
+        const EVAL: u32 = 0x20;
         const VERDICT_TYPE: u32 = 0xffff_ff00;
         let (key_type, key_length) = concatenated(&set.key);
         self.push(NEWSET, NLM_F_CREATE, |message| {
             message.string(1, table);
             message.string(2, &set.name);
-            message.be32(3, if set.data == Data::None { 0 } else { MAP });
+            let flags = match &set.data {
+                Data::None => 0,
+                Data::Values(_) | Data::Verdicts => MAP,
+                Data::Ranges => INTERVAL,
+                Data::Learned(..) => MAP | TIMEOUT | EVAL,
+            };
+            message.be32(3, flags);
             message.be32(4, key_type);
             message.be32(5, key_length);
             match &set.data {
-                Data::None => {}
-                Data::Values(types) => {
+                Data::None | Data::Ranges => {}
+                Data::Values(types) | Data::Learned(types, _) => {
                     let (data_type, data_length) = concatenated(types);
                     message.be32(6, data_type);
                     message.be32(7, data_length);
@@ -453,6 +510,9 @@ impl Batch {
                     message.be32(6, VERDICT_TYPE);
                     message.be32(7, 0);
                 }
+            }
+            if let Data::Learned(_, size) = &set.data {
+                message.nest(9, |description| description.be32(1, *size));
             }
             message.be32(10, id);
         });
@@ -507,6 +567,7 @@ fn write_element(message: &mut Message, element: &Element) {
     message.nest(1, |key| key.attribute(1, &joined(&element.key)));
     match &element.value {
         Value::None => {}
+        Value::End => message.be32(3, 1),
         Value::Fields(fields) => message.nest(2, |data| data.attribute(1, &joined(fields))),
         Value::Verdict(verdict) => message.nest(2, |data| write_verdict(data, verdict)),
     }
@@ -555,6 +616,9 @@ fn write_expr(message: &mut Message, expr: &Expr) {
         Expr::Conntrack { key, to } => write("ct", &|data| {
             data.be32(1, register(*to));
             data.be32(2, *key as u32);
+            if !matches!(key, Conntrack::State | Conntrack::Status) {
+                data.attribute(3, &[0]);
+            }
         }),
         Expr::AddressType { destination, to } => write("fib", &|data| {
             const ADDRESS_TYPE: u32 = 3;
@@ -583,6 +647,39 @@ fn write_expr(message: &mut Message, expr: &Expr) {
                 Found::Value(to) => data.be32(3, register(*to)),
                 Found::Verdict => data.be32(3, 0),
             }
+        }),
+        Expr::Within { from, first, last } => write("range", &|data| {
+            data.be32(1, register(*from));
+            data.be32(2, EQUAL);
+            data.nest(3, |inner| inner.attribute(1, first));
+            data.nest(4, |inner| inner.attribute(1, last));
+        }),
+        Expr::Random { below, to } => write("numgen", &|data| {
+            const RANDOM: u32 = 1;
+            data.be32(1, register(*to));
+            data.be32(2, *below);
+            data.be32(3, RANDOM);
+        }),
+        Expr::Learn { map, key, value, seconds } => write("dynset", &|data| {
+            const UPDATE: u32 = 1;
+            data.string(1, map);
+            data.be32(3, UPDATE);
+            data.be32(4, register(*key));
+            data.be32(5, register(*value));
+            data.attribute(6, &(seconds * 1000).to_be_bytes());
+        }),
+        Expr::Forget { map, key, value } => write("dynset", &|data| {
+            const DELETE: u32 = 2;
+            data.string(1, map);
+            data.be32(3, DELETE);
+            data.be32(4, register(*key));
+            data.be32(5, register(*value));
+        }),
+        Expr::Reject => write("reject", &|data| {
+            const ANY_FAMILY: u32 = 2;
+            const PORT_UNREACHABLE: u8 = 1;
+            data.be32(1, ANY_FAMILY);
+            data.attribute(2, &[PORT_UNREACHABLE]);
         }),
         Expr::Load { value, to } => write("immediate", &|data| {
             data.be32(1, register(*to));

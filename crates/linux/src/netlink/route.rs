@@ -6,30 +6,31 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::{Message, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Socket, attributes};
 use crate::Result;
 
-const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_GETROUTE: u16 = 26;
 const RTM_NEWQDISC: u16 = 36;
 const TC_LINKLAYER_ETHERNET: u8 = 1;
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
-const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_MODE: u16 = 1;
@@ -41,9 +42,9 @@ const IFA_FLAGS: u16 = 8;
 /// Duplicate address detection would keep a new container's address unusable for a second.
 const IFA_F_NODAD: u32 = 2;
 
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_DST: u16 = 1;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
 
 const IFF_UP: u32 = 1;
 
@@ -295,6 +296,17 @@ impl Socket {
         self.request(message, format_args!("add address {address}/{prefix} to link {index}"))
     }
 
+    /// Takes an address away from a link.
+    pub fn delete_address(&mut self, index: u32, address: IpAddr, prefix: u8) -> Result<()> {
+        let (family, bytes) = family_and_bytes(address);
+        let mut header = vec![family, prefix, 0, 0];
+        header.extend_from_slice(&index.to_ne_bytes());
+        let mut message = Message::new(RTM_DELADDR, 0, &header);
+        message.attribute(IFA_LOCAL, &bytes);
+        message.attribute(IFA_ADDRESS, &bytes);
+        self.request(message, format_args!("take address {address}/{prefix} from link {index}"))
+    }
+
     /// Addresses and prefix lengths of all links, with the link's index.
     pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr, u8)>> {
         let mut found = Vec::new();
@@ -327,6 +339,21 @@ impl Socket {
         self.request(message, format_args!("add route via {gateway} on link {index}"))
     }
 
+    /// A route to what is reached on a link directly.
+    pub fn add_link_route(&mut self, destination: IpAddr, prefix: u8, index: u32) -> Result<()> {
+        const RT_TABLE_MAIN: u8 = 254;
+        const RTPROT_BOOT: u8 = 3;
+        const RT_SCOPE_LINK: u8 = 253;
+        const RTN_UNICAST: u8 = 1;
+        let (family, bytes) = family_and_bytes(destination);
+        let scope = if destination.is_ipv4() { RT_SCOPE_LINK } else { 0 };
+        let header = [family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0, 0, 0, 0];
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header);
+        message.attribute(RTA_DST, &bytes);
+        message.u32(RTA_OIF, index);
+        self.request(message, format_args!("add route to {destination}/{prefix} on link {index}"))
+    }
+
     /// Removes the default route of an address family, wherever it leads; no error where there is none.
     pub fn delete_default_route(&mut self, ipv4: bool) -> Result<()> {
         const RT_TABLE_MAIN: u8 = 254;
@@ -341,6 +368,26 @@ impl Socket {
         }
     }
 
+    /// A route to a range of addresses that are on nobody's link: what goes there is to be led elsewhere on its way. Where this
+    /// machine asks, it does so from `source`.
+    pub fn add_range(&mut self, destination: IpAddr, prefix: u8, index: u32, source: Option<IpAddr>) -> Result<()> {
+        const RT_TABLE_MAIN: u8 = 254;
+        const RTPROT_STATIC: u8 = 4;
+        const RT_SCOPE_LINK: u8 = 253;
+        const RTN_UNICAST: u8 = 1;
+        const RTA_PREFSRC: u16 = 7;
+        let (family, bytes) = family_and_bytes(destination);
+        let scope = if destination.is_ipv4() { RT_SCOPE_LINK } else { 0 };
+        let header = [family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST, 0, 0, 0, 0];
+        let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | super::NLM_F_REPLACE, &header);
+        message.attribute(RTA_DST, &bytes);
+        message.u32(RTA_OIF, index);
+        if let Some(source) = source {
+            message.attribute(RTA_PREFSRC, &family_and_bytes(source).1);
+        }
+        self.request(message, format_args!("add route to {destination}/{prefix} on link {index}"))
+    }
+
     /// Destinations of all unicast routes but the default ones: subnets that are taken.
     pub fn destinations(&mut self) -> Result<Vec<(IpAddr, u8)>> {
         let mut found = Vec::new();
@@ -353,7 +400,7 @@ impl Socket {
     }
 }
 
-fn link(kind: u16, flags: u16, index: u32, up: u32) -> Message {
+pub(super) fn link(kind: u16, flags: u16, index: u32, up: u32) -> Message {
     Message::new(kind, flags, &link_header(index, up))
 }
 
@@ -404,14 +451,14 @@ fn read_link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-fn family_and_bytes(address: IpAddr) -> (u8, Vec<u8>) {
+pub(super) fn family_and_bytes(address: IpAddr) -> (u8, Vec<u8>) {
     match address {
         IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
         IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
     }
 }
 
-fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn read_address(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),

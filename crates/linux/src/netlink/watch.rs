@@ -15,6 +15,16 @@ const GROUP: i32 = 7;
 /// Kinds of news: tables, chains, rules, sets and elements that went.
 const REMOVALS: [u16; 5] = [2, 5, 8, 11, 14];
 
+/// What a watch heard of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    Nothing,
+    /// Somebody removed something of it.
+    Removed,
+    /// There was more than could be kept: anything may have happened.
+    Overrun,
+}
+
 /// Hears of every change to the nftables of the network namespace in which it was made.
 pub struct RulesetWatch {
     socket: Socket,
@@ -45,15 +55,21 @@ impl RulesetWatch {
     /// Reads what there is. True if something of `table` was removed by anybody but the socket with the number `own`, or if news
     /// were lost.
     pub fn lost(&mut self, table: &str, own: u32) -> Result<bool> {
+        Ok(self.news(table, own)? != News::Nothing)
+    }
+
+    /// Reads what there is about `table` and was not done by the socket with the number `own`.
+    pub fn news(&mut self, table: &str, own: u32) -> Result<News> {
         let mut buffer = vec![0; 64 << 10];
-        let mut lost = false;
+        let mut news = News::Nothing;
         loop {
             let received =
                 rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket.fd, &mut buffer[..], RecvFlags::empty()));
             match received {
-                Ok((length, _)) => lost |= is_lost(&buffer[..length], table, own),
-                Err(Errno::AGAIN) => return Ok(lost),
-                Err(Errno::NOBUFS) => lost = true,
+                Ok((length, _)) if is_lost(&buffer[..length], table, own) => news = News::Removed,
+                Ok(_) => {}
+                Err(Errno::AGAIN) => return Ok(news),
+                Err(Errno::NOBUFS) => news = if news == News::Removed { news } else { News::Overrun },
                 Err(errno) => return Err(Error::new("netlink recv", "changes of nftables", errno)),
             }
         }
