@@ -7,11 +7,17 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 
+/// How long a lock may still be held by a process that was killed: its other threads, and children of its that have not called exec
+/// yet, end a moment later.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Clones are the same open file.
 #[derive(Debug, Clone)]
-pub(crate) struct Backend {
+pub struct Backend {
     file: Arc<Locked>,
     /// The file is still being made, under another name.
     new: bool,
@@ -38,17 +44,21 @@ impl std::ops::Deref for Locked {
 
 impl Backend {
     /// Opens or makes the file, with a lock that keeps every other process out until this one is gone.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::io(path, source);
         let new = !path.exists();
         let aside = unfinished(path);
         let at = if new { &aside } else { path };
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(at);
         let file = file.map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io(source)),
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 100),
+                Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(io(source)),
+            }
         }
         if new {
             // What a making that was cut short has left is nothing.
@@ -58,7 +68,7 @@ impl Backend {
     }
 
     /// To be called when the file is a database: until then a power cut leaves none, not a part of one.
-    pub(crate) fn finish(&mut self, path: &Path) -> Result<(), Error> {
+    pub fn finish(&mut self, path: &Path) -> Result<(), Error> {
         let io = |source| Error::io(path, source);
         let aside = unfinished(path);
         if !self.new {

@@ -26,11 +26,11 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
+pub use backend::Backend;
 pub use commit::Write;
 pub use error::Error;
 pub use table::{Key, Table};
 
-use backend::Backend;
 use commit::Queue;
 
 /// redb's page cache: the records of a busy engine are a few MB, and the kernel caches the file as well.

@@ -1,6 +1,7 @@
 //! Copying into and out of a tree (`docker cp`): a path inside a root that somebody else may be changing at this moment. Every
 //! path is resolved in-root to a descriptor, and everything is done by that descriptor or by one name in it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use linux::Errno;
 use linux::fs::{FileType, Mode, OFlags, Root, Stat};
+use vocab::Digest;
 
 use crate::chunk::{Pool, ReadSource, Source};
 use crate::error::{Context, Error, Result};
 use crate::layer::{is_whiteout, set_xattrs, times};
 use crate::pack::Packer;
-use crate::store::{Packing, read_head};
+use crate::store::read_head;
 use crate::tar::path::{XattrRule, parts, xattr_rule};
 use crate::tar::{Entry, Kind, Reader, TarError, Time};
 
@@ -112,9 +114,103 @@ pub fn pack(root: &Root, path: &Path, output: &mut (dyn Write + Send)) -> Result
     packer.finish()?.flush().map_err(stream)
 }
 
-/// Unpacks a tar (plain, gzip or zstd) into the directory `path` inside `root`. What is there already is replaced, except
+/// Unpacks a tar (plain, gzip, zstd, xz or bzip2) into the directory `path` inside `root`. What is there already is replaced, except
 /// that directories are merged.
 pub fn unpack(root: &Root, path: &Path, input: &mut (dyn Read + Send), options: &UnpackOptions) -> Result<()> {
+    unpack_onto(root, path, input, options, None)
+}
+
+/// Unpacks a tar over what an earlier one left in `root`, so that nothing else is in it afterwards. A file of which `known`
+/// says that it holds the same bytes stays as it is. Returns the bytes of all files.
+pub fn renew(
+    root: &Root,
+    input: &mut (dyn Read + Send),
+    options: &UnpackOptions,
+    known: &dyn Fn(&Stat) -> Option<Digest>,
+) -> Result<u64> {
+    let mut over = Over { known, told: HashMap::new(), told_bytes: 0, file_bytes: 0 };
+    unpack_onto(root, Path::new("/"), input, options, Some(&mut over))?;
+    let top = root.open_dir("/").context(|| "look at what was unpacked".to_owned())?;
+    let what = || "remove files of an earlier archive".to_owned();
+    let told = over.told;
+    crate::deep::walk(|| remove_rest(&told, &top, &mut Vec::new())).context(what)??;
+    Ok(over.file_bytes)
+}
+
+/// Longest file that is compared with what is there before it is written, bytes.
+const COMPARED_BYTES_MAX: u64 = 1 << 20;
+/// Memory for what an archive has told of, bytes.
+const TOLD_BYTES_MAX: usize = 256 << 20;
+
+/// What is unpacked over something.
+struct Over<'k> {
+    known: &'k dyn Fn(&Stat) -> Option<Digest>,
+    /// Paths that the archive has, and whether it says what they are: directories above its members may stand in it or not.
+    told: HashMap<Vec<u8>, bool>,
+    told_bytes: usize,
+    file_bytes: u64,
+}
+
+impl Over<'_> {
+    fn tell(&mut self, entry: &Entry) -> Result<()> {
+        if let Kind::File(data) = &entry.kind {
+            self.file_bytes += data.size;
+        }
+        let parts = parts(&entry.path).map_err(|detail| refuse(entry, &detail))?;
+        for above in 1..parts.len() {
+            self.note(parts[..above].join(&b'/'), false)?;
+        }
+        if parts.is_empty() { Ok(()) } else { self.note(parts.join(&b'/'), true) }
+    }
+
+    fn note(&mut self, path: Vec<u8>, said: bool) -> Result<()> {
+        self.told_bytes += path.len() + 64;
+        match self.told.entry(path) {
+            std::collections::hash_map::Entry::Occupied(mut known) => {
+                self.told_bytes -= known.key().len() + 64;
+                *known.get_mut() |= said;
+            }
+            std::collections::hash_map::Entry::Vacant(place) => drop(place.insert(said)),
+        }
+        if self.told_bytes > TOLD_BYTES_MAX {
+            return Err(Error::limit("archive", "too many members"));
+        }
+        Ok(())
+    }
+}
+
+/// Removes what `told` does not have.
+fn remove_rest(told: &HashMap<Vec<u8>, bool>, dir: &OwnedFd, path: &mut Vec<u8>) -> Result<()> {
+    let what = |path: &[u8]| format!("tidy {:?}", String::from_utf8_lossy(path));
+    for entry in linux::tree::entries(dir).context(|| what(path))? {
+        let length = path.len();
+        if length > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(entry.name.as_bytes());
+        match told.get(path.as_slice()) {
+            None => linux::tree::remove_all(dir, &entry.name).context(|| what(path))?,
+            Some(said) => {
+                if let Ok(child) = linux::tree::open_dir(dir, &entry.name) {
+                    if !said {
+                        linux::fs::fchmod(&child, Mode::from_raw_mode(0o755)).context(|| what(path))?;
+                    }
+                    remove_rest(told, &child, path)?;
+                }
+            }
+        }
+        path.truncate(length);
+    }
+    Ok(())
+}
+
+fn unpack_onto(
+    root: &Root,
+    path: &Path,
+    input: &mut (dyn Read + Send),
+    options: &UnpackOptions,
+    mut over: Option<&mut Over<'_>>,
+) -> Result<()> {
     let what = || format!("open {}", path.display());
     let fd = root.open_path(if path == Path::new("") { Path::new("/") } else { path }).context(what)?;
     if linux::fs::file_type(&linux::fs::fstat(&fd).context(what)?) != FileType::Directory {
@@ -127,9 +223,8 @@ pub fn unpack(root: &Root, path: &Path, input: &mut (dyn Read + Send), options: 
     if head.is_empty() {
         return Ok(());
     }
-    let packing =
-        Packing::sniff(&head).ok_or_else(|| Error::invalid("archive", "neither a tar nor a compressed tar"))?;
-    let input = packing.reader(std::io::Cursor::new(head).chain(input)).map_err(stream)?;
+    let input = crate::inflate::inflate(head, input).map_err(stream)?;
+    let input = input.ok_or_else(|| Error::invalid("archive", "neither a tar nor a compressed tar"))?;
     let mut tar = Reader::new(ReadSource::new(input, Pool::new(BUFFERS)));
     let mut dirs: Vec<Entry> = Vec::new();
     let mut dirs_bytes = 0;
@@ -141,8 +236,11 @@ pub fn unpack(root: &Root, path: &Path, input: &mut (dyn Read + Send), options: 
             return Err(refuse(&entry, "an attribute of overlay's own"));
         }
         entry.xattrs.retain(|(name, _)| xattr_rule(name) == XattrRule::Set);
+        if let Some(over) = &mut over {
+            over.tell(&entry)?;
+        }
         let is_dir = entry.kind == Kind::Dir;
-        if put(root, &base, &entry, &mut tar, options)? && is_dir {
+        if put(root, &base, &entry, &mut tar, options, over.as_deref())? && is_dir {
             dirs_bytes += entry.path.len() + 200;
             if dirs_bytes > 48 << 20 {
                 return Err(Error::limit("archive", "too many directories"));
@@ -180,10 +278,26 @@ fn put<S: Source>(
     entry: &Entry,
     tar: &mut Reader<S>,
     options: &UnpackOptions,
+    over: Option<&Over<'_>>,
 ) -> Result<bool> {
     let what = || format!("unpack {:?}", String::from_utf8_lossy(&entry.path));
     let Some((dir, name)) = place(root, base, entry)? else { return Ok(false) };
+    // The payload, where it had to be read to be compared.
+    let mut read = None;
     if let Some(old) = existing(&dir, &name).context(what)? {
+        if let (Some(over), Kind::File(data)) = (over, &entry.kind)
+            && looks_like(&old, entry, data)
+            && let Some(digest) = (over.known)(&old)
+        {
+            let mut bytes = Vec::with_capacity(data.size as usize);
+            while let Some(chunk) = tar.data().map_err(tar_error)? {
+                bytes.extend_from_slice(&chunk);
+            }
+            if crate::hash::sha256(&bytes) == digest {
+                return Ok(true);
+            }
+            read = Some(bytes);
+        }
         let (was_dir, is_dir) = (linux::fs::file_type(&old) == FileType::Directory, entry.kind == Kind::Dir);
         let shown = name.to_string_lossy();
         if options.no_overwrite_dir_non_dir && was_dir && !is_dir {
@@ -203,7 +317,11 @@ fn put<S: Source>(
         Kind::File(data) => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let file = File::from(linux::fs::openat(&dir, &name, flags, Mode::from_raw_mode(0o600)).context(what)?);
-            write(&file, data, tar).map_err(|e| e.unwrap_or_else(|source| Error::Disk { what: what(), source }))?;
+            let disk = |source| Error::Disk { what: what(), source };
+            match read {
+                Some(bytes) => (&file).write_all(&bytes).map_err(disk)?,
+                None => write(&file, data, tar).map_err(|e| e.unwrap_or_else(disk))?,
+            }
             metadata(&file, entry).context(what)?;
         }
         Kind::Symlink(to) => {
@@ -234,6 +352,19 @@ fn put<S: Source>(
         linux::fs::utimensat(&dir, &name, &times(entry.mtime)).context(what)?;
     }
     Ok(true)
+}
+
+/// Whether a file may be what the entry is, as far as can be told without reading either.
+fn looks_like(old: &Stat, entry: &Entry, data: &crate::tar::FileData) -> bool {
+    linux::fs::file_type(old) == FileType::RegularFile
+        && old.st_nlink == 1
+        && data.sparse.is_none()
+        && data.size <= COMPARED_BYTES_MAX
+        && old.st_size as u64 == data.size
+        && old.st_mode & 0o7777 == entry.mode & 0o7777
+        && (old.st_mtime, old.st_mtime_nsec as u32) == (entry.mtime.secs, entry.mtime.nanos)
+        && (old.st_uid, old.st_gid) == (entry.uid, entry.gid)
+        && entry.xattrs.is_empty()
 }
 
 fn existing(dir: &OwnedFd, name: &OsStr) -> linux::Result<Option<Stat>> {

@@ -83,6 +83,9 @@ pub struct Workload {
     pub entrypoint: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
+    /// Says something to Windows alone; builders of Linux images set it with every `CMD` all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not", deserialize_with = "nullable")]
+    pub args_escaped: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
     pub volumes: BTreeMap<String, Empty>,
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]

@@ -25,6 +25,7 @@ mod deep;
 mod error;
 mod glob;
 pub mod hash;
+mod inflate;
 pub mod layer;
 mod manifest;
 mod model;
@@ -32,9 +33,9 @@ mod pack;
 mod store;
 pub mod tar;
 mod union;
-mod weak;
 
 pub use error::{Error, Result};
+pub use inflate::is_archive;
 pub use manifest::{Chosen, choose};
 pub use model::*;
 pub use store::{

@@ -15,6 +15,7 @@
 //! | Push: manifests | by tag, by digest; references must be there; sizes | `manifests_are_taken_if_their_blobs_are_there` |
 //! | Push: subject | `OCI-Subject`, subject may be missing | `referrers_are_listed_and_filtered` |
 //! | Discovery: tags | order, `n`, `last`, `Link`, 404 | `tags_are_listed_in_pages` |
+//! | Push: manifests | tags of 128 characters, none longer, of which letters | `tags_are_what_the_specification_lets_them_be` |
 //! | Discovery: referrers | index, filter, empty list, tags of older clients | `referrers_are_listed_and_filtered` |
 //! | Management | delete tags, manifests, blobs; 404 after; refused | `what_is_deleted_is_gone` |
 //! | API | `/v2/`; errors in their form; names | `errors_have_the_specified_form` |
@@ -361,6 +362,31 @@ fn tags_are_listed_in_pages() {
     registry.put_artifact("s", None, b"untagged", "");
     assert_eq!(registry.call("GET", "/v2/s/tags/list").is(200).json()["tags"], serde_json::json!([]));
     assert_eq!(registry.call("GET", "/v2/_catalog").is(200).json()["repositories"], serde_json::json!(["r", "s"]));
+}
+
+#[test]
+fn tags_are_what_the_specification_lets_them_be() {
+    let registry = plain();
+    let digest = registry.put_artifact("r", None, b"x", "");
+    let manifest = registry.call("GET", &format!("/v2/r/manifests/{digest}")).text();
+    let put = |tag: &str| {
+        let path = format!("/v2/r/manifests/{tag}");
+        registry.send("PUT", &path, &[("Content-Type", MANIFEST)], manifest.as_bytes())
+    };
+    let (longest, longer) = ("t".repeat(128), "t".repeat(129));
+    for tag in [longest.as_str(), "_", "A", "0.1-b_C"] {
+        put(tag).is(201);
+        assert_eq!(
+            registry.call("GET", &format!("/v2/r/manifests/{tag}")).is(200).header("docker-content-digest"),
+            digest
+        );
+    }
+    for tag in [longer.as_str(), ".a", "-a", "a%20b", "a+b", "%C3%A9"] {
+        let refused = put(tag);
+        assert!(matches!(refused.status, 400 | 404), "{tag}: {}", refused.status);
+    }
+    let tags = registry.call("GET", "/v2/r/tags/list").is(200).json();
+    assert_eq!(tags["tags"].as_array().unwrap().len(), 4, "{tags}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One more process in a running container. A first stage joins the container's cgroup and namespaces and clones the process from inside, as a
 //! child of the launcher; the process itself does the same last steps as a container's first.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -63,7 +64,7 @@ pub fn launch_exec(
         None => None,
     };
     let inherited = Inherited {
-        channel: Channel { socket: theirs, late: None },
+        channel: Channel { socket: theirs, late: None, turn: OnceCell::new() },
         proc: init::Proc::of_host().map_err(prepare)?,
         pid_comes,
         unshare: Namespaces::empty(),

@@ -1,6 +1,7 @@
 //! The launcher's side: makes what needs the host's rights (cgroup, descriptors, id maps), clones the child, and lets go. The child's
 //! side is `init`.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -182,7 +183,7 @@ fn clone_container(
             || !plan.hooks.create_container.is_empty()
             || !plan.hooks.start_container.is_empty());
     let inherited = Inherited {
-        channel: Channel { socket: theirs, late },
+        channel: Channel { socket: theirs, late, turn: OnceCell::new() },
         proc: init::Proc::of_host().map_err(prepare)?,
         pid_comes,
         unshare,

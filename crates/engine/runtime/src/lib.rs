@@ -13,7 +13,6 @@ mod maps;
 pub mod plan;
 mod report;
 mod seccomp;
-mod weak;
 
 pub use exec::launch_exec;
 pub use launch::{Gate, HookRunner, Launched, Stdio, cleanup, launch, run_runtime_hooks, start_runtime_hooks};

@@ -1,6 +1,7 @@
 //! What a launched child says, and what it is told: small messages over one socket pair. The child's end closes by itself when the
 //! program is executed, so the end of the stream is the good news.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linux::Errno;
@@ -216,10 +217,16 @@ pub(crate) struct Channel {
     pub(crate) socket: OwnedFd,
     /// Takes the text of a failure when the launcher has gone (after the gate).
     pub(crate) late: Option<OwnedFd>,
+    /// Closes when a first stage has said what it has to say: the second stage, made by it and already running, speaks after it.
+    pub(crate) turn: OnceCell<OwnedFd>,
 }
 
 impl Channel {
     pub(crate) fn say(&self, message: &FromChild, fd: Option<BorrowedFd<'_>>) -> linux::Result<()> {
+        if let Some(turn) = self.turn.get() {
+            // Nothing is ever written: it is the end of the pipe that is awaited, and an end is read as often as one likes.
+            while linux::pipe::read(turn, &mut [0]).is_err_and(|error| error.is(Errno::INTR)) {}
+        }
         let bytes = encode(message)?;
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
         socket::send(&self.socket, &bytes, &fds).map(drop)

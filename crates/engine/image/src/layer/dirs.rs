@@ -53,7 +53,7 @@ impl Dirs {
             return Ok(Some(dir.clone()));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let opened = if crate::weak::without("root") {
+        let opened = if vocab::weak::without("root") {
             linux::fs::open_host(linux::fs::proc_fd(self.root.as_fd()).join(OsStr::from_bytes(&path)), flags)
         } else {
             self.root.open_file(Path::new(OsStr::from_bytes(&path)), flags, Mode::empty())

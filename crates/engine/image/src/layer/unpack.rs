@@ -245,7 +245,7 @@ impl<'scope> Applier<'_, 'scope> {
         let Kind::File(data) = &entry.kind else { return Ok(()) };
         let stored = data.stored;
         self.unpacked.bytes = self.unpacked.bytes.saturating_add(stored);
-        if self.unpacked.bytes > self.limits.layer_bytes && !crate::weak::without("limits") {
+        if self.unpacked.bytes > self.limits.layer_bytes && !vocab::weak::without("limits") {
             return Err(Error::limit(self.what, format!("more than {} bytes unpacked", self.limits.layer_bytes)));
         }
         if tar.observer().wanted() {
@@ -331,7 +331,7 @@ impl<'scope> Applier<'_, 'scope> {
     }
 
     fn set_opaque(&self, dir: impl AsFd) -> linux::Result<()> {
-        if crate::weak::without("opaque") {
+        if vocab::weak::without("opaque") {
             return Ok(());
         }
         let name = if self.owner.rootless { "user.overlay.opaque" } else { "trusted.overlay.opaque" };

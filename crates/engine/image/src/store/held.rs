@@ -24,7 +24,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn is_claimed(&self, container: &str) -> bool {
-        self.claims.contains_key(container) && !crate::weak::without("claims")
+        self.claims.contains_key(container) && !vocab::weak::without("claims")
     }
 
     /// Whether any snapshot is on its way in or out; a container's name has no slash.
@@ -33,7 +33,7 @@ impl State {
     }
 
     pub(super) fn is_pinned(&self, chain: &Digest) -> bool {
-        self.pins.contains_key(chain) && !crate::weak::without("pins")
+        self.pins.contains_key(chain) && !vocab::weak::without("pins")
     }
 
     fn let_go(&mut self, chains: &[Digest]) {
@@ -105,6 +105,11 @@ impl Store {
         for chain in chains {
             *held.pins.entry(*chain).or_default() += 1;
         }
+    }
+
+    /// Whether somebody holds a lease of the layer, or makes a snapshot on it, at this moment.
+    pub fn is_leased(&self, chain: &Digest) -> bool {
+        self.held.lock().pins.contains_key(chain)
     }
 
     /// Never under the lock of the files.

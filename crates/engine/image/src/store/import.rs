@@ -34,8 +34,8 @@ impl Store {
         changes::apply(&mut workload, &options.changes)?;
         let stream = |source| Error::Stream { what: "read the root file system", source };
         let head = read_head(input).map_err(stream)?;
-        let packing = Packing::sniff(&head).ok_or_else(|| Error::invalid("import", "not a tar or compressed tar"))?;
-        let mut tar = packing.reader(std::io::Cursor::new(head).chain(input)).map_err(stream)?;
+        let tar = crate::inflate::inflate(head, input).map_err(stream)?;
+        let mut tar = tar.ok_or_else(|| Error::invalid("import", "not a tar or compressed tar"))?;
         let staging = Staging::new(&self.tmp())?;
         let layer = self.stage(&staging, "imported layer", |send| {
             let pool = Pool::new(BUFFERS);

@@ -259,7 +259,7 @@ impl Ingest<'_> {
         while let Some(chunk) = self.inflated.read(&mut reader).map_err(invalid)? {
             inflated += chunk.len() as u64;
             let taken = counter.lock().unwrap_or_else(|e| e.into_inner()).bytes;
-            if inflated > self.limits.layer_bytes && !crate::weak::without("limits") {
+            if inflated > self.limits.layer_bytes && !vocab::weak::without("limits") {
                 return Err(Error::limit(what, format!("more than {} bytes inflated", self.limits.layer_bytes)));
             }
             if inflated > 64 << 20 && inflated / taken.max(1) > self.limits.ratio {

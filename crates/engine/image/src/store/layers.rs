@@ -149,7 +149,7 @@ impl Store {
         Ok(Sealed { layer: facts(chain, &record), lease })
     }
 
-    /// Makes a layer of a tar (plain, gzip or zstd) on top of `parent`.
+    /// Makes a layer of a tar (plain or packed) on top of `parent`.
     pub fn add_layer_tar(self: &Arc<Self>, parent: Option<&Digest>, input: &mut (dyn Read + Send)) -> Result<Sealed> {
         let below = {
             let _lock = self.lock();
@@ -158,8 +158,8 @@ impl Store {
         };
         let stream = |source| Error::Stream { what: "read the layer", source };
         let head = read_head(input).map_err(stream)?;
-        let packing = Packing::sniff(&head).ok_or_else(|| Error::invalid("layer", "not a tar or compressed tar"))?;
-        let mut tar = packing.reader(std::io::Cursor::new(head).chain(input)).map_err(stream)?;
+        let tar = crate::inflate::inflate(head, input).map_err(stream)?;
+        let mut tar = tar.ok_or_else(|| Error::invalid("layer", "not a tar or compressed tar"))?;
         let staging = Staging::new(&self.tmp())?;
         let staged = self.stage(&staging, "layer", |send| {
             let pool = Pool::new(BUFFERS);
@@ -258,10 +258,32 @@ impl Store {
         Ok(self.db.read()?.list(&LAYERS)?.iter().map(|(chain, record)| facts(*chain, record)).collect())
     }
 
+    /// Every layer of any image.
+    pub fn layers_of_images(&self) -> Result<std::collections::HashSet<Digest>> {
+        Ok(self.db.read()?.list(&IMAGES)?.into_iter().flat_map(|(_, image)| image.layers).collect())
+    }
+
     /// The topmost layer of an image, if it has any: what a build goes on from.
     pub fn top_layer(&self, image: &Digest) -> Result<Option<Digest>> {
         let record = self.db.read()?.get(&IMAGES, image)?.ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
         Ok(record.layers.last().copied())
+    }
+
+    /// Puts a layer that stands alone (or anywhere) on top of another: the same files under another chain id. What is there
+    /// already is used again.
+    pub fn stack(self: &Arc<Self>, parent: Option<&Digest>, layer: &Digest) -> Result<Sealed> {
+        let facts = self.layer(layer)?.ok_or(Error::NoSuchLayer(*layer))?;
+        let chain = on_top(parent, &facts.diff_id);
+        match self.lease(&chain) {
+            Ok(lease) => {
+                let layer = self.layer(&chain)?.ok_or(Error::NoSuchLayer(chain))?;
+                return Ok(Sealed { layer, lease });
+            }
+            Err(Error::NoSuchLayer(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let blob = self.blob(&facts.diff_id)?.ok_or(Error::NoSuchBlob(facts.diff_id))?;
+        self.add_layer_tar(parent, &mut *blob.reader(0)?)
     }
 
     /// Keeps a layer and those below it while the lease lives.

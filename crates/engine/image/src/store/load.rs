@@ -184,7 +184,7 @@ fn resolve(members: &Members, options: &LoadOptions, limits: &Limits) -> Result<
     } else {
         images = from_index;
     }
-    if !options.only.is_empty() && !crate::weak::without("only") {
+    if !options.only.is_empty() && !vocab::weak::without("only") {
         let only: HashSet<Reference> = options.only.iter().map(|name| name.clone().or_latest()).collect();
         for image in &mut images {
             image.names.retain(|name| only.contains(name));
@@ -235,7 +235,7 @@ pub(super) fn new_image(
         return Err(Error::limit(format!("image {id}"), format!("max depth exceeded: {} layers", layers.len())));
     }
     for (at, (expected, layer)) in expected.iter().zip(&layers).enumerate() {
-        if *expected != layer.diff_id && !crate::weak::without("digest") {
+        if *expected != layer.diff_id && !vocab::weak::without("digest") {
             let what = format!("invalid diffID for layer {at}");
             return Err(Error::Digest { what, expected: *expected, actual: layer.diff_id });
         }
@@ -291,7 +291,7 @@ impl Oci<'_> {
     /// Follows a descriptor to one image.
     fn image(&self, link: &Link, above: &mut Vec<Digest>, budget: &mut usize) -> Result<NewImage> {
         let what = format!("manifest {}", link.digest);
-        if above.len() >= INDEX_DEPTH_MAX && !crate::weak::without("depth")
+        if above.len() >= INDEX_DEPTH_MAX && !vocab::weak::without("depth")
             || above.contains(&link.digest)
             || *budget == 0
         {

@@ -6,8 +6,10 @@
 //!
 //! ```no_run
 //! # use std::{io::Read, sync::Arc};
-//! # fn fetch(digest: &vocab::Digest, from: u64) -> Box<dyn Read + Send> { unimplemented!() }
-//! # fn pull(store: &Arc<image::Store>, manifest: image::PulledManifest, layers: &[(vocab::Digest, u64)]) -> image::Result<()> {
+//! # fn pull(
+//! #     store: &Arc<image::Store>, manifest: image::PulledManifest, layers: &[(vocab::Digest, u64)],
+//! #     fetch: impl Fn(&vocab::Digest, u64) -> Box<dyn Read + Send>,
+//! # ) -> image::Result<()> {
 //! let pull = store.pull()?;
 //! for (at, wanted) in pull.missing(&manifest.config)?.into_iter().enumerate().filter(|(_, wanted)| *wanted) {
 //!     let (digest, size) = layers[at];
@@ -268,7 +270,7 @@ impl Part<'_> {
             Ok(_) if received < self.size => Err(short()),
             other => other,
         }?;
-        if layer.digest != self.digest && !crate::weak::without("pull-digest") {
+        if layer.digest != self.digest && !vocab::weak::without("pull-digest") {
             return Err(Error::Digest { what: what.to_owned(), expected: self.digest, actual: layer.digest });
         }
         Ok(layer)

@@ -267,6 +267,30 @@ impl Store {
         overlay.detached(attr).context(|| format!("mount snapshot {container}"))
     }
 
+    /// As [`Store::mount`], read-only and without what is put under every container: the files alone.
+    pub fn mount_files(&self, container: &str) -> Result<OwnedFd> {
+        let record = self.snapshot_record(container)?;
+        let snapshot = self.snapshot(container)?;
+        let mut folders = vec![snapshot.upper];
+        folders.extend(self.lowers(&record.layers)?);
+        let open = |path: &PathBuf| Root::open(path).map(Root::into_fd).context(|| "open a snapshot");
+        let mut folders = folders.iter().map(open).collect::<Result<Vec<_>>>()?;
+        // An overlay that takes no writes needs two folders.
+        if folders.len() == 1 {
+            return Ok(folders.remove(0));
+        }
+        let mut overlay = Overlay {
+            lowers: folders.iter().map(AsFd::as_fd).collect(),
+            options: OVERLAY_OPTIONS.map(str::to_owned).to_vec(),
+            source: Some("overlay".into()),
+            ..Overlay::default()
+        };
+        if self.options.rootless {
+            overlay.options.push("userxattr".into());
+        }
+        overlay.detached(MountAttr::RDONLY).context(|| format!("mount the files of snapshot {container}"))
+    }
+
     /// The container's tree as folders, for walking without a mount. Topmost first; the init layer left out.
     pub(crate) fn union_of(&self, container: &str) -> Result<Union> {
         let record = self.snapshot_record(container)?;

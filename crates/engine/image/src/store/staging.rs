@@ -33,7 +33,7 @@ impl Staging {
     /// Durable: everything written here, and everything else on this disk.
     pub(crate) fn sync(&self) -> Result<()> {
         vocab::crash::point("image.staging.sync");
-        if crate::weak::without("sync") {
+        if vocab::weak::without("sync") {
             return Ok(());
         }
         linux::fs::syncfs(&self.disk).context(|| "write new layers to the disk")

@@ -84,7 +84,7 @@ pub enum XattrRule {
 }
 
 pub fn xattr_rule(name: &[u8]) -> XattrRule {
-    if crate::weak::without("overlay") {
+    if vocab::weak::without("overlay") {
         XattrRule::Set
     } else if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         XattrRule::Refuse

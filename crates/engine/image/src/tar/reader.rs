@@ -218,7 +218,7 @@ impl<S: Source, O: Observer> Reader<S, O> {
         self.ended = true;
         if zeros_at.is_some() {
             while let Some(chunk) = self.chunk(u64::MAX)? {
-                if let Some(at) = chunk.iter().position(|b| *b != 0).filter(|_| !crate::weak::without("trailing")) {
+                if let Some(at) = chunk.iter().position(|b| *b != 0).filter(|_| !vocab::weak::without("trailing")) {
                     return Err(TarError::Trailing(self.offset - chunk.len() as u64 + at as u64));
                 }
                 self.observe(&chunk)?;

@@ -5,10 +5,12 @@
 //! * `auth` — basic and token authentication
 //! * `session` — one reference's registry: its endpoints (mirrors first), redirects, retries
 //! * `pull`, `push`, `remote` — what users ask for
+//! * `fetch` — files at addresses, which have nothing to do with registries
 
 mod auth;
 mod connect;
 mod error;
+mod fetch;
 mod pull;
 mod push;
 mod remote;
@@ -21,8 +23,9 @@ use std::sync::{Arc, Mutex};
 
 pub use auth::Credentials;
 pub use error::{Error, Result};
+pub use fetch::{Download, Fetched, Validators};
 pub use pull::PullRequest;
-pub use push::PushRequest;
+pub use push::{PackageRequest, PushRequest};
 pub use remote::{Found, Inspected, Login};
 
 use connect::Pool;

@@ -30,7 +30,54 @@ pub struct PushRequest {
     pub credentials: Credentials,
 }
 
+/// Blobs and manifests that are no image of the store, or more than one.
+pub struct PackageRequest {
+    /// With a tag; with a digest instead, the whole gets no tag.
+    pub reference: Reference,
+    pub credentials: Credentials,
+    /// Digest, length, and the bytes themselves where the store does not have them.
+    pub blobs: Vec<(Digest, u64, Option<Vec<u8>>)>,
+    /// Media types and bytes; what one refers to stands before it. The last one gets the tag.
+    pub manifests: Vec<(String, Vec<u8>)>,
+}
+
 impl Client {
+    /// Pushes a package: its blobs, then its manifests.
+    pub async fn push_package(&self, store: &Arc<Store>, request: PackageRequest) -> Result<()> {
+        let reference = request.reference.clone().or_latest();
+        let session = Arc::new(self.session(&reference, request.credentials, false).await?);
+        let places = Arc::new(Semaphore::new(self.config().uploads.max(1)));
+        let mut tasks = JoinSet::new();
+        for (digest, bytes, inline) in request.blobs {
+            let job = BlobJob {
+                session: session.clone(),
+                store: store.clone(),
+                sources: Arc::default(),
+                digest,
+                bytes,
+                inline: inline.map(Arc::from),
+                id: None,
+                report: Arc::new(|_| true),
+            };
+            let places = places.clone();
+            tasks.spawn(async move {
+                let Ok(_place) = places.acquire_owned().await else { return Err(Error::Cancelled) };
+                job.run().await
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap_or_else(|e| Err(Error::Invalid(format!("an upload was cut short: {e}"))))?;
+        }
+        let last = request.manifests.len().saturating_sub(1);
+        for (at, (media_type, bytes)) in request.manifests.iter().enumerate() {
+            let digest = image::hash::sha256(bytes);
+            let own = digest.to_string();
+            let name = if at == last { reference.tag().unwrap_or(&own) } else { &own };
+            session.put_bytes(media_type, bytes, &digest, name).await?;
+        }
+        Ok(())
+    }
+
     /// Pushes one tag of an image; returns the manifest's digest.
     pub async fn push(&self, store: &Arc<Store>, request: PushRequest, report: Reporter) -> Result<Digest> {
         let reference = request.reference.clone().or_latest();
@@ -103,6 +150,7 @@ impl Session {
                 sources: sources.clone(),
                 digest,
                 bytes,
+                inline: None,
                 id,
                 report: report.clone(),
             };
@@ -120,12 +168,16 @@ impl Session {
     }
 
     async fn put_manifest(&self, image: &Distributable, tag: &str) -> Result<()> {
+        self.put_bytes(&image.media_type, &image.manifest, &image.digest, tag).await
+    }
+
+    async fn put_bytes(&self, media_type: &str, manifest: &[u8], digest: &Digest, tag: &str) -> Result<()> {
         let endpoint = self.registry()?;
         let scope = self.scope("pull,push");
         let url = self.url(endpoint, &format!("manifests/{tag}"));
-        let bytes = image.manifest.clone();
+        let bytes = manifest.to_vec();
         let body = move || Ok(Body::Full(bytes.clone().into()));
-        let mut ask = Ask::new(Method::PUT, &scope).header(CONTENT_TYPE, image.media_type.clone());
+        let mut ask = Ask::new(Method::PUT, &scope).header(CONTENT_TYPE, media_type);
         (ask.body, ask.repeatable) = (&body, true);
         let answer = self.send(endpoint, &url, &ask).await?;
         if !answer.status.is_success() {
@@ -133,9 +185,9 @@ impl Session {
         }
         let told = answer.header("docker-content-digest").map(str::to_owned);
         answer.discard().await;
-        match told.filter(|told| *told != image.digest.to_string()) {
+        match told.filter(|told| *told != digest.to_string()) {
             Some(told) => {
-                Err(Error::content("the registry", format!("it keeps manifest {told} where {} was sent", image.digest)))
+                Err(Error::content("the registry", format!("it keeps manifest {told} where {digest} was sent")))
             }
             None => Ok(()),
         }
@@ -159,6 +211,8 @@ struct BlobJob {
     sources: Arc<Vec<String>>,
     digest: Digest,
     bytes: u64,
+    /// The bytes themselves, where the store does not have them.
+    inline: Option<Arc<[u8]>>,
     /// What it is called in reports; the configuration is not told about.
     id: Option<String>,
     report: Reporter,
@@ -305,6 +359,9 @@ impl BlobJob {
     }
 
     fn body(&self, from: u64, end: u64) -> Result<Body> {
+        if let Some(inline) = &self.inline {
+            return Ok(Body::Full(bytes::Bytes::copy_from_slice(&inline[from as usize..end as usize])));
+        }
         let blob = self.store.blob(&self.digest)?;
         let blob = blob.ok_or(image::Error::NoSuchBlob(self.digest))?;
         let counted = Counted {

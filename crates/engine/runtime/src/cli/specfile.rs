@@ -136,30 +136,7 @@ fn features_value() -> Value {
 
 /// Go's durations as far as flags use them: `5s`, `500ms`, `1m30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, Fatal> {
-    let bad = || Fatal::from(format!("invalid duration {text:?}"));
-    let mut total = 0.0;
-    let mut rest = text;
-    if rest.is_empty() {
-        return Err(bad());
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        rest = &rest[end..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        total += number
-            * match &rest[..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(bad()),
-            };
-        rest = &rest[unit..];
-    }
-    Duration::try_from_secs_f64(total).map_err(|_| bad())
+    vocab::duration::parse(text).ok_or_else(|| Fatal::from(format!("invalid duration {text:?}")))
 }
 
 #[cfg(test)]

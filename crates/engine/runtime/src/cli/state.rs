@@ -236,7 +236,7 @@ impl Record {
     }
 
     fn is_same(&self, start_time: u64) -> bool {
-        start_time == self.init_process_start || crate::weak::without("start-time")
+        start_time == self.init_process_start || vocab::weak::without("start-time")
     }
 
     fn lives(&self) -> bool {

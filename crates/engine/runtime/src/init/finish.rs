@@ -195,7 +195,7 @@ fn own_stdio(uid: u32) {
 }
 
 fn open_cwd(cwd: &str) -> Result<std::os::fd::OwnedFd, Cause> {
-    if crate::weak::without("cwd") {
+    if vocab::weak::without("cwd") {
         return Ok(linux::fs::open_host(cwd, OFlags::PATH | OFlags::DIRECTORY)?);
     }
     Root::open("/")?.open_dir(cwd).map_err(Into::into)
@@ -207,7 +207,7 @@ fn enter(cwd: std::os::fd::OwnedFd, path: &str) -> Result<(), Cause> {
     drop(cwd);
     match linux::process::getcwd() {
         Ok(_) => Ok(()),
-        Err(_) if crate::weak::without("cwd") => Ok(()),
+        Err(_) if vocab::weak::without("cwd") => Ok(()),
         Err(error) => {
             Err(Cause::refused(RefusedKind::Forbidden, format!("{path}: outside of the container's root ({error})")))
         }
@@ -281,7 +281,7 @@ fn filter(process: &ProcessPlan, with: &mut Inherited, state: Option<serde_json:
 }
 
 fn close_on_exec(preserve_fds: u32) -> linux::Result<()> {
-    if crate::weak::without("descriptors") {
+    if vocab::weak::without("descriptors") {
         return Ok(());
     }
     linux::exec::cloexec_from(3)?;

@@ -63,7 +63,7 @@ impl Proc {
 
     /// Call it before the clone that makes the process visible.
     fn let_go_of_host(&mut self) {
-        if crate::weak::without("window") {
+        if vocab::weak::without("window") {
             return;
         }
         self.host = None;
@@ -91,6 +91,7 @@ impl Inherited {
         let mut keep: Vec<BorrowedFd<'_>> = vec![self.channel.socket.as_fd()];
         keep.extend(self.proc.host.as_ref().map(AsFd::as_fd));
         keep.extend(self.channel.late.as_ref().map(AsFd::as_fd));
+        keep.extend(self.channel.turn.get().map(AsFd::as_fd));
         keep.extend(self.join.iter().map(|(_, fd)| fd.as_fd()));
         keep.extend(self.early.iter().map(AsFd::as_fd));
         keep.extend(self.rootfs.as_ref().map(AsFd::as_fd));
@@ -206,15 +207,29 @@ fn clone_second(
     inherited: Inherited,
     child: impl FnOnce(Inherited) -> u8,
 ) -> u8 {
-    let own = match linux::fs::dup(&inherited.channel.socket) {
-        Ok(socket) => Channel { socket, late: None },
+    let (own, turn) = match linux::fs::dup(&inherited.channel.socket).and_then(|own| Ok((own, linux::pipe::pipe()?))) {
+        Ok((socket, turn)) => (Channel { socket, late: None, turn: OnceCell::new() }, turn),
         Err(error) => {
             inherited.channel.fail(Cause::from(error).at("clone the process".into()));
             return 1;
         }
     };
-    match linux::clone::spawn(token, second, move || child(inherited)) {
-        Ok(cloned) => u8::from(own.say(&FromChild::Pid(cloned.pid), None).is_err()),
+    let (theirs, ours) = (turn.0, ManuallyDrop::new(turn.1));
+    let second_stage = || {
+        // The write end closes in this process and stays in the first stage until that ends.
+        drop(ManuallyDrop::into_inner(ours));
+        if !vocab::weak::without("turn") {
+            let _ = inherited.channel.turn.set(theirs);
+        }
+        child(inherited)
+    };
+    match linux::clone::spawn(token, second, second_stage) {
+        Ok(cloned) => {
+            if vocab::weak::without("turn") {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            u8::from(own.say(&FromChild::Pid(cloned.pid), None).is_err())
+        }
         Err(error) => {
             own.fail(Cause::from(error).at("clone the process".into()));
             1
@@ -273,7 +288,7 @@ fn exec_child(plan: &ExecPlan, inherited: &mut Inherited) -> Failure {
     let prepared = (|| -> Result<(), Cause> {
         // The container's processes see this one: they must not look into it, nor through it at the host.
         linux::process::set_dumpable(false)?;
-        if crate::weak::without("window") {
+        if vocab::weak::without("window") {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         linux::process::setsid()?;
@@ -325,7 +340,7 @@ fn stdio(inherited: &mut Inherited) -> linux::Result<()> {
 
 /// Closes all that is not needed until exec.
 pub(crate) fn close_others(inherited: &Inherited, preserve_fds: u32) -> linux::Result<()> {
-    if crate::weak::without("descriptors") {
+    if vocab::weak::without("descriptors") {
         return Ok(());
     }
     let mut keep: Vec<BorrowedFd<'_>> = inherited.keep();

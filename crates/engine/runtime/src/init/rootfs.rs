@@ -80,7 +80,7 @@ impl Child<'_> {
     /// What a mount is attached to; made if it is missing.
     fn target(&self, destination: &str, tree: &OwnedFd) -> Result<OwnedFd, Cause> {
         let root = self.root()?;
-        if crate::weak::without("targets")
+        if vocab::weak::without("targets")
             && let RootfsSource::Directory(path) = &self.plan.rootfs
         {
             // By path, as if nobody could change it meanwhile.
@@ -97,7 +97,7 @@ impl Child<'_> {
     /// procfs and sysfs go on ordinary directories only: a link in the image would put them somewhere else.
     fn refuse_link(&self, destination: &str) -> Result<(), Cause> {
         match self.root()?.lstat(destination) {
-            Ok(_) if crate::weak::without("links") => Ok(()),
+            Ok(_) if vocab::weak::without("links") => Ok(()),
             Ok(stat) if linux::fs::file_type(&stat) == FileType::Directory => Ok(()),
             Ok(_) => Err(Cause::refused(
                 RefusedKind::Invalid,
@@ -252,7 +252,7 @@ impl Child<'_> {
         } else {
             if self.masks.null.is_none() {
                 let null =
-                    if crate::weak::without("null") { self.root()?.open_path("/dev/null")? } else { null_device()? };
+                    if vocab::weak::without("null") { self.root()?.open_path("/dev/null")? } else { null_device()? };
                 self.masks.null = Some(null);
             }
             let null =

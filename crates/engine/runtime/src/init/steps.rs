@@ -85,7 +85,7 @@ impl<'plan> Child<'plan> {
                 linux::process::umask(*mask);
                 Ok(())
             }
-            Step::WorkingDirectory(_) if crate::weak::without("cwd") => Ok(()),
+            Step::WorkingDirectory(_) if vocab::weak::without("cwd") => Ok(()),
             Step::WorkingDirectory(path) => {
                 self.root()?.mkdir_all(path, Mode::from_raw_mode(0o755))?;
                 Ok(())

@@ -35,7 +35,7 @@ pub(super) fn cgroup_plan(
         faults.unsupported("linux.resources.unified", "this host has no cgroup v2");
     }
     let rules = resources.devices.take().unwrap_or_default();
-    if crate::weak::without("devices") {
+    if vocab::weak::without("devices") {
         resources.devices = None;
     } else if facts.initial_user_namespace && facts.privileged {
         resources.devices = Some(device_rules(rules));

@@ -393,13 +393,15 @@ pub fn reuse(words: &[std::ffi::OsString]) {
     assert_eq!(call(&["run", "-d", "-b", bundle, id]).0, Some(0));
     let state: Value = serde_json::from_str(&call(&["state", id]).1).unwrap();
     let pid = state["pid"].as_i64().unwrap() as i32;
+    let started = linux::proc::stat(pid).unwrap().start_time;
     // We are everybody's parent here: it ends and is reaped, and its number is free.
     linux::process::kill(pid, 9).unwrap();
     linux::process::wait_pid(pid, true).unwrap();
     let mut victim = loop {
         std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        if child.id() as i32 == pid {
+        // The kernel tells start times in ticks of 10 ms: a process of the same tick could not be told apart by anybody.
+        if child.id() as i32 == pid && linux::proc::stat(pid).unwrap().start_time != started {
             break child;
         }
         child.kill().unwrap();

@@ -32,6 +32,7 @@ fn weakened() {
         ("devices", "devices_are_denied"),
         ("window", "rt_03_nothing_of_the_host_is_open_in_a_process_that_enters"),
         ("targets", "rt_04_mounts_stay_inside"),
+        ("turn", "namespaces_are_joined_by_path"),
         ("start-time", "rt_31_a_number_used_again"),
     ] {
         let run = |weak: &str| {
