@@ -79,6 +79,11 @@ impl Engine {
         self.inner.keeper.close();
     }
 
+    /// The client of registries, and of files at other addresses.
+    pub fn web_client(&self) -> registry::client::Client {
+        self.inner.doors.client.clone()
+    }
+
     /// The client of this engine's keeper.
     pub fn keeper(&self) -> keeper::client::Keeper {
         self.inner.keeper.clone()
@@ -380,6 +385,32 @@ impl Engine {
     pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
         let container = self.inner.find(container)?;
         self.inner.network_disconnect(network, &container, force).await
+    }
+}
+
+/// Pods: namespaces that the caller holds, on a network of their own. See [`PodNetwork`].
+impl Engine {
+    /// Makes the network of this node's pods, or makes sure that it is this one.
+    pub async fn pod_network(&self, network: PodNetwork) -> Result<()> {
+        let inner = self.inner.clone();
+        blocking(move || inner.pod_network(network)).await
+    }
+
+    /// Gives a pod its interface and its published ports; its addresses, the same as before if it has them already.
+    pub async fn pod_plug(&self, plug: PodPlug) -> Result<Vec<std::net::IpAddr>> {
+        let inner = self.inner.clone();
+        blocking(move || inner.pod_plug(&plug)).await
+    }
+
+    /// Takes back what a pod had. Its namespace must not be held any more: its address may be another's at once.
+    pub async fn pod_unplug(&self, uid: &str) {
+        let (inner, uid) = (self.inner.clone(), uid.to_owned());
+        blocking(move || inner.pod_unplug(&uid)).await;
+    }
+
+    /// Pods that have something on the network, held or not.
+    pub fn pods_plugged(&self) -> Vec<String> {
+        self.inner.pods_plugged()
     }
 }
 

@@ -20,12 +20,16 @@ mod volumes;
 
 pub use api::*;
 pub use core::instance_tag;
+pub use core::networks::{PodNetwork, PodPlug};
 pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
 pub use decide::text::human_duration;
 pub use decide::time::parse_until;
 pub use error::{Error, Result};
+pub use logs::parse_cri;
 pub use model::*;
+pub use network::{PublishedPort, parse_protocol};
 pub use ship::options::DRIVERS as LOG_DRIVERS;
+pub use spec::{MASKED_PATHS, READONLY_PATHS};
 pub use stream::{
     Attached, Body, BodySender, ByteStream, EventStream, InputSink, LogStream, OutputStream, Stream as ItemStream,
 };

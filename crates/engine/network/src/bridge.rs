@@ -171,7 +171,11 @@ impl Bridges {
     pub fn plug(&self, netns: impl AsFd, plug: &Plug<'_>) -> Result<(), NetworkError> {
         let netns = netns.as_fd();
         let mut host = Socket::route()?;
-        within(netns, || self.wire(&mut host, &mut Socket::route()?, netns, plug))
+        within(netns, || self.wire(&mut host, &mut Socket::route()?, netns, plug))?;
+        if plug.network.pods.is_some() {
+            settle_wire(plug)?;
+        }
+        Ok(())
     }
 
     /// Both ends of one interface; the caller's thread is in the container's network namespace.
@@ -184,6 +188,7 @@ impl Bridges {
     ) -> Result<(), NetworkError> {
         let mac = plug.mac.or_else(|| plug.addresses.iter().find_map(|address| mac_of(*address)));
         match plug.network.driver {
+            Driver::Bridge if plug.network.pods.is_some() => add_wire(host, netns, plug, mac)?,
             Driver::Bridge => self.add_port(host, netns, plug, mac)?,
             Driver::On(kind) => {
                 let parent = host.link(&plug.network.bridge)?.ok_or_else(|| gone("interface", &plug.network.bridge))?;
@@ -202,9 +207,14 @@ impl Bridges {
             set_if_there(&format!("net/ipv6/conf/{}/accept_ra", plug.name), "0")?;
         }
         inside.set_up(link.index)?;
+        let routed = plug.network.pods.is_some();
         for address in plug.addresses {
-            let (subnet, _) = place(plug.network, *address)?;
-            inside.add_address(link.index, *address, subnet.prefix())?;
+            let (subnet, gateway) = place(plug.network, *address)?;
+            let whole = if address.is_ipv4() { 32 } else { 128 };
+            inside.add_address(link.index, *address, if routed { whole } else { subnet.prefix() })?;
+            if routed {
+                inside.add_link_route(gateway, whole, link.index)?;
+            }
         }
         if plug.default_route {
             add_default_routes(inside, link.index, plug)?;
@@ -302,6 +312,39 @@ pub(crate) fn within<T: Send>(
         });
         inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// A pod's wire: the host's end carries the gateway's address and the route to the pod.
+fn add_wire(host: &mut Socket, netns: BorrowedFd<'_>, plug: &Plug<'_>, mac: Option<Mac>) -> Result<(), NetworkError> {
+    host.add_veth(&Veth {
+        name: plug.host_name,
+        master: None,
+        peer_name: plug.name,
+        peer_netns: netns,
+        peer_mac: mac,
+        mtu: plug.network.mtu,
+    })?;
+    let wire = host.link(plug.host_name)?.ok_or_else(|| gone("interface", plug.host_name))?;
+    for address in plug.addresses {
+        let (_, gateway) = place(plug.network, *address)?;
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        host.add_address(wire.index, gateway, whole)?;
+        host.add_link_route(*address, whole, wire.index)?;
+    }
+    if let Some(limit) = plug.receive_limit {
+        host.limit_sending(wire.index, limit, burst(limit))?;
+    }
+    Ok(())
+}
+
+/// Settings of the host's end, which are made in the host's own namespace.
+fn settle_wire(plug: &Plug<'_>) -> Result<(), NetworkError> {
+    let name = plug.host_name;
+    // A pod speaks with its own address and no other.
+    set(&format!("net/ipv4/conf/{name}/rp_filter"), "1")?;
+    // Published ports answer on 127.0.0.1 too, as on bridges.
+    set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    set_if_there(&format!("net/ipv6/conf/{name}/accept_ra"), "0")
 }
 
 fn add_default_routes(inside: &mut Socket, index: u32, plug: &Plug<'_>) -> Result<(), NetworkError> {

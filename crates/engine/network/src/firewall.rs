@@ -173,6 +173,7 @@ mod tests {
             between_containers: true,
             masquerade: true,
             mtu: None,
+            pods: None,
         }
     }
 

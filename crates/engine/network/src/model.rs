@@ -38,6 +38,19 @@ pub struct Network {
     pub masquerade: bool,
     /// Bytes; `None` leaves the kernel's.
     pub mtu: Option<u32>,
+    /// A network of pods, by Kubernetes' model.
+    pub pods: Option<PodModel>,
+}
+
+/// What differs on a network of pods: everybody who has a route reaches them, without translation, and they reach each other
+/// through the host alone, so that rules apply between two of them as to everybody else. Its bridge has no ports: it carries the
+/// subnet. A pod's interface is a wire of its own to the host, which routes the pod's address there. (On a common bridge the
+/// kernel would translate and forward frames between two pods behind the rules' back where `br_netfilter` is loaded, and answers
+/// would miss the translation where it is not.)
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodModel {
+    /// Where other pods are: what is sent there keeps its source address.
+    pub cluster: Vec<Subnet>,
 }
 
 /// A container's place on a network.

@@ -38,6 +38,25 @@ pub fn port(tag: &str, number: u64) -> String {
     format!("v{tag}-{}", suffix(number))
 }
 
+/// The bridge that carries the subnet of this node's pods.
+pub fn pod_bridge(tag: &str) -> String {
+    format!("k{tag}-pods")
+}
+
+/// The VXLAN link to other machines' pods.
+pub fn overlay(tag: &str) -> String {
+    format!("x{tag}-pods")
+}
+
+/// What the host's end of every pod's interface begins with, and nothing else.
+pub fn pod_prefix(tag: &str) -> String {
+    format!("p{tag}-")
+}
+
+pub fn pod_wire(tag: &str, number: u64) -> String {
+    format!("{}{}", pod_prefix(tag), suffix(number))
+}
+
 /// A further bridge of the network whose first bridge is `bridge`, and both ends of the pair between them: at the first
 /// bridge, at the further one.
 pub fn segment(tag: &str, bridge: &str, number: usize) -> [String; 3] {
@@ -53,7 +72,7 @@ pub fn kind(tag: &str, name: &str) -> Option<Kind> {
     rest.strip_prefix(tag)?.strip_prefix('-')?;
     match letter {
         "k" => Some(Kind::Bridge),
-        "v" => Some(Kind::Port),
+        "v" | "p" => Some(Kind::Port),
         "o" | "s" | "t" => Some(Kind::Segment),
         _ => None,
     }
@@ -66,7 +85,7 @@ mod tests {
     #[test]
     fn names_are_short_and_say_whose_they_are() {
         let tag = "0123abcd";
-        let mut all = vec![bridge(tag, u64::MAX), default_bridge(tag), port(tag, 7)];
+        let mut all = vec![bridge(tag, u64::MAX), default_bridge(tag), port(tag, 7), pod_bridge(tag), pod_wire(tag, 8)];
         all.extend(segment(tag, "mybridge", 3));
         for name in &all {
             assert!(name.len() <= 15, "{name}");

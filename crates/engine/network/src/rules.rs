@@ -6,7 +6,7 @@
 //! | `guard` | drops what comes from elsewhere and pretends to be for the host's own loopback |
 //! | `prerouting`, `output` | sends a published port of this host to its container |
 //! | `postrouting` | gives outgoing traffic the host's address, and traffic that comes back in by a published port the bridge's |
-//! | `forward` | answers, published ports and traffic within a network pass; everything else to a container is dropped; an internal network sends nothing out |
+//! | `forward` | answers, published ports and traffic within a network pass; everything else to a container is dropped; an internal network sends nothing out; pods are open to all |
 
 use std::net::IpAddr;
 
@@ -36,18 +36,29 @@ pub fn table(tag: &str, networks: &[Network], endpoints: &[Endpoint]) -> Table {
         networks.iter().filter(|network| network.driver == crate::Driver::Bridge).cloned().collect();
     let networks = networks.as_slice();
     let chains = vec![
-        Chain { name: "guard".into(), hook: hook(HookKind::Filter, HookPoint::Prerouting, -300), rules: guard_rules() },
+        Chain {
+            name: "guard".into(),
+            hook: hook(HookKind::Filter, HookPoint::Prerouting, -300),
+            rules: guard_rules(tag),
+        },
         Chain { name: "prerouting".into(), hook: hook(HookKind::Nat, HookPoint::Prerouting, -100), rules: published() },
         Chain { name: "output".into(), hook: hook(HookKind::Nat, HookPoint::Output, -100), rules: published() },
         Chain {
             name: "postrouting".into(),
             hook: hook(HookKind::Nat, HookPoint::Postrouting, 100),
-            rules: networks.iter().flat_map(masquerade_rules).chain([loopback_rule()]).collect(),
+            rules: networks
+                .iter()
+                .flat_map(masquerade_rules)
+                .chain(loopback_rules(tag))
+                .chain([loop_rule(IpVersion::V4), loop_rule(IpVersion::V6)])
+                .collect(),
         },
         Chain { name: "forward".into(), hook: hook(HookKind::Filter, HookPoint::Forward, 0), rules: forward_rules() },
     ];
-    let sets =
-        [port_maps(IpVersion::V4, endpoints), port_maps(IpVersion::V6, endpoints), bridge_sets(networks)].concat();
+    let versions = [IpVersion::V4, IpVersion::V6];
+    let mut sets: Vec<Set> = versions.iter().flat_map(|version| port_maps(*version, endpoints)).collect();
+    sets.extend(versions.iter().map(|version| loop_set(*version, networks, endpoints)));
+    sets.extend(bridge_sets(networks));
     Table { family: Family::Inet, name: table_name(tag), sets, chains }
 }
 
@@ -164,7 +175,12 @@ fn bridge_sets(networks: &[Network]) -> Vec<Set> {
     });
     let within =
         Set { name: "within".into(), key: vec![Type::Interface; 2], data: Data::None, elements: pairs.collect() };
-    vec![names("bridges", &|_| true), names("internal", &|network| network.internal), within]
+    vec![
+        names("bridges", &|_| true),
+        names("closed", &|network| network.pods.is_none()),
+        names("internal", &|network| network.internal),
+        within,
+    ]
 }
 
 fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
@@ -234,12 +250,21 @@ fn masquerade_rules(network: &Network) -> Vec<Vec<Expr>> {
     let mut rules = Vec::new();
     for (subnet, _) in &network.subnets {
         if network.masquerade && !network.internal {
+            let version = IpVersion::of(subnet.address());
             let mut out = from_subnet(subnet);
             // A network of several bridges leaves one by another: frames within it stay as they are.
-            out.extend(address_in(subnet, IpVersion::of(subnet.address()).destination(), false));
+            out.extend(address_in(subnet, version.destination(), false));
+            let others = network.pods.iter().flat_map(|pods| &pods.cluster);
+            for other in others.filter(|other| IpVersion::of(other.address()) == version) {
+                out.extend(address_in(other, version.destination(), false));
+            }
             out.extend(leaves_by(&network.bridge, false));
             out.push(Expr::Masquerade);
             rules.push(out);
+        }
+        // Answers between pods come back through the host by themselves.
+        if network.pods.is_some() {
+            continue;
         }
         // A container that asks for its own (or a neighbour's) published port: the answer must come back through the host.
         let mut back = from_subnet(subnet);
@@ -251,12 +276,48 @@ fn masquerade_rules(network: &Network) -> Vec<Vec<Expr>> {
     rules
 }
 
-/// From 127.0.0.0/8 to a container: no container could answer that address.
-fn loopback_rule() -> Vec<Expr> {
+/// From 127.0.0.0/8 to a container or pod: none could answer that address.
+fn loopback_rules(tag: &str) -> [Vec<Expr>; 2] {
     let loopback = Subnet::of([127, 0, 0, 0].into(), 8).expect("a prefix of eight bits");
-    let mut rule = from_subnet(&loopback);
-    rule.push(Expr::Meta { key: Meta::OutputName, to: 0 });
-    rule.push(Expr::Lookup { set: "bridges".into(), from: 0, found: Found::Match });
+    by_interface(Meta::OutputName, tag).map(|there| [from_subnet(&loopback), there, vec![Expr::Masquerade]].concat())
+}
+
+/// A container's side of the host: a bridge, or a pod's wire. A name compared by its beginning needs no set that changes with
+/// every pod.
+fn by_interface(key: Meta, tag: &str) -> [Vec<Expr>; 2] {
+    let wire = crate::names::pod_prefix(tag).into_bytes();
+    [
+        vec![Expr::Meta { key, to: 0 }, Expr::Lookup { set: "bridges".into(), from: 0, found: Found::Match }],
+        vec![Expr::Meta { key, to: 0 }, Expr::Compare { from: 0, equal: true, value: wire }],
+    ]
+}
+
+/// Addresses of pods that publish ports, each with itself.
+fn loop_set(version: IpVersion, networks: &[Network], endpoints: &[Endpoint]) -> Set {
+    let of_pods = |id: &str| networks.iter().any(|network| network.id == id && network.pods.is_some());
+    let addresses = endpoints
+        .iter()
+        .filter(|endpoint| !endpoint.ports.is_empty() && of_pods(&endpoint.network))
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+        .filter(|address| IpVersion::of(*address) == version);
+    let twice = |address| Element { key: vec![Field::Address(address); 2], value: Value::None };
+    Set {
+        name: format!("loops{}", version.suffix()),
+        key: vec![version.address_type(); 2],
+        data: Data::None,
+        elements: addresses.map(twice).collect(),
+    }
+}
+
+/// A pod that asks for its own published port would get its own packet back, and take it for an invention.
+fn loop_rule(version: IpVersion) -> Vec<Expr> {
+    let mut rule = version.is_spoken().to_vec();
+    let mut register = 0;
+    for (offset, length) in [version.source(), version.destination()] {
+        rule.push(Expr::Payload { base: Base::Network, offset, length, to: register });
+        register += version.registers();
+    }
+    rule.push(Expr::Lookup { set: format!("loops{}", version.suffix()), from: 0, found: Found::Match });
     rule.push(Expr::Masquerade);
     rule
 }
@@ -272,7 +333,7 @@ fn has_bits(key: Conntrack, bits: u32) -> [Expr; 3] {
 
 /// Published ports make containers answer on 127.0.0.1, for which the bridges accept such packets. Containers must not reach
 /// the host's loopback by that, nor neighbours what is published on loopback alone (NW-02).
-fn guard_rules() -> Vec<Vec<Expr>> {
+fn guard_rules(tag: &str) -> Vec<Vec<Expr>> {
     let (offset, length) = IpVersion::V4.destination();
     let mut loopback = IpVersion::V4.is_spoken().to_vec();
     loopback.extend([
@@ -280,13 +341,8 @@ fn guard_rules() -> Vec<Vec<Expr>> {
         Expr::Mask { from: 0, mask: vec![255, 0, 0, 0], to: 0 },
         Expr::Compare { from: 0, equal: true, value: vec![127, 0, 0, 0] },
     ]);
-    let mut from_bridge = loopback.clone();
-    from_bridge.extend([
-        Expr::Meta { key: Meta::InputName, to: 0 },
-        Expr::Lookup { set: "bridges".into(), from: 0, found: Found::Match },
-        Expr::Counter,
-        Expr::Verdict(Verdict::Drop),
-    ]);
+    let from_inside = by_interface(Meta::InputName, tag)
+        .map(|there| [loopback.clone(), there, vec![Expr::Counter, Expr::Verdict(Verdict::Drop)]].concat());
     let mut published = loopback;
     published.extend([
         Expr::Meta { key: Meta::InputName, to: 0 },
@@ -298,7 +354,7 @@ fn guard_rules() -> Vec<Vec<Expr>> {
         Expr::Counter,
         Expr::Verdict(Verdict::Drop),
     ]);
-    vec![from_bridge, published]
+    from_inside.into_iter().chain([published]).collect()
 }
 
 /// The table in a container's own namespace that sends questions for 127.0.0.11, port 53, to the ports on which its resolver
@@ -356,6 +412,6 @@ fn forward_rules() -> Vec<Vec<Expr>> {
         edge(Meta::InputName, "internal"),
         edge(Meta::OutputName, "internal"),
         published,
-        edge(Meta::OutputName, "bridges"),
+        edge(Meta::OutputName, "closed"),
     ]
 }

@@ -46,6 +46,7 @@ fn network(id: &str, subnet: &str, internal: bool) -> Network {
         between_containers: true,
         masquerade: true,
         mtu: None,
+        pods: None,
     }
 }
 
@@ -80,6 +81,55 @@ fn container_at(bridges: &Bridges, network: &Network, name: &str, address: &str,
         ports: Vec::new(),
     };
     Container { netns, endpoint }
+}
+
+fn pod(bridges: &Bridges, network: &Network, name: &str, address: &str) -> Container {
+    let addresses = [ip(address)];
+    let netns = bridges.sandbox(&[]).unwrap();
+    let plug = Plug {
+        network,
+        host_name: name,
+        name: "eth0",
+        addresses: &addresses,
+        mac: None,
+        segment: 0,
+        default_route: true,
+        send_limit: None,
+        receive_limit: None,
+    };
+    bridges.plug(&netns, &plug).unwrap();
+    serve(&netns, 80);
+    let endpoint = Endpoint {
+        network: network.id.clone(),
+        container: name.into(),
+        addresses: addresses.into(),
+        ports: Vec::new(),
+    };
+    Container { netns, endpoint }
+}
+
+/// As [`ask_from`], with an address that the asker takes for itself.
+fn ask_as(netns: &OwnedFd, own: &str, address: &str) -> String {
+    let mut inside = Socket::route_in(netns).unwrap();
+    let eth0 = inside.link("eth0").unwrap().unwrap();
+    inside.add_address(eth0.index, ip(own), 32).unwrap();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            ns::setns(netns, Namespaces::NET).unwrap();
+            let socket =
+                rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+            rustix::net::bind(&socket, &SocketAddr::new(ip(own), 0)).unwrap();
+            rustix::net::sockopt::set_socket_timeout(
+                &socket,
+                rustix::net::sockopt::Timeout::Send,
+                Some(Duration::from_millis(300)),
+            )
+            .unwrap();
+            let address: SocketAddr = address.parse().unwrap();
+            if rustix::net::connect(&socket, &address).is_ok() { "connected".to_owned() } else { "-".to_owned() }
+        });
+        asking.join().unwrap()
+    })
 }
 
 /// Answers each connection with the caller's address, until the test's process ends.
@@ -235,5 +285,49 @@ fn a_network_of_several_bridges_is_one() {
         let ours: Vec<_> =
             left.iter().filter(|name| matches!(network::names::kind("0123abcd", name), Some(kind) if kind != network::names::Kind::Port)).collect();
         assert!(ours.is_empty(), "{ours:?}");
+    });
+}
+
+#[test]
+fn pods_are_reached_from_everywhere_and_through_the_host_alone() {
+    on_a_host_of_its_own(|| {
+        let world = world();
+        let (bridges, firewall, ports) = (Bridges::new("test"), Firewall::new("test"), HeldPorts::default());
+        let closed = network("c", "10.1.9.0/24", false);
+        let mut pods = network("p", "10.1.0.0/24", false);
+        pods.pods = Some(network::PodModel { cluster: vec!["10.1.0.0/24".parse().unwrap()] });
+        for network in [&pods, &closed] {
+            bridges.add_network(network).unwrap();
+        }
+        let mut one = pod(&bridges, &pods, "ptest-1", "10.1.0.2");
+        let two = pod(&bridges, &pods, "ptest-2", "10.1.0.3");
+        let other = container(&bridges, &closed, "other", "10.1.9.2");
+        one.endpoint.ports.push(ports.hold(&tcp("0.0.0.0", 8080, 8080)).unwrap());
+        let networks = [pods, closed];
+        firewall.apply(&networks, &[one.endpoint.clone(), two.endpoint.clone()]).unwrap();
+        let rows = [
+            ("between pods", ask_from(&one.netns, "10.1.0.3:80"), "10.1.0.2"),
+            ("from the host", ask("10.1.0.2:80"), "10.1.0.1"),
+            ("from outside, straight", ask_from(&world, "10.1.0.2:80"), "192.0.2.2"),
+            ("out, with the host's address", ask_from(&one.netns, "192.0.2.2:80"), "192.0.2.1"),
+            ("from another network", ask_from(&other.netns, "10.1.0.2:80"), "10.1.0.1"),
+            ("to another network", ask_from(&one.netns, "10.1.9.2:80"), "-"),
+            ("a published port, from outside", ask_from(&world, "192.0.2.1:8080"), "192.0.2.2"),
+            ("a published port, on loopback", ask("127.0.0.1:8080"), "10.1.0.1"),
+            ("its own published port", ask_from(&one.netns, "192.0.2.1:8080"), "10.1.0.1"),
+            ("a neighbour's published port, address kept", ask_from(&two.netns, "192.0.2.1:8080"), "10.1.0.3"),
+            ("another pod's address as its own", ask_as(&one.netns, "10.1.0.3", "192.0.2.2:80"), "-"),
+        ];
+        let wrong: Vec<_> = rows.iter().filter(|(_, seen, expected)| seen != expected).collect();
+        assert!(wrong.is_empty(), "(what, seen, expected): {wrong:#?}");
+        // What is sent to the cluster's other nodes keeps its source: the world is one of them now.
+        let mut networks = networks;
+        networks[0].pods = Some(network::PodModel { cluster: vec!["192.0.2.2/32".parse().unwrap()] });
+        firewall.apply(&networks, &[one.endpoint.clone()]).unwrap();
+        assert_eq!(ask_from(&two.netns, "192.0.2.2:80"), "10.1.0.3");
+        bridges.remove_links(&["ptest-1", "ptest-2"]).unwrap();
+        for network in &networks {
+            bridges.remove_network(network, 1).unwrap();
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Inner;
-use super::open::names_in;
+use super::open::{container_groups, names_in};
 use crate::{Finding, Result, Status};
 
 impl Inner {
@@ -64,11 +64,12 @@ impl Inner {
         };
         let starting = |name: &str| containers.iter().any(|c| c.id.to_string() == name && busy(c));
         for hierarchy in &self.cgroups.layout().hierarchies {
-            let dir = hierarchy.mount.join(self.facts.cgroup_parent.trim_start_matches('/'));
-            for name in names_in(&dir).into_iter().filter(|n| n.len() == 64) {
+            let parent = Path::new(self.facts.cgroup_parent.trim_start_matches('/'));
+            for path in container_groups(&hierarchy.mount, parent) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let step = name.parse().is_ok_and(|id| self.steps.holds(id));
                 if !alive(&name) && !starting(&name) && !step {
-                    let place = dir.join(&name).display().to_string();
+                    let place = hierarchy.mount.join(&path).display().to_string();
                     add(
                         "cgroup",
                         place,

@@ -27,8 +27,9 @@ impl Inner {
         }
         // Before the first read, so that what is written meanwhile wakes us.
         let woken = if options.follow {
-            std::fs::create_dir_all(self.container_dir(container.id)).map_err(|e| Error::internal("follow logs", e))?;
-            Some(self.log_watch.watch(self.container_dir(container.id))?)
+            let directory = path.parent().unwrap_or(&path).to_owned();
+            std::fs::create_dir_all(&directory).map_err(|e| Error::internal("follow logs", e))?;
+            Some(self.log_watch.watch(directory)?)
         } else {
             None
         };

@@ -150,7 +150,11 @@ impl Inner {
 
     /// The json-file log, if the driver keeps one.
     pub(crate) fn log_path(&self, id: ContainerId, host: &HostConfig) -> Option<PathBuf> {
-        (host.log.driver != "none").then(|| self.container_dir(id).join(format!("{id}-json.log")))
+        match host.log.driver.as_str() {
+            "none" => None,
+            crate::ship::options::CRI => crate::ship::options::cri_path(&host.log),
+            _ => Some(self.container_dir(id).join(format!("{id}-json.log"))),
+        }
     }
 
     /// Where the container's cgroups are, from the root of every hierarchy.

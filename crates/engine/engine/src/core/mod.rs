@@ -18,7 +18,7 @@ pub(crate) mod info;
 mod inner;
 mod lifecycle;
 mod list;
-mod networks;
+pub(crate) mod networks;
 pub(crate) mod open;
 pub(crate) mod records;
 mod registries;

@@ -1,7 +1,7 @@
 //! Opening an engine: the root, the keeper, and everything that happened while nobody looked.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -283,10 +283,12 @@ impl Inner {
         };
         let parent = self.facts.cgroup_parent.trim_start_matches('/');
         let hierarchies = &self.cgroups.layout().hierarchies;
-        let names: BTreeSet<String> = hierarchies.iter().flat_map(|h| names_in(&h.mount.join(parent))).collect();
-        for name in names.iter().filter(|name| name.parse::<ContainerId>().is_ok() && !runs(name)) {
+        let groups: BTreeSet<PathBuf> =
+            hierarchies.iter().flat_map(|h| container_groups(&h.mount, Path::new(parent))).collect();
+        let name_of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for path in groups.iter().filter(|path| !runs(&name_of(path))) {
             let plan = runtime::plan::CgroupPlan {
-                path: format!("/{parent}/{name}"),
+                path: format!("/{}", path.display()),
                 resources: Default::default(),
                 optional: false,
             };
@@ -338,6 +340,26 @@ fn ended(held: &Held) -> Option<Exited> {
         Phase::Ended(exited) => Some(exited),
         _ => None,
     }
+}
+
+/// How deep containers' groups may lie beneath the instance's: pods bring `kubepods/CLASS/POD`.
+const GROUP_DEPTH: usize = 3;
+
+/// Groups that have a container's name, beneath `parent` in a hierarchy; paths from its root.
+pub(crate) fn container_groups(mount: &Path, parent: &Path) -> Vec<PathBuf> {
+    fn walk(mount: &Path, place: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+        for name in names_in(&mount.join(place)) {
+            let path = place.join(&name);
+            if name.parse::<ContainerId>().is_ok() {
+                found.push(path);
+            } else if depth > 0 && mount.join(&path).is_dir() {
+                walk(mount, &path, depth - 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(mount, parent, GROUP_DEPTH, &mut found);
+    found
 }
 
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {

@@ -10,7 +10,7 @@ use runtime::RootfsSource;
 use super::records::ContainerRecord;
 use super::{Container, Inner};
 use crate::decide::caps;
-use crate::decide::request::log_rotation;
+use crate::decide::request::{Rotation, log_rotation};
 use crate::decide::user::{ExecUser, FILE_BYTES_MAX, resolve_user};
 use crate::spec::{self, Joined, NamespaceMode, NetworkFiles, SpecInput};
 use crate::{Error, HostConfig, MountKind, Result, Status};
@@ -127,7 +127,14 @@ impl Inner {
 
     fn log_spec(&self, container: &Container, host: &HostConfig) -> Result<Option<LogSpec>> {
         let Some(path) = self.log_path(container.id, host) else { return Ok(None) };
+        if crate::ship::options::is_rotated_elsewhere(&host.log) {
+            return Ok(Some(LogSpec { driver: LogDriver::Cri, path, max_size: None, max_files: 1 }));
+        }
         let rotation = log_rotation(&host.log)?;
+        if host.log.driver == crate::ship::options::CRI {
+            let Rotation { size_bytes_max: max_size, files_max: max_files } = rotation;
+            return Ok(Some(LogSpec { driver: LogDriver::Cri, path, max_size, max_files }));
+        }
         let subject = crate::ship::subject::Subject::new(container.id, &container.record());
         Ok(Some(LogSpec {
             driver: LogDriver::JsonFile { attrs: subject.file_attributes(&host.log) },

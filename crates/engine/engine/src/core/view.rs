@@ -39,7 +39,9 @@ impl Inner {
                 hostname: dir.join("hostname"),
                 hosts: dir.join("hosts"),
                 log: match record.host.log.driver.as_str() {
-                    "" | "json-file" => self.log_path(container.id, &record.host).unwrap_or_default(),
+                    "" | "json-file" | crate::ship::options::CRI => {
+                        self.log_path(container.id, &record.host).unwrap_or_default()
+                    }
                     _ => Default::default(),
                 },
             },

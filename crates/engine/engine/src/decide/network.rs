@@ -373,6 +373,7 @@ pub(crate) fn kernel_network(id: &str, record: &NetworkRecord) -> Result<Network
         between_containers: truth(options, ICC, true)?,
         masquerade: truth(options, MASQUERADE, true)?,
         mtu: mtu(options)?,
+        pods: None,
     })
 }
 

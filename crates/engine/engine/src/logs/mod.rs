@@ -9,3 +9,4 @@ mod record;
 mod tail;
 
 pub(crate) use reader::{Batch, LogReader};
+pub use record::parse_cri;

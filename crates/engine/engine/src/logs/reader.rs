@@ -181,17 +181,16 @@ fn chain(path: &Path) -> io::Result<Vec<File>> {
                 PathBuf::from(name)
             }
         };
-        match File::open(&name) {
-            Ok(file) => {
+        match linux::fs::open_regular(&name)? {
+            Some(file) => {
                 let inode = file.metadata()?.ino();
                 if !files.iter().any(|(seen, _)| *seen == inode) {
                     files.push((inode, file));
                 }
             }
             // Between a rename and the new file there is a moment without the newest.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && index == 0 => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => break,
-            Err(e) => return Err(e),
+            None if index == 0 => {}
+            None => break,
         }
     }
     Ok(files.into_iter().rev().map(|(_, file)| file).collect())

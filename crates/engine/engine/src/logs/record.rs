@@ -1,4 +1,4 @@
-//! One record of a json-file log.
+//! One record of a log: of a json-file, or in the format of the container runtime interface.
 
 use std::borrow::Cow;
 
@@ -23,6 +23,9 @@ struct Record<'a> {
 /// Parses one line without its newline. `None`: damaged (a torn write of another program, an edited file); readers
 /// skip it rather than stop.
 pub(super) fn parse_record(line: &[u8], details: bool) -> Option<LogEntry> {
+    if line.first() != Some(&b'{') {
+        return parse_cri(line);
+    }
     let record: Record<'_> = serde_json::from_slice(line).ok()?;
     let at: Timestamp = record.time.parse().ok()?;
     let stream = if record.stream == "stderr" { Stream::Stderr } else { Stream::Stdout };
@@ -33,9 +36,49 @@ pub(super) fn parse_record(line: &[u8], details: bool) -> Option<LogEntry> {
     Some(LogEntry { stream, at, line: Bytes::from(record.log.into_owned().into_bytes()), attributes })
 }
 
+/// One line of the interface's format without its newline: `TIME STREAM TAG TEXT`; the first of the tags says whether the line ends there (`F`) or goes on (`P`).
+pub fn parse_cri(line: &[u8]) -> Option<LogEntry> {
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
+    let mut word = || parts.next().and_then(|part| std::str::from_utf8(part).ok());
+    let (time, stream, tags) = (word()?, word()?, word()?);
+    let at: Timestamp = time.parse().ok()?;
+    let stream = match stream {
+        "stdout" => Stream::Stdout,
+        "stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    let mut text = parts.next()?.to_vec();
+    match tags.split(':').next()? {
+        "F" => text.push(b'\n'),
+        "P" => {}
+        _ => return None,
+    }
+    Some(LogEntry { stream, at, line: text.into(), attributes: Vec::new() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_the_interface_are_whole_lines_or_pieces() {
+        let check = |line: &str| {
+            let entry = parse_record(line.as_bytes(), true)?;
+            Some(format!("{:?} {:?}", entry.stream, String::from_utf8(entry.line.to_vec()).unwrap()))
+        };
+        assert_eq!(check("2026-01-02T03:04:05.1Z stdout F a  b").as_deref(), Some("Stdout \"a  b\\n\""));
+        assert_eq!(check("2026-01-02T03:04:05.1Z stderr P:x a").as_deref(), Some("Stderr \"a\""));
+        assert_eq!(check("2026-01-02T03:04:05.1Z stdout F ").as_deref(), Some("Stdout \"\\n\""));
+        assert_eq!(check("2026-01-02T05:04:05.1+02:00 stdout F x").as_deref(), Some("Stdout \"x\\n\""));
+        for damaged in [
+            "2026-01-02T03:04:05.1Z stdout F",
+            "soon stdout F a",
+            "2026-01-02T03:04:05.1Z x F a",
+            "2026-01-02T03:04:05.1Z stdout Q a",
+        ] {
+            assert_eq!(check(damaged), None, "{damaged}");
+        }
+    }
 
     #[test]
     fn records_read_as_docker_writes_them() {

@@ -63,6 +63,7 @@ pub struct ImageConfig {
     pub env: Vec<String>,
     pub entrypoint: Option<Vec<String>>,
     pub cmd: Option<Vec<String>>,
+    pub args_escaped: bool,
     pub volumes: BTreeSet<String>,
     pub working_dir: String,
     pub labels: BTreeMap<String, String>,

@@ -58,7 +58,34 @@ fn own(driver: &str) -> &'static [&'static str] {
     }
 }
 
+/// The driver of the container runtime interface: lines go in its own format to the file that its option `path` names, which whoever
+/// reads it rotates and removes. Docker does not know it.
+pub(crate) const CRI: &str = "cri";
+
+/// With a size the engine rotates it itself, and reads it.
+const CRI_OPTIONS: [&str; 3] = ["path", "max-size", "max-file"];
+
+/// Whether somebody else rotates the log, to names that nobody here knows.
+pub(crate) fn is_rotated_elsewhere(log: &LogConfig) -> bool {
+    log.driver == CRI && !log.options.contains_key("max-size")
+}
+
+/// Where the lines of a container with the driver [`CRI`] go.
+pub(crate) fn cri_path(log: &LogConfig) -> Option<PathBuf> {
+    (log.driver == CRI).then(|| log.options.get("path").map(PathBuf::from)).flatten()
+}
+
 pub(crate) fn check(log: &LogConfig) -> Result<()> {
+    if log.driver == CRI {
+        return match cri_path(log) {
+            Some(path) if path.is_absolute() && log.options.keys().all(|name| CRI_OPTIONS.contains(&name.as_str())) => {
+                Ok(())
+            }
+            _ => {
+                Err(Error::Invalid(format!("log driver 'cri' needs an absolute path; its options are {CRI_OPTIONS:?}")))
+            }
+        };
+    }
     let driver = if log.driver.is_empty() { "json-file" } else { &log.driver };
     if !DRIVERS.contains(&driver) {
         return Err(Error::Invalid(format!("logger: no log driver named '{driver}' is registered")));
@@ -110,9 +137,11 @@ pub(crate) fn check(log: &LogConfig) -> Result<()> {
     Ok(())
 }
 
-/// Docker's `cache-disabled`: the file is only what is still to be delivered.
+/// Docker's `cache-disabled`: the file is only what is still to be delivered. A file of the container runtime interface is read by
+/// whoever asked for it.
 pub(crate) fn reading_is_disabled(log: &LogConfig) -> bool {
-    is_remote(&log.driver) && log.options.get("cache-disabled").and_then(|value| parse_bool(value)) == Some(true)
+    is_rotated_elsewhere(log)
+        || is_remote(&log.driver) && log.options.get("cache-disabled").and_then(|value| parse_bool(value)) == Some(true)
 }
 
 pub(super) fn parse_bool(text: &str) -> Option<bool> {

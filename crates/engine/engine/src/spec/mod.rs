@@ -13,3 +13,4 @@ pub(crate) use build::*;
 pub(crate) use files::*;
 pub(crate) use resources::{check_resources, count_cpus};
 pub(crate) use security::*;
+pub use security::{MASKED_PATHS, READONLY_PATHS};

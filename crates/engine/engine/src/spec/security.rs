@@ -132,7 +132,7 @@ pub(crate) fn parse_security_opt(options: &[String]) -> Result<SecurityOptions> 
 }
 
 /// Docker's current list.
-pub(crate) const MASKED_PATHS: [&str; 12] = [
+pub const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -148,7 +148,7 @@ pub(crate) const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Docker's current list.
-pub(crate) const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The masked paths of a host with `cpus` processors: each one's thermal counters are hidden as well (RT-21).
 pub(crate) fn masked_paths(thermal_cpus: &[u32]) -> Vec<String> {

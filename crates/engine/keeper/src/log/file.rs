@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use vocab::crash;
 
-use crate::model::LogSpec;
+use crate::model::{LogDriver, LogSpec};
 
 #[derive(Debug)]
 pub(crate) struct LogFile {
@@ -42,8 +42,18 @@ impl LogFile {
 
     /// As [`LogFile::position`], without rotating.
     pub(crate) fn stat(&mut self) -> io::Result<Position> {
+        if self.spec.driver == LogDriver::Cri && self.is_moved() {
+            self.file = None;
+        }
         let meta = self.open()?.metadata()?;
         Ok(Position { inode: meta.ino(), size: meta.size() })
+    }
+
+    /// Whoever asked for a log in this format rotates it by giving the file another name.
+    fn is_moved(&self) -> bool {
+        let Some(Ok(own)) = self.file.as_ref().map(File::metadata) else { return false };
+        let named = std::fs::symlink_metadata(&self.spec.path);
+        named.map_or(true, |named| (named.dev(), named.ino()) != (own.dev(), own.ino()))
     }
 
     /// Bytes until rotation.
@@ -183,6 +193,20 @@ mod tests {
         std::fs::remove_file(scratch.0.join("log.3")).unwrap();
         append(&mut scratch.log(1, 4), "e");
         assert_eq!(scratch.shown(), "log=e log.1=d log.2=c log.3=b");
+    }
+
+    #[test]
+    fn a_log_that_others_rotate_goes_on_under_its_own_name() {
+        let scratch = Scratch::new("moved");
+        let mut log = scratch.log(100, 1);
+        log.spec.driver = LogDriver::Cri;
+        append(&mut log, "a");
+        std::fs::rename(scratch.0.join("log"), scratch.0.join("log.old")).unwrap();
+        append(&mut log, "b");
+        std::fs::rename(scratch.0.join("log"), scratch.0.join("log.older")).unwrap();
+        std::fs::write(scratch.0.join("log"), "c").unwrap();
+        append(&mut log, "d");
+        assert_eq!(scratch.shown(), "log=cd log.old=a log.older=b");
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Server<'_> {
                 if !ended {
                     return Err(Fault::StillRunning);
                 }
-                self.let_go(slot);
+                self.leave(slot);
                 let _ = std::fs::remove_file(exit_path(&self.args.run, &id));
                 Ok(Some(Vec::new()))
             }

@@ -81,6 +81,26 @@ impl Server<'_> {
         self.sinks_closed(slot, closed);
     }
 
+    /// Forgets what has ended. Its id is free at once; its slot when its subscribers have taken what it said: the engine forgets a process
+    /// as soon as it hears of its end, and whoever reads slowly would lose the rest.
+    pub(super) fn leave(&mut self, slot: usize) {
+        let Some(held) = self.slots[slot].as_mut() else { return };
+        held.leaving = true;
+        self.by_id.remove(&held.id);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.pump(slot, stream);
+        }
+        self.leave_if_done(slot);
+    }
+
+    /// Lets go of what was forgotten and whose streams have ended.
+    pub(super) fn leave_if_done(&mut self, slot: usize) {
+        let held = self.slots.get(slot).and_then(Option::as_ref);
+        if held.is_some_and(|held| held.leaving && held.stdout.is_none() && held.stderr.is_none()) {
+            self.let_go(slot);
+        }
+    }
+
     /// Closes everything of a slot.
     pub(super) fn let_go(&mut self, slot: usize) {
         let mut closed = Vec::new();
@@ -93,7 +113,10 @@ impl Server<'_> {
             if let Some(tty) = &held.tty {
                 let _ = self.epoll.delete(tty);
             }
-            self.by_id.remove(&held.id);
+            // What was forgotten has given up its id, and another may hold it by now.
+            if self.by_id.get(&held.id) == Some(&slot) {
+                self.by_id.remove(&held.id);
+            }
         }
         self.busy.retain(|(busy, _)| *busy != slot);
         self.idle_since_ms = now_ms();

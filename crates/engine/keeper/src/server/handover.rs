@@ -76,6 +76,7 @@ impl Server<'_> {
             launch: None,
             ending: false,
             ending_since_ms: 0,
+            leaving: false,
         });
         self.by_id.insert(record.id, slot);
         self.watch(slot);

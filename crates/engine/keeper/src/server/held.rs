@@ -49,6 +49,8 @@ pub(crate) struct Held {
     pub ending: bool,
     /// When to give up asking how it ended.
     pub ending_since_ms: u64,
+    /// Forgotten by the engine, with output that its subscribers have not taken yet.
+    pub leaving: bool,
 }
 
 impl Held {

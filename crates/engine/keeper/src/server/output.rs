@@ -24,8 +24,10 @@ impl Server<'_> {
         }
         match outcome {
             Pumped::More => self.mark_busy(slot, stream),
-            // What an exec has left running in the background does not keep its streams open.
-            Pumped::Idle { .. } if self.is_ended_exec(slot) => self.end_stream(slot, stream, &mut closed),
+            // What an exec, or a container that is gone, has left running in the background does not keep its streams open.
+            Pumped::Idle { .. } if self.is_ended_exec(slot) || self.is_leaving(slot) => {
+                self.end_stream(slot, stream, &mut closed)
+            }
             Pumped::Idle { tail: true } => self.want_timer(),
             // A subscriber's pipe reports room by itself.
             Pumped::Idle { tail: false } | Pumped::Blocked => {}
@@ -35,11 +37,16 @@ impl Server<'_> {
         if self.plumbing.is_big() {
             self.want_timer();
         }
+        self.leave_if_done(slot);
     }
 
     pub(super) fn is_ended_exec(&self, slot: usize) -> bool {
         let held = self.slots.get(slot).and_then(Option::as_ref);
         held.is_some_and(|held| held.kind == Kind::Exec && matches!(held.phase, Phase::Ended(_)))
+    }
+
+    fn is_leaving(&self, slot: usize) -> bool {
+        self.slots.get(slot).and_then(Option::as_ref).is_some_and(|held| held.leaving)
     }
 
     pub(super) fn pump_once(&mut self, slot: usize, stream: Stream, closed: &mut Vec<u64>) -> Pumped {

@@ -97,6 +97,7 @@ impl Server<'_> {
             launch: Some(Launch { child, gate, gated, asker: Some(asker), warnings }),
             ending: false,
             ending_since_ms: 0,
+            leaving: false,
         };
         self.slots[slot] = Some(held);
         self.by_id.insert(id, slot);

@@ -76,6 +76,7 @@ cases! {
     input_ends_when_everybody_has_closed_it
     a_gated_program_waits
     a_slow_subscriber_holds_the_writer_up_and_nobody_else
+    what_is_forgotten_still_delivers_what_it_said
     an_unfinished_line_is_logged_after_a_while
     an_engine_that_comes_back_finds_everything
     an_engine_of_another_build_gets_a_keeper_of_its_own
@@ -403,6 +404,33 @@ async fn a_slow_subscriber_holds_the_writer_up_and_nobody_else() {
     keeper.start(wanted).await.unwrap();
     drop(gone_streams);
     exit_of(&mut events, "c").await;
+}
+
+async fn what_is_forgotten_still_delivers_what_it_said() {
+    const LINES: u64 = 10_000;
+    let lab = Lab::new("forgotten");
+    let (keeper, _, mut events) = lab.connect().await;
+    let (slow, slow_streams) = sink();
+    let lines = LINES.to_string();
+    let mut wanted = request("a", writer(&["a", &lines, "0"]));
+    wanted.log = Some(lab.log("a"));
+    wanted.sinks.push(slow);
+    keeper.start(wanted).await.unwrap();
+    // More than the subscriber's pipe takes, and it all fits into the program's own: nobody has read when it ends.
+    exit_of(&mut events, "a").await;
+    keeper.forget("a").await.unwrap();
+    // Its id is free at once.
+    let (next, next_streams) = sink();
+    let mut wanted = request("a", writer(&["next", "1", "0"]));
+    wanted.sinks.push(next);
+    keeper.start(wanted).await.unwrap();
+    let text = read_all(next_streams.stdout.unwrap()).await;
+    writer::check("next", "stdout", 1, &String::from_utf8(text).unwrap());
+    exit_of(&mut events, "a").await;
+    let text = read_all(slow_streams.stdout.unwrap()).await;
+    assert!(text.len() > 64 * 1024, "a pipe holds all of {} bytes", text.len());
+    writer::check("a", "stdout", LINES, &String::from_utf8(text).unwrap());
+    writer::check("a", "stdout", LINES, &logged(&lab.log("a"), "stdout"));
 }
 
 async fn an_unfinished_line_is_logged_after_a_while() {

@@ -42,21 +42,16 @@ impl Networks {
                     }
                 }
                 for port in &endpoint.ports {
-                    let host_ports = network::Range { first: port.host_port, last: port.host_port };
-                    let binding = network::PortBinding {
-                        protocol: port.protocol,
-                        container_port: port.container_port,
-                        host_address: port.host_address,
-                        host_ports,
-                    };
                     // Its traffic goes to the container all the same.
-                    if let Err(error) = self.ports.hold(&binding) {
+                    if let Err(error) = self.ports.hold(&binding_of(port)) {
                         tracing::warn!(container = %id, %error, "a published port was taken while no engine held it");
                     }
                 }
             }
             state.running.insert(id, known);
         }
+        state.pods = self.read_pods();
+        self.rest_pods(&mut state.pods)?;
         // Links: of what runs and of networks that exist; the rest was left by a crash.
         let wanted: BTreeSet<String> = state
             .running
@@ -68,6 +63,7 @@ impl Networks {
                     (1..net.segments).flat_map(|n| names::segment(self.bridges.tag(), &net.kernel.bridge, n));
                 segments.collect::<Vec<_>>()
             }))
+            .chain(state.pods.links().map(str::to_owned))
             .collect();
         let links = self.bridges.links()?;
         let left: Vec<&str> = links
@@ -86,7 +82,10 @@ impl Networks {
                 self.bridges.add_network(&net.kernel)?;
             }
         }
-        if state.networks.values().any(|net| net.up) {
+        if let Some(network) = state.pods.network() {
+            self.bridges.add_network(network)?;
+        }
+        if state.pods.network().is_some() || state.networks.values().any(|net| net.up) {
             self.apply(&state)?;
         } else if self.firewall.is_there().unwrap_or(false) {
             self.firewall.remove()?;
@@ -109,7 +108,12 @@ impl Networks {
             gone = gone.and(self.bridges.remove_network(&net.kernel, net.segments));
             net.up = false;
         }
-        if state.networks.values().all(|net| !net.up) && self.firewall.is_applied() {
+        let state = &mut *state;
+        if let Err(error) = self.rest_pods(&mut state.pods) {
+            tracing::warn!(%error, "the bridge of pods stays behind");
+        }
+        let needless = state.pods.network().is_none() && state.networks.values().all(|net| !net.up);
+        if needless && self.firewall.is_applied() {
             gone = gone.and(self.firewall.remove());
         }
         if let Err(error) = gone {
@@ -158,6 +162,7 @@ impl Networks {
         for name in &links {
             let ours = match names::kind(self.bridges.tag(), name) {
                 None | Some(Kind::Segment) => continue,
+                Some(_) if state.pods.links().any(|link| link == name) => continue,
                 Some(Kind::Bridge) => state.networks.values().any(|net| net.kernel.bridge == *name),
                 Some(Kind::Port) => {
                     let endpoints = state.running.values().flat_map(|running| &running.endpoints);
@@ -174,10 +179,22 @@ impl Networks {
                 add(place, "endpoints without a running container", "restart the engine: it removes them");
             }
         }
+        self.look_at_pods(&state.pods, &links, &mut add);
+        self.look_at_services(&state.pods, &links, &mut add)?;
         if self.firewall.is_applied() && !self.firewall.is_there()? {
             add("nftables".into(), "the table of this engine is missing", "restart the engine");
         }
         Ok(found)
+    }
+}
+
+/// What holds a published port again.
+pub(super) fn binding_of(port: &network::PublishedPort) -> network::PortBinding {
+    network::PortBinding {
+        protocol: port.protocol,
+        container_port: port.container_port,
+        host_address: port.host_address,
+        host_ports: network::Range { first: port.host_port, last: port.host_port },
     }
 }
 

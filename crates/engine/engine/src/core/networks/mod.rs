@@ -6,13 +6,16 @@
 //! * `state` — addresses, ports and names: reserved at a start, given back at an exit
 //! * `manage` — create, list, remove, prune
 //! * `sandbox` — a container's network namespace at start and exit, connect and disconnect
+//! * `pods` — namespaces that the cluster holds, on a network of their own
 //! * `adopt` — a new engine finds what the last one left; doctor
 //! * `resolver` — answers at 127.0.0.11 inside of containers
 
 mod adopt;
 mod manage;
+mod pods;
 mod resolver;
 mod sandbox;
+mod services;
 mod state;
 
 use std::collections::BTreeMap;
@@ -28,6 +31,7 @@ use crate::decide::network::{self as decide, NetworkRecord};
 use crate::{ContainerId, Error, Result};
 
 pub(crate) use adopt::guard_rules;
+pub use pods::{PodNetwork, PodPlug};
 pub(crate) use sandbox::{Sandbox, asked_networks};
 
 /// The networks of one engine.
@@ -38,6 +42,8 @@ pub(crate) struct Networks {
     ports: HeldPorts,
     /// `<run>/networks`.
     dir: PathBuf,
+    /// `<run>/podnet`.
+    pod_dir: PathBuf,
     /// For this machine's unique local prefix.
     seed: String,
     state: Mutex<State>,
@@ -49,7 +55,8 @@ pub(crate) struct Networks {
 struct State {
     networks: BTreeMap<String, Net>,
     running: BTreeMap<ContainerId, Running>,
-    /// Links of containers that have ended; the kernel removes most of them by itself.
+    pods: pods::Pods,
+    /// Links of containers and pods that have ended; the kernel removes most of them by itself.
     dying: Vec<String>,
 }
 
@@ -130,6 +137,7 @@ impl Networks {
             firewall: Firewall::new(tag),
             ports: HeldPorts::default(),
             dir,
+            pod_dir: run.join("podnet"),
             seed: seed.to_owned(),
             state: Mutex::default(),
             managing: Mutex::default(),
@@ -206,8 +214,8 @@ impl Networks {
 
     /// Makes the rules what the state says.
     fn apply(&self, state: &State) -> Result<()> {
-        let networks: Vec<Network> =
-            state.networks.values().filter(|net| net.up).map(|net| net.kernel.clone()).collect();
+        let up = state.networks.values().filter(|net| net.up).map(|net| &net.kernel);
+        let networks: Vec<Network> = up.chain(state.pods.network()).cloned().collect();
         let endpoints: Vec<network::Endpoint> = state
             .running
             .iter()
@@ -219,6 +227,7 @@ impl Networks {
                 addresses: endpoint.addresses.clone(),
                 ports: endpoint.ports.clone(),
             })
+            .chain(state.pods.endpoints())
             .collect();
         if networks.is_empty() && !self.firewall.is_applied() {
             return Ok(());
@@ -256,7 +265,7 @@ fn subnets(state: &State) -> Vec<Subnet> {
 
 fn subnets_but(state: &State, but: &str) -> Vec<Subnet> {
     let others = state.networks.iter().filter(|(id, _)| *id != but);
-    others.flat_map(|(_, net)| net.record.pools.iter().map(|pool| pool.subnet)).collect()
+    others.flat_map(|(_, net)| net.record.pools.iter().map(|pool| pool.subnet)).chain(state.pods.subnets()).collect()
 }
 
 impl State {

@@ -333,7 +333,7 @@ impl Inner {
     }
 
     /// Removes links of containers that have ended, after the kernel had time to do so by itself: it does many at once.
-    fn bury_links(self: &Arc<Self>, after: Duration) {
+    pub(super) fn bury_links(self: &Arc<Self>, after: Duration) {
         let inner = self.clone();
         let bury = move || {
             let dying = std::mem::take(&mut inner.networks.state().dying);
