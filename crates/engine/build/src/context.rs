@@ -1,10 +1,13 @@
 //! A build context on disk: unpacked from what the client sent, gone with the last one who holds it.
 
+use std::any::Any;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux::fs::{Mode, Root};
 
+use crate::copy::Digests;
 use crate::error::{BuildError, Result};
 
 /// A folder of files that a build copies from. Everything in it belongs to root; nothing in it is followed out of it.
@@ -12,7 +15,12 @@ use crate::error::{BuildError, Result};
 pub struct Context {
     path: PathBuf,
     root: Root,
-    temporary: bool,
+    /// What goes away with it.
+    folder: Option<PathBuf>,
+    /// What is known of its files.
+    digests: Option<Digests>,
+    /// Whoever keeps the folder as it is.
+    _held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Context {
@@ -20,6 +28,8 @@ impl Context {
     pub fn new(parent: &Path) -> Result<Self> {
         let what = || format!("make a build context in {}", parent.display());
         std::fs::create_dir_all(parent).map_err(|source| BuildError::Io { what: what(), source })?;
+        // As staged layers: making many files is slow where many were just removed, and contexts come and go.
+        let _ = std::fs::File::open(parent).map(linux::fs::spread_directories);
         for attempt in 0u64.. {
             let name = format!("{}-{attempt}", std::process::id());
             let all = Root::open(parent)?;
@@ -33,22 +43,42 @@ impl Context {
                     // What a bind mount of the context shows is open to every user; the folder above it is not.
                     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
                         .map_err(|source| BuildError::Io { what: format!("open {}", path.display()), source })?;
-                    return Ok(Self { root: Root::open(&path)?, path, temporary: true });
+                    let folder = path.parent().map(Path::to_owned);
+                    return Ok(Self { root: Root::open(&path)?, path, folder, digests: None, _held: None });
                 }
             }
         }
         unreachable!("later attempts have other names")
     }
 
-    /// A folder that is there already and stays.
-    pub fn existing(path: &Path) -> Result<Self> {
-        Ok(Self { root: Root::open(path)?, path: path.to_owned(), temporary: false })
+    /// A folder that is there already and stays, and in which nobody changes anything as long as `held` is. What its files
+    /// amount to is remembered in the file `digests`.
+    pub fn kept(path: &Path, digests: PathBuf, held: Arc<dyn Any + Send + Sync>) -> Result<Self> {
+        let digests = Some(Digests::open(digests));
+        Ok(Self { root: Root::open(path)?, path: path.to_owned(), folder: None, digests, _held: Some(held) })
     }
 
-    /// Unpacks a tar (plain, gzip or zstd) into it. Everything will belong to root, as Docker has it.
+    /// A directory in it, resolved in-root, as the whole context.
+    pub(crate) fn into_sub(mut self, path: &str) -> Result<Self> {
+        let missing = || BuildError::Invalid(format!("subdirectory {path:?} is no directory of the repository"));
+        let dir = self.root.open_dir(path).map_err(|_| missing())?;
+        let place = linux::fs::proc_fd(std::os::fd::AsFd::as_fd(&dir));
+        let real = std::fs::read_link(&place)
+            .map_err(|source| BuildError::Io { what: format!("read {}", place.display()), source })?;
+        Ok(Self { path: real, root: Root::from_fd(dir), folder: self.folder.take(), digests: None, _held: None })
+    }
+
+    /// Unpacks a tar (plain or packed) into it. Everything will belong to root, as Docker has it.
     pub fn unpack(&self, tar: &mut (dyn Read + Send)) -> Result<()> {
         let options = image::archive::UnpackOptions { owner: Some((0, 0)), ..Default::default() };
         Ok(image::archive::unpack(&self.root, Path::new("/"), tar, &options)?)
+    }
+
+    /// Makes a kept folder what a tar (plain or packed) has, and writes only what differs. Returns the bytes of all files.
+    pub fn renew(&self, tar: &mut (dyn Read + Send)) -> Result<u64> {
+        let options = image::archive::UnpackOptions { owner: Some((0, 0)), ..Default::default() };
+        let known = |stat: &linux::fs::Stat| self.digests.as_ref().and_then(|digests| digests.get(stat));
+        Ok(image::archive::renew(&self.root, tar, &options, &known)?)
     }
 
     /// A file of it, at most `limit` bytes; `None` if there is none of that name.
@@ -77,6 +107,10 @@ impl Context {
 
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    pub(crate) fn digests(&self) -> Option<&Digests> {
+        self.digests.as_ref()
     }
 
     pub fn path(&self) -> &Path {
@@ -108,10 +142,7 @@ fn filter_dir(dir: &std::os::fd::OwnedFd, below: &str, patterns: &crate::Pattern
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if !self.temporary {
-            return;
-        }
-        let Some(folder) = self.path.parent() else { return };
+        let Some(folder) = &self.folder else { return };
         let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return };
         let removed = Root::open(parent).and_then(|parent| linux::tree::remove_all(&parent, name));
         if let Err(error) = removed {

@@ -55,6 +55,11 @@ impl Patterns {
         self.list.is_empty()
     }
 
+    /// The patterns again, cleaned, for somebody else who matches them.
+    pub fn texts(&self) -> Vec<String> {
+        self.list.iter().map(|p| if p.exception { format!("!{}", p.text) } else { p.text.clone() }).collect()
+    }
+
     /// Whether `path` (relative, no leading slash) is left out.
     pub fn excludes(&self, path: &str) -> bool {
         let mut excluded = false;

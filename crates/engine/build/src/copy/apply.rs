@@ -44,18 +44,18 @@ impl std::fmt::Debug for Target<'_> {
     }
 }
 
-/// Copies `items`, in their order. Later ones go over earlier ones.
-pub(crate) fn apply(items: &[Item], target: &Target<'_>) -> Result<()> {
-    let many = items.len() > 1;
-    for item in items {
+/// Copies `items`, in their order. Later ones go over earlier ones. `many`: of several sources, so that the destination is a
+/// directory.
+pub(crate) fn apply(items: &[Item], target: &Target<'_>, many: bool) -> Result<()> {
+    for item in items.iter().filter(|item| !item.excluded(target.exclude)) {
         let mut links = HashMap::new();
         let mut copier = Copier { target, links: &mut links };
         if target.parents {
-            let parent = item.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let parent = item.kept.rsplit_once('/').map_or("", |(parent, _)| parent);
             let place = format!("{}/{parent}", target.destination);
             if item.directory {
-                let dir = target.directory(&format!("{}/{}", target.destination, item.path))?;
-                copier.children(item.fd.as_fd(), dir.as_fd(), "", 0)?;
+                let dir = target.directory(&format!("{}/{}", target.destination, item.kept))?;
+                copier.children(item.fd.as_fd(), dir.as_fd(), item.below(true), 0)?;
             } else {
                 let dir = target.directory(&place)?;
                 copier.file(&item.fd, dir.as_fd(), OsStr::new(item.name()), &item.path)?;
@@ -285,7 +285,7 @@ fn make_room(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     }
 }
 
-/// Whether a file is something that `ADD` unpacks: a tar, plain, gzip or zstd.
+/// Whether a file is something that `ADD` unpacks: a tar, plain or packed.
 pub(crate) fn is_archive(item: &Item) -> Result<bool> {
     use std::io::Read;
     if item.directory {
@@ -303,9 +303,7 @@ pub(crate) fn is_archive(item: &Item) -> Result<bool> {
         }
     }
     let head = &head[..filled];
-    Ok(head.starts_with(&[0x1f, 0x8b])
-        || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
-        || image::tar::looks_like_header(head))
+    Ok(image::is_archive(head))
 }
 
 /// Unpacks an archive into the destination, which is made if it is missing.

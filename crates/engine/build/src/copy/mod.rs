@@ -2,11 +2,13 @@
 //! resolved in-root to a descriptor; what lies below is reached by one name at a time, links never followed (BL-08).
 
 mod apply;
+mod digests;
 mod mode;
 mod select;
 mod walk;
 
 pub(crate) use apply::{Loose, Target, apply, is_archive, unpack};
+pub(crate) use digests::Digests;
 pub(crate) use mode::{Chmod, check_chmod};
 pub(crate) use select::{Item, select};
 pub(crate) use walk::digest;

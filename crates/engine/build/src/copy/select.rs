@@ -15,8 +15,10 @@ const MATCHES_MAX: usize = 100_000;
 /// One source as found.
 #[derive(Debug)]
 pub(crate) struct Item {
-    /// As the instruction leads to it, links resolved: relative to the root, for messages and `--parents`.
+    /// As the instruction leads to it, links resolved: relative to the root, for messages.
     pub(crate) path: String,
+    /// What `--parents` keeps of it: all, or what follows `/./` in the pattern.
+    pub(crate) kept: String,
     /// `O_PATH` of what it is; never a link.
     pub(crate) fd: OwnedFd,
     pub(crate) directory: bool,
@@ -26,10 +28,30 @@ impl Item {
     pub(crate) fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or_default()
     }
+
+    /// What `--exclude` patterns of what is below it start with: with `--parents` they are seen from the root.
+    pub(crate) fn below(&self, parents: bool) -> &str {
+        if parents { &self.path } else { "" }
+    }
+
+    /// Whether `--exclude` means this very file.
+    pub(crate) fn excluded(&self, exclude: &crate::Patterns) -> bool {
+        !self.directory && (exclude.excludes(self.name()) || exclude.excludes(&self.path))
+    }
 }
 
-/// What `pattern` names in `root`. Nothing at all is an error unless it has wildcards.
-pub(crate) fn select(root: &Root, pattern: &str) -> Result<Vec<Item>> {
+/// What `pattern` names in `root`. Nothing at all is an error unless it has wildcards. With `parents` a part `**` is any number
+/// of directories, as with BuildKit; elsewhere it is one `*`.
+pub(crate) fn select(root: &Root, pattern: &str, parents: bool) -> Result<Vec<Item>> {
+    let pivot = pattern.split_once("/./").map_or(0, |(before, _)| crate::plan::normal_parts(before).len());
+    let mut items = named(root, pattern, parents)?;
+    for item in &mut items {
+        item.kept = item.path.split('/').skip(pivot).collect::<Vec<_>>().join("/");
+    }
+    Ok(items)
+}
+
+fn named(root: &Root, pattern: &str, parents: bool) -> Result<Vec<Item>> {
     let parts: Vec<&str> = crate::plan::normal_parts(pattern);
     let wild = |part: &str| part.contains(['*', '?', '[']);
     if !parts.iter().any(|p| wild(p)) {
@@ -42,6 +64,10 @@ pub(crate) fn select(root: &Root, pattern: &str) -> Result<Vec<Item>> {
         if !wild(part) {
             found.iter_mut().for_each(|path| push(path, &unescape(part)));
             found.retain(|path| root.lstat(path).is_ok());
+            continue;
+        }
+        if parents && *part == "**" {
+            found = with_directories_below(root, found, pattern)?;
             continue;
         }
         let regex = Regex::new(&regex_of(part))
@@ -70,6 +96,32 @@ pub(crate) fn select(root: &Root, pattern: &str) -> Result<Vec<Item>> {
     found.iter().map(|path| item(root, path, path)).collect()
 }
 
+/// These directories and all below them; links are not followed.
+fn with_directories_below(root: &Root, found: Vec<String>, pattern: &str) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let mut open: Vec<String> = found.into_iter().rev().collect();
+    while let Some(path) = open.pop() {
+        let Ok(dir) = root.open_dir(if path.is_empty() { "." } else { path.as_str() }) else { continue };
+        let mut below: Vec<String> = linux::tree::entries(dir.as_fd())
+            .at(&path)?
+            .into_iter()
+            .filter(|entry| entry.kind == FileType::Directory)
+            .filter_map(|entry| entry.name.into_string().ok())
+            .collect();
+        below.sort_by(|a, b| b.cmp(a));
+        for name in below {
+            let mut path = path.clone();
+            push(&mut path, &name);
+            open.push(path);
+        }
+        all.push(path);
+        if all.len() > MATCHES_MAX {
+            return Err(CopyError::Invalid(format!("{pattern:?} leads through more than {MATCHES_MAX} directories")));
+        }
+    }
+    Ok(all)
+}
+
 fn push(path: &mut String, part: &str) {
     if !path.is_empty() {
         path.push('/');
@@ -91,7 +143,7 @@ fn item(root: &Root, path: &str, shown: &str) -> Result<Item> {
     let fd = root.open_file(place, OFlags::PATH, Mode::empty()).at(shown)?;
     let stat = linux::fs::fstat(&fd).at(shown)?;
     let directory = linux::fs::file_type(&stat) == FileType::Directory;
-    Ok(Item { path: path.to_owned(), fd, directory })
+    Ok(Item { path: path.to_owned(), kept: String::new(), fd, directory })
 }
 
 /// A directory entry's name as text, for patterns.

@@ -6,11 +6,17 @@ use image::config::{Empty, Healthcheck, History, Workload};
 use super::scope::{ALL_PROXIES, Args, PROXIES, Scope, assign, lookup};
 use super::stages::{Planner, counts};
 use super::*;
+use crate::Remote;
 use crate::syntax::{self, Command, Expander, Health, Heredoc, Instruction, KeyValue, Source, Statement, Variables};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Marks entries of the history, as BuildKit does.
 pub(crate) const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// `[build 2/5]`; the only stage of a file needs no name.
+fn step_label(stage: &str, step: usize, steps: usize) -> String {
+    if stage.is_empty() { format!("[{step}/{steps}]") } else { format!("[{stage} {step}/{steps}]") }
+}
 
 /// A stage up to some instruction.
 #[derive(Debug, Clone)]
@@ -27,6 +33,10 @@ pub(super) struct StageState {
     pub(super) layers: Vec<NodeId>,
     pub(super) base_history: usize,
     args: Args,
+    /// Of the statement under way.
+    line: usize,
+    /// Some `WORKDIR` was absolute.
+    workdir_set: bool,
     /// `CMD` was given in this stage: an `ENTRYPOINT` leaves it alone.
     own_cmd: bool,
     triggers: Vec<String>,
@@ -74,6 +84,8 @@ impl StageState {
             layers: Vec::new(),
             base_history: 0,
             args: Args::default(),
+            line: 0,
+            workdir_set: false,
             own_cmd: false,
             triggers: Vec::new(),
         }
@@ -86,17 +98,14 @@ impl StageState {
         self.triggers = std::mem::take(&mut self.config.config.on_build);
     }
 
-    pub(super) fn open(&mut self, at: usize, name: String, fresh: bool, platform: Platform) {
+    /// `base_steps`: 1 where what the stage stands on counts as a step of its own.
+    pub(super) fn open(&mut self, at: usize, name: String, fresh: bool, platform: Platform, base_steps: usize) {
         (self.at, self.name, self.fresh, self.platform) = (at, name, fresh, platform);
-        (self.step, self.steps) = (2, 1);
+        (self.step, self.steps) = (1 + base_steps, base_steps);
     }
 
     pub(super) fn at(&self) -> usize {
         self.at
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
     }
 
     pub(super) fn platform(&self) -> &Platform {
@@ -115,7 +124,12 @@ impl StageState {
             statements.push(statement);
         }
         let steps = statements.iter().chain(&own.body).filter(|s| counts(&s.instruction)).count();
-        self.steps = steps + 1;
+        let base = planner.nodes.get_mut(self.fs).filter(|_| self.steps == 1);
+        self.steps += steps;
+        // An image that several stages stand on has the name that the first one gave it.
+        if let Some(base) = base.filter(|base| base.name.starts_with("FROM ")) {
+            base.name = format!("{} {}", step_label(&self.name, 1, self.steps), base.name);
+        }
         for statement in &statements {
             self.apply(planner, statement, path)?;
         }
@@ -130,16 +144,24 @@ impl StageState {
     ) -> Result<(), PlanError> {
         let line = statement.span.first;
         let fail = |message: String| PlanError::at(line, message);
+        self.line = line;
         match &statement.instruction {
             Instruction::Arg(items) => {
                 for item in items {
-                    self.arg(planner, item).map_err(fail)?;
+                    let value = self.arg(planner, item).map_err(fail)?;
+                    planner.outline.arg(OutlineArg {
+                        name: item.name.clone(),
+                        description: syntax::description(&statement.comments, &item.name),
+                        value,
+                        location: Location::of(statement.span),
+                    });
                 }
             }
             Instruction::Env(pairs) => {
                 let pairs = self.pairs(planner, pairs).map_err(fail)?;
                 let mut text = String::from("ENV");
                 for (key, value) in pairs {
+                    self.warn_about_secret(planner, "ENV", &key);
                     text.push_str(&format!(" {key}={value}"));
                     assign(&mut self.config.config.env, &key, &value);
                 }
@@ -158,12 +180,15 @@ impl StageState {
             Instruction::Copy(copy) => self.copy(planner, copy, statement, false, path)?,
             Instruction::Add(copy) => self.copy(planner, copy, statement, true, path)?,
             Instruction::Cmd(command) => {
+                self.warn_about_shell_form(planner, "CMD", command);
                 let words = self.words(command);
                 self.note(format!("CMD {}", history::quoted(&words)), true);
                 self.config.config.cmd = Some(words);
+                self.config.config.args_escaped = true;
                 self.own_cmd = true;
             }
             Instruction::Entrypoint(command) => {
+                self.warn_about_shell_form(planner, "ENTRYPOINT", command);
                 let words = self.words(command);
                 self.note(format!("ENTRYPOINT {}", history::quoted(&words)), true);
                 self.config.config.entrypoint = Some(words);
@@ -178,6 +203,12 @@ impl StageState {
             }
             Instruction::Workdir(text) => {
                 let text = self.word(planner, text).map_err(fail)?;
+                if !self.workdir_set && !text.starts_with('/') {
+                    let message =
+                        format!("Relative workdir {text:?} can have unexpected results if the base image changes");
+                    planner.warn("WorkdirRelativePath", message, line);
+                }
+                self.workdir_set = true;
                 let directory = join(&self.config.config.working_dir, &text);
                 self.config.config.working_dir = directory.clone();
                 let name = self.step_name(&format!("WORKDIR {text}"));
@@ -193,9 +224,22 @@ impl StageState {
                 self.config.config.user = user;
             }
             Instruction::Expose(text) => {
-                let words = self.expander(planner, |e| e.words(text)).map_err(fail)?;
+                let expansion = self.expander(planner, |e| e.expand(text)).map_err(fail)?;
+                self.warn_about_undefined(planner, &expansion.unmatched);
                 let mut ports = Vec::new();
-                for word in words {
+                for word in expansion.words {
+                    if let Some((_, protocol)) = word.split_once('/')
+                        && protocol != protocol.to_ascii_lowercase()
+                    {
+                        let message = format!("Defined protocol '{word}' in EXPOSE instruction should be lowercase");
+                        planner.warn("ExposeProtoCasing", message, line);
+                    }
+                    if word.contains(':') {
+                        let message = format!(
+                            "EXPOSE instruction should not define an IP address or host-port mapping, found '{word}'"
+                        );
+                        planner.warn("ExposeInvalidFormat", message, line);
+                    }
                     ports.extend(ports::parse(&word).map_err(fail)?);
                 }
                 self.note(format!("EXPOSE {}", history::plain(&ports)), true);
@@ -235,7 +279,7 @@ impl StageState {
         Ok(())
     }
 
-    fn arg(&mut self, planner: &Planner<'_>, item: &syntax::ArgItem) -> Result<(), String> {
+    fn arg(&mut self, planner: &Planner<'_>, item: &syntax::ArgItem) -> Result<Option<String>, String> {
         let given = planner.options.args.get(&item.name).cloned().flatten();
         let value = match (given, &item.default) {
             (Some(given), _) => Some(given),
@@ -246,9 +290,10 @@ impl StageState {
             Some(value) => format!("ARG {}={value}", item.name),
             None => format!("ARG {}", item.name),
         };
-        self.args.set(&item.name, value);
+        self.warn_about_secret(planner, "ARG", &item.name);
+        self.args.set(&item.name, value.clone());
         self.note(text, true);
-        Ok(())
+        Ok(value)
     }
 
     fn run(
@@ -271,6 +316,19 @@ impl StageState {
         for text in &run.mounts {
             let text = self.expander(planner, |e| e.word(text)).map_err(fail)?;
             let mounts::Parsed { mut mount, from } = mounts::parse(&text).map_err(fail)?;
+            let outline = &mut planner.outline;
+            match &mount.kind {
+                MountKind::Secret { id, required, .. } => {
+                    Outline::want(&mut outline.secrets, id, *required, statement.span);
+                }
+                MountKind::Ssh { id, required, .. } => {
+                    Outline::want(&mut outline.ssh, id, *required, statement.span);
+                }
+                MountKind::Cache { id, .. } if !outline.caches.iter().any(|known| known.id == *id) => {
+                    outline.caches.push(CacheId { id: id.clone() });
+                }
+                _ => {}
+            }
             if !mount.target.is_empty() {
                 mount.target = join(&self.config.config.working_dir, &mount.target);
             }
@@ -375,6 +433,10 @@ impl StageState {
             }
             None => None,
         };
+        let checksum = self.word(planner, &copy.checksum).map_err(fail)?;
+        if !checksum.is_empty() && copy.sources.len() > 1 {
+            return Err(fail("checksum can't be specified for multiple sources".into()));
+        }
         let mut sources = Vec::new();
         let mut local = false;
         let mut shown = Vec::new();
@@ -390,7 +452,12 @@ impl StageState {
                         return Err(fail(format!("{} source can not be empty", statement.instruction.name())));
                     }
                     shown.push(text.clone());
-                    self.source(&text, copy, add).map_err(fail)?
+                    if from.is_none() && planner.options.ignore.as_ref().is_some_and(|ignore| ignored(ignore, &text)) {
+                        let what = if add { "Add" } else { "Copy" };
+                        let message = format!("Attempting to {what} file {text:?} that is excluded by .dockerignore");
+                        planner.warn("CopyIgnoredFile", message, line);
+                    }
+                    self.source(&text, copy, &checksum, add).map_err(fail)?
                 }
             };
             local |= matches!(source, CopySource::Path(_));
@@ -455,35 +522,44 @@ impl StageState {
 
     fn inline(&self, planner: &Planner<'_>, heredoc: &Heredoc) -> Result<CopySource, String> {
         let data = if heredoc.expand {
-            self.expander(planner, |mut e| {
-                e.raw_quotes = true;
-                e.word(&heredoc.content)
-            })?
+            let expansion = self.expander(planner, |mut e| {
+                e.plain_quotes = true;
+                e.expand(&heredoc.content)
+            })?;
+            self.warn_about_undefined(planner, &expansion.unmatched);
+            expansion.text
         } else {
             heredoc.content.clone()
         };
         Ok(CopySource::Inline { name: heredoc.name.clone(), data })
     }
 
-    fn source(&self, text: &str, copy: &syntax::Copy, add: bool) -> Result<CopySource, String> {
+    fn source(&self, text: &str, copy: &syntax::Copy, checksum: &str, add: bool) -> Result<CopySource, String> {
         if !add {
             return Ok(CopySource::Path(text.to_owned()));
         }
-        if is_git(text) {
-            let checksum = Some(copy.checksum.clone()).filter(|c| !c.is_empty());
-            return Ok(CopySource::Git { remote: text.to_owned(), keep_git_dir: copy.keep_git_dir, checksum });
+        match Remote::parse(text)? {
+            Some(Remote::Git(mut remote)) => {
+                if !checksum.is_empty() {
+                    if remote.checksum.as_ref().is_some_and(|own| own != checksum) {
+                        return Err(format!("--checksum={checksum} conflicts with the one in {text}"));
+                    }
+                    remote.checksum = Some(checksum.to_owned());
+                }
+                let keep_git_dir = remote.keep_git_dir.unwrap_or(copy.keep_git_dir);
+                Ok(CopySource::Git { remote, keep_git_dir })
+            }
+            _ if copy.keep_git_dir => Err("keep-git-dir requires a Git source".into()),
+            Some(Remote::Http(url)) => {
+                let checksum = match checksum {
+                    "" => None,
+                    digest => Some(digest.parse().map_err(|_| format!("invalid checksum digest format: {digest}"))?),
+                };
+                Ok(CopySource::Http { url, checksum })
+            }
+            None if !checksum.is_empty() => Err("checksum requires HTTP(S) or Git sources".into()),
+            None => Ok(CopySource::Path(text.to_owned())),
         }
-        if text.starts_with("http://") || text.starts_with("https://") {
-            let checksum = match copy.checksum.as_str() {
-                "" => None,
-                digest => Some(digest.parse().map_err(|_| format!("invalid checksum digest format: {digest}"))?),
-            };
-            return Ok(CopySource::Http { url: text.to_owned(), checksum });
-        }
-        if !copy.checksum.is_empty() {
-            return Err("checksum requires HTTP(S) or Git sources".into());
-        }
-        Ok(CopySource::Path(text.to_owned()))
     }
 
     fn health(&self, health: &Health) -> Healthcheck {
@@ -510,7 +586,7 @@ impl StageState {
     }
 
     fn step_name(&mut self, text: &str) -> String {
-        let name = format!("[{} {}/{}] {text}", self.name, self.step, self.steps);
+        let name = format!("{} {text}", step_label(&self.name, self.step, self.steps));
         self.step += 1;
         name
     }
@@ -542,7 +618,36 @@ impl StageState {
     }
 
     fn word(&self, planner: &Planner<'_>, text: &str) -> Result<String, String> {
-        self.expander(planner, |e| e.word(text))
+        let expansion = self.expander(planner, |e| e.expand(text))?;
+        self.warn_about_undefined(planner, &expansion.unmatched);
+        Ok(expansion.text)
+    }
+
+    fn warn_about_undefined(&self, planner: &Planner<'_>, names: &[String]) {
+        for name in names.iter().filter(|name| !self.args.declares(name)) {
+            let env = self.config.config.env.iter().filter_map(|pair| pair.split_once('=').map(|(key, _)| key));
+            let known: Vec<&str> = env.chain(self.args.iter().map(|(name, _)| name)).collect();
+            let hint = syntax::nearest(name, &known).map(|n| format!(" (did you mean ${n}?)")).unwrap_or_default();
+            planner.warn("UndefinedVar", format!("Usage of undefined variable '${name}'{hint}"), self.line);
+        }
+    }
+
+    fn warn_about_secret(&self, planner: &Planner<'_>, instruction: &str, name: &str) {
+        if syntax::lint::looks_secret(name) {
+            let message = format!("Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})");
+            planner.warn("SecretsUsedInArgOrEnv", message, self.line);
+        }
+    }
+
+    /// A shell stands between the engine's signals and the program; somebody who chose the shell knows that.
+    fn warn_about_shell_form(&self, planner: &Planner<'_>, instruction: &str, command: &Command) {
+        let shell = matches!(command, Command::Shell(line) if !line.is_empty());
+        if shell && self.config.config.shell.is_none() {
+            let message = format!(
+                "JSON arguments recommended for {instruction} to prevent unintended behavior related to OS signals"
+            );
+            planner.warn("JSONArgsRecommended", message, self.line);
+        }
     }
 
     fn expander<T>(&self, planner: &Planner<'_>, use_it: impl FnOnce(Expander<'_>) -> T) -> T {
@@ -556,12 +661,10 @@ fn first_line(run: &syntax::Run) -> String {
     if run.heredocs.first().is_some_and(|h| h.content.lines().count() > 1) { format!("{line}...") } else { line.into() }
 }
 
-fn is_git(text: &str) -> bool {
-    let path = text.split(['#', '?']).next().unwrap_or_default();
-    text.starts_with("git://")
-        || text.starts_with("git@")
-        || text.starts_with("ssh://")
-        || (text.starts_with("http://") || text.starts_with("https://")) && path.ends_with(".git")
+/// Whether `.dockerignore` leaves a source out; `.` is never meant.
+fn ignored(ignore: &crate::Patterns, source: &str) -> bool {
+    let path = normal_parts(source).join("/");
+    !path.is_empty() && ignore.excludes(&path)
 }
 
 /// `path` as seen from `directory`, without `.` and `..`.

@@ -4,6 +4,7 @@
 mod dispatch;
 mod history;
 mod mounts;
+mod outline;
 mod platform;
 mod ports;
 mod scope;
@@ -15,6 +16,7 @@ pub(crate) use dispatch::normal_parts;
 pub use image::config::Config;
 use image::config::Workload;
 pub use mounts::{Mount, MountKind, Sharing};
+pub use outline::*;
 pub use platform::platform_args;
 pub(crate) use scope::proxy_names;
 pub use stages::plan;
@@ -42,6 +44,10 @@ pub struct Options {
     /// Steps of these stages are made anew (`--no-cache-filter`); all of them with [`Options::no_cache`].
     pub no_cache_stages: Vec<String>,
     pub no_cache: bool,
+    /// What the context leaves out, if that is known: to warn of copies that find nothing.
+    pub ignore: Option<crate::Patterns>,
+    /// Only the warnings are wanted: `check=error=true` makes none of them an error.
+    pub only_check: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +61,7 @@ pub struct Entitlements {
 pub enum NamedContext {
     /// A folder of the client, sent under this name.
     Local(String),
-    /// `docker-image://reference`.
+    /// `docker-image://reference`, or `oci-layout://name` if the one who answers for base images knows that name.
     Image(String),
 }
 
@@ -206,9 +212,8 @@ pub enum CopySource {
         checksum: Option<Digest>,
     },
     Git {
-        remote: String,
+        remote: crate::GitRemote,
         keep_git_dir: bool,
-        checksum: Option<String>,
     },
 }
 
@@ -225,7 +230,10 @@ pub struct Graph {
     pub base_history: usize,
     /// Steps behind the entries of the history that made a layer, in their order (after the base image's).
     pub layers: Vec<NodeId>,
+    /// Of the rules that the file and the caller want looked at, in the order of their lines.
     pub warnings: Vec<Warning>,
+    /// What the target takes from its caller.
+    pub outline: Outline,
     /// `SOURCE_DATE_EPOCH`, seconds.
     pub epoch: Option<i64>,
 }
@@ -252,5 +260,7 @@ impl Graph {
     }
 }
 
+#[cfg(test)]
+mod lint_tests;
 #[cfg(test)]
 mod tests;

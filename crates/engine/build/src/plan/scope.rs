@@ -27,6 +27,11 @@ impl Args {
         self.list.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.as_deref())
     }
 
+    /// Whether an `ARG` names it, with or without a value.
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.list.iter().any(|(n, _)| n == name)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.list.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)))
     }

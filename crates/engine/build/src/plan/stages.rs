@@ -1,5 +1,6 @@
 //! Which stages are built, on what, and in which order.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use image::Platform;
@@ -8,7 +9,7 @@ use super::dispatch::StageState;
 use super::platform::platform_args;
 use super::scope::{ALL_PROXIES, Globals, PROXIES};
 use super::*;
-use crate::syntax::{Dockerfile, Expander, Instruction, Source, Stage};
+use crate::syntax::{Dockerfile, Expander, Instruction, Source, Stage, lint, nearest};
 
 /// Dockerfile and options to a graph.
 pub fn plan(file: &Dockerfile, options: &Options, host: &Platform, bases: &dyn Bases) -> Result<Graph, PlanError> {
@@ -24,8 +25,10 @@ pub fn plan(file: &Dockerfile, options: &Options, host: &Platform, bases: &dyn B
         nodes: Vec::new(),
         done: BTreeMap::new(),
         images: BTreeMap::new(),
-        warnings: file.warnings.clone(),
+        warnings: RefCell::new(file.warnings.clone()),
+        outline: outline_of(file, target),
     };
+    warn_about_defaults(&planner, host)?;
     let state = planner.stage(target, &mut Vec::new())?;
     let StageState { config, fs, layers, base_history, .. } = state;
     let mut config = config;
@@ -36,10 +39,67 @@ pub fn plan(file: &Dockerfile, options: &Options, host: &Platform, bases: &dyn B
         None => None,
         Some(text) => Some(text.parse().map_err(|_| PlanError::Invalid(format!("invalid SOURCE_DATE_EPOCH: {text}")))?),
     };
-    let Planner { nodes, mut warnings, .. } = planner;
+    let Planner { nodes, warnings, outline, .. } = planner;
+    let warnings = wanted(warnings.into_inner(), file, options)?;
+    Ok(Graph { nodes, result: fs, config, base_history, layers, warnings, outline, epoch })
+}
+
+/// The warnings of the rules that are looked at; an error if they are to be one.
+fn wanted(mut warnings: Vec<Warning>, file: &Dockerfile, options: &Options) -> Result<Vec<Warning>, PlanError> {
+    let given = options.args.get("BUILDKIT_DOCKERFILE_CHECK").cloned().flatten();
+    let text = given.as_deref().or_else(|| file.directives.get("check")).unwrap_or_default();
+    let checks = lint::Checks::parse(text).map_err(|message| {
+        let line = file.directives.all.iter().find(|d| d.name == "check").map_or(1, |d| d.line);
+        PlanError::at(line, message)
+    })?;
+    warnings.retain(|warning| lint::rule_named(warning.rule).is_some_and(|rule| checks.takes(rule)));
     warnings.sort_by_key(|w| w.line);
     warnings.dedup();
-    Ok(Graph { nodes, result: fs, config, base_history, layers, warnings, epoch })
+    if checks.error && !options.only_check && !warnings.is_empty() {
+        let mut rules: Vec<&str> = warnings.iter().map(|w| w.rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        let message = format!("lint violation found for rules: {}", rules.join(", "));
+        return Err(PlanError::at(warnings[0].line, message));
+    }
+    Ok(warnings)
+}
+
+/// The arguments above all stages, and what the target is.
+fn outline_of(file: &Dockerfile, target: usize) -> Outline {
+    let stage = &file.stages[target];
+    let mut outline = Outline {
+        name: stage.name.clone().unwrap_or_default(),
+        description: stage.description.clone(),
+        ..Outline::default()
+    };
+    for statement in &file.globals {
+        let Instruction::Arg(items) = &statement.instruction else { continue };
+        for item in items {
+            outline.arg(OutlineArg {
+                name: item.name.clone(),
+                description: crate::syntax::description(&statement.comments, &item.name),
+                value: item.default.clone(),
+                location: Location::of(statement.span),
+            });
+        }
+    }
+    outline
+}
+
+/// Every `FROM` names an image even if the caller gives no argument.
+fn warn_about_defaults(planner: &Planner<'_>, host: &Platform) -> Result<(), PlanError> {
+    let nothing = Options::default();
+    let Ok(values) = globals(planner.file, &nothing, host, planner.target_platform) else { return Ok(()) };
+    for stage in planner.file.stages.iter().filter(|stage| stage.base.contains('$')) {
+        let scope = Globals(&values);
+        let Ok(base) = Expander::new(&scope, planner.file.escape).word(&stage.base) else { continue };
+        if base.parse::<vocab::Reference>().is_err() {
+            let message = format!("Default value for ARG {} results in empty or invalid base image name", stage.base);
+            planner.warn("InvalidDefaultArgInFrom", message, stage.span.first);
+        }
+    }
+    Ok(())
 }
 
 /// `ARG`s before the first stage, over the platform's and under the caller's.
@@ -100,7 +160,9 @@ pub(super) struct Planner<'a> {
     pub(super) nodes: Vec<Node>,
     done: BTreeMap<usize, StageState>,
     images: BTreeMap<(String, String), (NodeId, Base)>,
-    pub(super) warnings: Vec<Warning>,
+    /// Whoever expands a word may have something to say.
+    pub(super) warnings: RefCell<Vec<Warning>>,
+    pub(super) outline: Outline,
 }
 
 /// What a name after `FROM` or `--from=` stands for.
@@ -112,6 +174,38 @@ enum Origin {
 }
 
 impl Planner<'_> {
+    pub(super) fn warn(&self, rule: &'static str, message: String, line: usize) {
+        self.warnings.borrow_mut().push(Warning { rule, message, line });
+    }
+
+    /// A word of a `FROM` line.
+    fn word_of_from(&self, text: &str, line: usize) -> Result<String, PlanError> {
+        let scope = Globals(&self.globals);
+        let expander = Expander::new(&scope, self.file.escape);
+        let expansion = expander.expand(text).map_err(|m| PlanError::at(line, m))?;
+        for name in &expansion.unmatched {
+            let known: Vec<&str> = self.globals.keys().map(String::as_str).collect();
+            let hint = nearest(name, &known).map(|n| format!(" (did you mean {n}?)")).unwrap_or_default();
+            self.warn("UndefinedArgInFrom", format!("FROM argument '{name}' is not declared{hint}"), line);
+        }
+        Ok(expansion.text)
+    }
+
+    /// What is said of `FROM --platform`: the target's is meant anyway, and a constant one is for a stage that says so.
+    fn warn_about_platform(&self, text: &str, platform: &Platform, stage: &Stage) {
+        let line = stage.span.first;
+        if matches!(text, "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
+            let message =
+                "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior";
+            return self.warn("RedundantTargetPlatform", message.into(), line);
+        }
+        let name = stage.name.as_deref().unwrap_or_default();
+        if !text.contains('$') && !name.contains(&platform.os) && !name.contains(&platform.architecture) {
+            let message = format!("FROM --platform flag should not use constant value {text:?}");
+            self.warn("FromPlatformFlagConstDisallowed", message, line);
+        }
+    }
+
     /// The state after a stage; planned once, together with everything it needs.
     fn stage(&mut self, at: usize, path: &mut Vec<usize>) -> Result<StageState, PlanError> {
         if let Some(done) = self.done.get(&at) {
@@ -140,22 +234,19 @@ impl Planner<'_> {
     fn open(&mut self, at: usize, path: &mut Vec<usize>) -> Result<StageState, PlanError> {
         let stage = &self.file.stages[at];
         let line = stage.span.first;
-        let (base, platform) = {
-            let scope = Globals(&self.globals);
-            let expander = Expander::new(&scope, self.file.escape);
-            let base = expander.word(&stage.base).map_err(|m| PlanError::at(line, m))?;
-            let platform = match &stage.platform {
-                None => self.target_platform.clone(),
-                Some(text) => {
-                    let word = expander.word(text).map_err(|m| PlanError::at(line, m))?;
-                    if word.is_empty() {
-                        return Err(PlanError::at(line, format!("empty platform value from expression {text}")));
-                    }
-                    Platform::parse(&word)
-                        .map_err(|e| PlanError::at(line, format!("failed to parse platform {word}: {e}")))?
+        let base = self.word_of_from(&stage.base, line)?;
+        let platform = match &stage.platform {
+            None => self.target_platform.clone(),
+            Some(text) => {
+                let word = self.word_of_from(text, line)?;
+                if word.is_empty() {
+                    return Err(PlanError::at(line, format!("empty platform value from expression {text}")));
                 }
-            };
-            (base, platform)
+                let platform = Platform::parse(&word)
+                    .map_err(|e| PlanError::at(line, format!("failed to parse platform {word}: {e}")))?;
+                self.warn_about_platform(text, &platform, stage);
+                platform
+            }
         };
         if base.is_empty() {
             return Err(PlanError::at(line, format!("base name ({}) should not be blank", stage.base)));
@@ -163,7 +254,9 @@ impl Planner<'_> {
         let name = stage_name(stage, at);
         let fresh = self.options.no_cache
             || self.options.no_cache_stages.iter().any(|s| s.eq_ignore_ascii_case(&name) || *s == at.to_string());
-        let mut state = match self.origin(&base, at, false) {
+        let origin = self.origin(&base, at, false);
+        let base_steps = usize::from(matches!(origin, Origin::Context(_) | Origin::Image(_)));
+        let mut state = match origin {
             Origin::Stage(below) => {
                 let mut state = self.stage(below, path)?;
                 state.inherit();
@@ -173,7 +266,7 @@ impl Planner<'_> {
                 let node = self.push(Node {
                     op: Op::Scratch,
                     parent: None,
-                    name: format!("[{name}] FROM scratch"),
+                    name: "FROM scratch".into(),
                     span: stage.span,
                     fresh: false,
                 });
@@ -184,7 +277,7 @@ impl Planner<'_> {
                 let scratch = self.push(Node {
                     op: Op::Scratch,
                     parent: None,
-                    name: format!("[{name}] FROM {base}"),
+                    name: format!("FROM {base}"),
                     span: stage.span,
                     fresh: false,
                 });
@@ -203,18 +296,19 @@ impl Planner<'_> {
                 let node = self.push(Node {
                     op: Op::Copy(copy),
                     parent: Some(scratch),
-                    name: format!("[{name}] FROM {base}"),
+                    name: format!("FROM {base}"),
                     span: stage.span,
                     fresh: false,
                 });
                 StageState::scratch(node, &platform)
             }
             Origin::Image(reference) => {
-                let (node, base) = self.image(&reference, &platform, &name, stage.span)?;
+                let (node, base) = self.image(&reference, &platform, stage.span)?;
                 StageState::of_image(node, &base)
             }
         };
-        state.open(at, name, fresh, platform);
+        let label = if self.file.stages.len() == 1 && stage.name.is_none() { String::new() } else { name };
+        state.open(at, label, fresh, platform, base_steps);
         Ok(state)
     }
 
@@ -222,7 +316,6 @@ impl Planner<'_> {
         &mut self,
         reference: &str,
         platform: &Platform,
-        stage: &str,
         span: crate::syntax::Span,
     ) -> Result<(NodeId, Base), PlanError> {
         let key = (reference.to_owned(), platform.to_string());
@@ -230,10 +323,23 @@ impl Planner<'_> {
             return Ok((*node, base.clone()));
         }
         let base = self.bases.resolve(reference, platform).map_err(|m| PlanError::at(span.first, m))?;
+        let own = Platform {
+            os: base.config.os.clone(),
+            architecture: base.config.architecture.clone(),
+            variant: base.config.variant.clone(),
+        };
+        if (&own.os, &own.architecture) != (&platform.os, &platform.architecture) {
+            let message = format!(
+                "Base image {reference} was pulled with platform {:?}, expected {:?} for current build",
+                own.to_string(),
+                platform.to_string()
+            );
+            self.warn("InvalidBaseImagePlatform", message, span.first);
+        }
         let node = self.push(Node {
             op: Op::Image { reference: reference.to_owned(), id: base.id },
             parent: None,
-            name: format!("[{stage}] FROM {reference}"),
+            name: format!("FROM {}", full_name(reference)),
             span,
             fresh: false,
         });
@@ -296,7 +402,7 @@ impl Planner<'_> {
             Origin::Image(reference) => {
                 let platform = state.platform().clone();
                 let span = crate::syntax::Span { first: line, last: line };
-                Files::Node(self.image(&reference, &platform, state.name(), span)?.0)
+                Files::Node(self.image(&reference, &platform, span)?.0)
             }
         })
     }
@@ -304,6 +410,14 @@ impl Planner<'_> {
     pub(super) fn push(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
         self.nodes.len() - 1
+    }
+}
+
+/// An image's name in full, as progress shows it.
+fn full_name(reference: &str) -> String {
+    match reference.parse::<vocab::Reference>() {
+        Ok(reference) => reference.or_latest().to_string(),
+        Err(_) => reference.to_owned(),
     }
 }
 

@@ -73,12 +73,12 @@ EXPOSE 80 90-91/udp
 CMD ["/bin/app"]
 "#;
     expect_test::expect![[r#"
-        0: [stage-2] FROM scratch :: scratch
-        1: [build] FROM alpine :: image alpine
+        0: FROM scratch :: scratch
+        1: [build 1/4] FROM docker.io/library/alpine:latest :: image alpine
         2 on 1: [build 2/4] WORKDIR src :: workdir /src
         3 on 2: [build 3/4] COPY a.c b.c ./ :: copy [Path("a.c"), Path("b.c")] to /src/ from Some(Context("context"))
         4 on 3: [build 4/4] RUN cc -DV=$VERSION a.c :: run ["/bin/sh", "-c", "cc -DV=$VERSION a.c"] as "" in /src env ["PATH=/bin", "A=x", "B= y", "VERSION=1"]
-        5 on 0: [stage-2 2/2] COPY --from=build --chown=1:2 /src/a.out /bin/${VERSION:-app} :: copy [Path("/src/a.out")] to /bin/app from Some(Node(4))
+        5 on 0: [stage-2 1/1] COPY --from=build --chown=1:2 /src/a.out /bin/${VERSION:-app} :: copy [Path("/src/a.out")] to /bin/app from Some(Node(4))
         result 5
         * COPY --chown=1:2 /src/a.out /bin/app # buildkit
         - USER 5
@@ -94,7 +94,7 @@ fn triggers_run_before_the_stage() {
     let names: Vec<_> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(
         names,
-        ["[stage-0] FROM triggers", "[stage-0 2/4] COPY . /src", "[stage-0 3/4] RUN make", "[stage-0 4/4] RUN own"]
+        ["[1/4] FROM docker.io/library/triggers:latest", "[2/4] COPY . /src", "[3/4] RUN make", "[4/4] RUN own"]
     );
     assert!(graph.config.config.on_build.is_empty());
     assert_eq!(graph.base_history, 1);

@@ -9,7 +9,7 @@ use linux::fs::{Mode, Root};
 use tokio::sync::OwnedRwLockWriteGuard;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
-use crate::cache::{CacheEntry, CacheRecord};
+use crate::cache::{CacheEntry, CacheKind, CacheRecord};
 use crate::error::{BuildError, Result};
 use crate::plan::Sharing;
 
@@ -111,9 +111,15 @@ impl CacheMounts {
                 },
                 parent: None,
                 shared: false,
+                in_use: self.is_in_use(&name),
+                kind: CacheKind::Mount,
             });
         }
         Ok(found)
+    }
+
+    fn is_in_use(&self, name: &str) -> bool {
+        self.lock(name).try_write_owned().is_err()
     }
 
     /// Removes one that nobody uses. Blocking.

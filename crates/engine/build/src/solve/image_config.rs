@@ -7,10 +7,16 @@ use vocab::Digest;
 
 use super::{Built, State};
 use crate::error::{BuildError, Result};
+use crate::external::StepResult;
 use crate::plan::Graph;
 
 /// Blocking.
-pub(super) fn complete(store: &Arc<image::Store>, graph: &Graph, states: &[State]) -> Result<Built> {
+pub(super) fn complete(
+    store: &Arc<image::Store>,
+    graph: &Graph,
+    states: &[State],
+    steps: Vec<StepResult>,
+) -> Result<Built> {
     let mut config = graph.config.clone();
     let top = states[graph.result].top;
     config.rootfs.diff_ids = diff_ids(store, top)?;
@@ -31,7 +37,8 @@ pub(super) fn complete(store: &Arc<image::Store>, graph: &Graph, states: &[State
     config.created = created_at.map(text);
     let config = serde_json::to_vec(&config)
         .map_err(|e| BuildError::Invalid(format!("write the image's configuration: {e}")))?;
-    Ok(Built { config, top, created_at, _lease: states[graph.result].lease.clone() })
+    let leases = states.iter().filter_map(|state| state.lease.clone()).collect();
+    Ok(Built { config, top, created_at, steps: Arc::new(steps), _leases: leases })
 }
 
 fn text(at: Timestamp) -> String {

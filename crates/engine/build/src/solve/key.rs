@@ -93,17 +93,24 @@ fn mount_text(mount: &Mount) -> String {
     format!("{kind} {:?} {:?} {}", mount.target, mount.source, mount.read_only)
 }
 
-/// `source`: what the step copies from; `Nothing` where its files stand in the instruction itself.
-pub(crate) fn copy(parent: &Content, copy: &CopyOp, source: &Content, epoch: Option<i64>) -> String {
-    let mut fields = Fields::new("copy", parent);
-    for item in &copy.sources {
+/// `source`: what the step copies from; `Nothing` where its files stand in the instruction itself. `fetched`: what each
+/// source that comes from elsewhere amounts to, empty for the others.
+pub(crate) fn copy(
+    parent: &Content,
+    copy: &CopyOp,
+    source: &Content,
+    fetched: &[String],
+    epoch: Option<i64>,
+) -> String {
+    let mut fields = Fields::new(if copy.link { "link" } else { "copy" }, parent);
+    for (at, item) in copy.sources.iter().enumerate() {
+        let fetched = fetched.get(at).map_or("", String::as_str);
         match item {
             CopySource::Path(path) => fields.text(&format!("path {path:?}")),
             CopySource::Inline { name, data } => fields.text(&format!("inline {name:?} {data:?}")),
-            CopySource::Http { url, checksum } => fields.text(&format!("http {url:?} {checksum:?}")),
-            CopySource::Git { remote, keep_git_dir, checksum } => {
-                fields.text(&format!("git {remote:?} {keep_git_dir} {checksum:?}"));
-            }
+            // Not the address: the same file from elsewhere is the same file.
+            CopySource::Http { .. } => fields.text(&format!("http {fetched}")),
+            CopySource::Git { .. } => fields.text(&format!("git {fetched}")),
         }
     }
     fields.text(&copy.destination);
@@ -117,6 +124,13 @@ pub(crate) fn copy(parent: &Content, copy: &CopyOp, source: &Content, epoch: Opt
     fields.text(&format!("{} {epoch:?}", copy.parents));
     fields.list(&copy.exclude);
     fields.content(source);
+    fields.finish()
+}
+
+/// A layer of its own, put on top of others.
+pub(crate) fn stacked(parent: &Content, layer: &Digest) -> String {
+    let mut fields = Fields::new("stacked", parent);
+    fields.text(&layer.to_string());
     fields.finish()
 }
 

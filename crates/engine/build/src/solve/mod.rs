@@ -1,12 +1,14 @@
 //! Carrying a graph out: every step when its inputs are there, independent ones at once, identical ones of concurrent builds
 //! once, and none whose result is known.
 
+mod agent;
 mod caches;
 mod copy;
 mod image_config;
 mod key;
 mod run;
 mod stubs;
+mod tidy;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -18,11 +20,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use vocab::{Digest, Reference};
 
-use crate::cache::{Cache, CacheEntry, CacheRecord, PrunePolicy};
+use crate::cache::{Cache, CacheEntry, CacheKind, CacheRecord, Keep, Limits, PrunePolicy};
 use crate::context::Context;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Events};
+use crate::external::{ImportedCache, StepResult};
 use crate::plan::{Files, Graph, Node, NodeId, Op};
+use crate::sources::Downloads;
 use caches::CacheMounts;
 use key::Content;
 
@@ -39,10 +43,13 @@ struct BuilderInner {
     root: PathBuf,
     cache: Cache,
     mounts: CacheMounts,
+    downloads: Downloads,
     /// Keys that somebody is working on.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Steps at once.
     slots: Semaphore,
+    keep: Keep,
+    tidying: tidy::Tidying,
 }
 
 /// What a client answers, when it answers; `None`: it has nothing of that name.
@@ -89,15 +96,17 @@ impl std::fmt::Debug for Job {
     }
 }
 
-/// What came out of a build.
-#[derive(Debug)]
+/// What came out of a build. Held as long as any copy of this is.
+#[derive(Debug, Clone)]
 pub struct Built {
     /// The configuration of the image, complete.
     pub config: Vec<u8>,
     /// Chain id of its files; `None`: none at all.
     pub top: Option<Digest>,
     pub created_at: Option<Timestamp>,
-    _lease: Option<Arc<Lease>>,
+    /// What its steps came to, and leases of their layers.
+    pub(crate) steps: Arc<Vec<StepResult>>,
+    pub(crate) _leases: Vec<Arc<Lease>>,
 }
 
 /// Files after a step, held while anybody needs them.
@@ -125,8 +134,9 @@ impl Builder {
     /// Steps that one build machine runs at once: more would only wait for each other.
     const STEPS_MAX: usize = 8;
 
-    /// The builder of an engine. Removes what an earlier one left in the middle of a build.
-    pub fn open(engine: &Engine) -> Result<Self> {
+    /// The builder of an engine, whose cache is kept to `keep` after its builds. Removes what an earlier one left in the
+    /// middle of a build.
+    pub fn open(engine: &Engine, keep: Keep) -> Result<Self> {
         let root = engine.config().root.join("build");
         let contexts = root.join("contexts");
         if contexts.exists() {
@@ -138,15 +148,22 @@ impl Builder {
                 engine: engine.clone(),
                 cache: Cache::new(engine),
                 mounts: CacheMounts::open(root.join("mounts"))?,
+                downloads: Downloads::open(root.join("downloads"), engine)?,
                 root,
                 busy: Mutex::default(),
                 slots: Semaphore::new(Self::STEPS_MAX),
+                keep,
+                tidying: tidy::Tidying::default(),
             }),
         })
     }
 
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    pub(crate) fn downloads(&self) -> &Downloads {
+        &self.inner.downloads
     }
 
     /// An empty context, to be filled with what the client sends. Blocking.
@@ -156,6 +173,20 @@ impl Builder {
 
     /// Carries a graph out.
     pub async fn build(&self, job: Job) -> Result<Built> {
+        self.build_with(job, Vec::new()).await
+    }
+
+    /// Carries a graph out, with what other caches know.
+    pub async fn build_with(&self, job: Job, imports: Vec<ImportedCache>) -> Result<Built> {
+        let built = self.carry_out(job, imports).await;
+        // Also after a failure: its steps are in the cache.
+        tidy::after_build(&self.inner);
+        built
+    }
+
+    async fn carry_out(&self, job: Job, imports: Vec<ImportedCache>) -> Result<Built> {
+        let imports = Arc::new(imports);
+        let steps = Arc::new(Mutex::new(Vec::new()));
         let job = Arc::new(job);
         let graph = job.graph.clone();
         let used = Arc::new(Mutex::new(Vec::new()));
@@ -175,6 +206,8 @@ impl Builder {
                 at,
                 states: receivers.clone(),
                 used: used.clone(),
+                imports: imports.clone(),
+                steps: steps.clone(),
             };
             tasks.spawn(async move {
                 let cancel = work.job.cancel.clone();
@@ -216,11 +249,17 @@ impl Builder {
         }
         let inner = self.inner.clone();
         let keys = std::mem::take(&mut *used.lock().unwrap_or_else(|e| e.into_inner()));
+        let steps = std::mem::take(&mut *steps.lock().unwrap_or_else(|e| e.into_inner()));
         blocking(move || {
             inner.cache.touch(&keys)?;
-            image_config::complete(inner.engine.store(), &graph, &states)
+            image_config::complete(inner.engine.store(), &graph, &states, steps)
         })
         .await
+    }
+
+    /// A file without a name, on the disk of the store.
+    pub(crate) fn scratch_file(&self) -> Result<std::fs::File> {
+        self.inner.downloads.scratch()
     }
 
     /// Makes an image of what was built and gives it its names. Durable.
@@ -236,33 +275,61 @@ impl Builder {
     /// What the cache holds: layers of steps, and folders of cache mounts.
     pub async fn usage(&self) -> Result<Vec<CacheEntry>> {
         let inner = self.inner.clone();
-        blocking(move || {
-            let mut entries = inner.cache.list()?;
-            entries.extend(inner.mounts.list()?);
-            Ok(entries)
-        })
-        .await
+        blocking(move || inner.entries()).await
     }
 
     /// Removes what the policy does not keep, least recently used first; returns what was removed.
     pub async fn prune(&self, policy: PrunePolicy) -> Result<Vec<CacheEntry>> {
         let inner = self.inner.clone();
-        blocking(move || {
-            let mut entries = inner.cache.list()?;
-            entries.extend(inner.mounts.list()?);
-            let mut removed = policy.unwanted(entries);
-            let keys: Vec<String> = removed.iter().map(|e| e.key.clone()).collect();
-            let gone: std::collections::HashSet<String> = inner.cache.remove(&keys)?.into_iter().collect();
-            let mut folders = Vec::new();
-            for entry in removed.iter().filter(|e| !gone.contains(&e.key)) {
-                if inner.mounts.remove(&entry.key)? {
-                    folders.push(entry.key.clone());
-                }
+        blocking(move || inner.prune(&policy)).await
+    }
+}
+
+impl BuilderInner {
+    fn entries(&self) -> Result<Vec<CacheEntry>> {
+        let mut entries = self.cache.list()?;
+        entries.extend(self.mounts.list()?);
+        entries.extend(self.downloads.list()?);
+        Ok(entries)
+    }
+
+    fn prune(&self, policy: &PrunePolicy) -> Result<Vec<CacheEntry>> {
+        let mut removed = policy.unwanted(self.entries()?);
+        let keys_of = |kind| -> Vec<String> {
+            removed.iter().filter(|e: &&CacheEntry| e.kind == kind).map(|e| e.key.clone()).collect()
+        };
+        let mut gone: std::collections::HashSet<String> =
+            self.cache.remove(&keys_of(CacheKind::Regular))?.into_iter().collect();
+        for key in keys_of(CacheKind::Mount) {
+            if self.mounts.remove(&key)? {
+                gone.insert(key);
             }
-            removed.retain(|e| gone.contains(&e.key) || folders.contains(&e.key));
-            Ok(removed)
-        })
-        .await
+        }
+        for key in keys_of(CacheKind::Source) {
+            if self.downloads.remove(&key)? {
+                gone.insert(key);
+            }
+        }
+        removed.retain(|e| gone.contains(&e.key));
+        Ok(removed)
+    }
+
+    /// Keeps the cache to `keep`; returns what was removed.
+    fn keep_within(&self, keep: Keep) -> Result<Vec<CacheEntry>> {
+        let limits = match keep {
+            Keep::All => return Ok(Vec::new()),
+            Keep::Bytes(bytes) => Limits::of_bytes(bytes),
+            Keep::ByDisk => {
+                let (total, free) = linux::fs::space(&self.root)?;
+                let used = self.entries()?.iter().filter(|e| !e.shared).map(|e| e.record.bytes).sum();
+                Limits::of_disk(total, free, used)
+            }
+        };
+        let mut removed = Vec::new();
+        for policy in limits.policies(Timestamp::now()) {
+            removed.extend(self.prune(&policy)?);
+        }
+        Ok(removed)
     }
 }
 
@@ -273,6 +340,8 @@ struct Work {
     at: NodeId,
     states: Arc<Vec<watch::Receiver<Option<Outcome>>>>,
     used: Arc<Mutex<Vec<String>>>,
+    imports: Arc<Vec<ImportedCache>>,
+    steps: Arc<Mutex<Vec<StepResult>>>,
 }
 
 impl Work {
@@ -329,54 +398,117 @@ impl Work {
         }
         let parent = node.parent.and_then(|p| inputs.get(&p)).cloned();
         let parent = parent.unwrap_or(State { top: None, created_at: None, lease: None });
-        let keys = self.keys(&parent, inputs).await?;
-        if !node.fresh
-            && let Some(state) = self.cached(&keys).await?
-        {
+        let (state, found) = match &node.op {
+            Op::Copy(copy) => {
+                let fetched = self.fetch(copy).await?;
+                if copy.link {
+                    self.linked(copy, &parent, inputs, fetched).await?
+                } else {
+                    let keys = self.copy_keys(copy, &parent.content(), inputs, &fetched).await?;
+                    self.once(&keys, || self.copy(copy, &parent, inputs, fetched)).await?
+                }
+            }
+            Op::Run(run) => {
+                let keys = vec![self.run_key(run, &parent, inputs).await?];
+                self.once(&keys, || self.run(run, &parent, inputs)).await?
+            }
+            Op::Workdir { path, user } => {
+                let keys = vec![key::workdir(&parent.content(), path, user)];
+                self.once(&keys, || self.workdir(path, user, &parent)).await?
+            }
+            Op::Scratch | Op::Image { .. } => unreachable!("answered above"),
+        };
+        if found {
             self.job.events.tell(Event::Cached { node: self.at }).await;
-            return Ok(state);
+        }
+        Ok(state)
+    }
+
+    /// What one of the keys stands for, or what `make` makes, once for all builds. Tells whether it was there.
+    async fn once<F>(&self, keys: &[String], make: impl FnOnce() -> F) -> Result<(State, bool)>
+    where
+        F: Future<Output = Result<image::Sealed>>,
+    {
+        let (state, found) = self.find_or_make(keys, make).await?;
+        if let Some(top) = state.top {
+            let step = StepResult { keys: keys.to_vec(), top };
+            self.steps.lock().unwrap_or_else(|e| e.into_inner()).push(step);
+        }
+        Ok((state, found))
+    }
+
+    async fn find_or_make<F>(&self, keys: &[String], make: impl FnOnce() -> F) -> Result<(State, bool)>
+    where
+        F: Future<Output = Result<image::Sealed>>,
+    {
+        let fresh = self.graph_node().fresh;
+        if !fresh && let Some(state) = self.cached(keys).await? {
+            return Ok((state, true));
         }
         // Whoever comes second finds what the first one made.
-        let first = keys[0].clone();
         let turn = {
             let mut busy = self.builder.busy.lock().unwrap_or_else(|e| e.into_inner());
             busy.retain(|_, lock| Arc::strong_count(lock) > 1);
-            busy.entry(first).or_default().clone()
+            busy.entry(keys[0].clone()).or_default().clone()
         };
         let cancelled = self.job.cancel.cancelled();
         let _turn = tokio::select! {
             turn = turn.lock() => turn,
             () = cancelled => return Err(BuildError::Cancelled),
         };
-        if !node.fresh
-            && let Some(state) = self.cached(&keys).await?
-        {
-            self.job.events.tell(Event::Cached { node: self.at }).await;
-            return Ok(state);
+        if !fresh && let Some(state) = self.cached(keys).await? {
+            return Ok((state, true));
         }
         let _slot = tokio::select! {
             slot = self.builder.slots.acquire() => slot.expect("never closed"),
             () = self.job.cancel.cancelled() => return Err(BuildError::Cancelled),
         };
-        let sealed = match &node.op {
-            Op::Run(run) => self.run(run, &parent, inputs).await?,
-            Op::Copy(copy) => self.copy(copy, &parent, inputs).await?,
-            Op::Workdir { path, user } => self.workdir(path, user, &parent).await?,
-            Op::Scratch | Op::Image { .. } => unreachable!("answered above"),
+        let mut found = false;
+        let imported = if fresh { None } else { self.imported(keys).await };
+        let sealed = match imported {
+            Some(sealed) => {
+                found = true;
+                sealed
+            }
+            None => make().await?,
         };
+        let record = self.record(&sealed.layer.chain, sealed.layer.bytes);
+        let created_at = Some(record.created_at);
+        let state = State { top: record.top, created_at, lease: Some(Arc::new(sealed.lease)) };
+        let (inner, keys) = (self.builder.clone(), keys.to_vec());
+        blocking(move || inner.cache.put(&keys, &record)).await?;
+        Ok((state, found))
+    }
+
+    /// What a cache from elsewhere has under one of the keys. One that cannot give it is as good as none.
+    async fn imported(&self, keys: &[String]) -> Option<image::Sealed> {
+        let builder = Builder { inner: self.builder.clone() };
+        for import in self.imports.iter() {
+            let Some(layer) = import.find(keys) else { continue };
+            let bring = import.bring(&builder, layer);
+            let brought = tokio::select! {
+                brought = bring => brought,
+                () = self.job.cancel.cancelled() => return None,
+            };
+            match brought {
+                Ok(sealed) => return Some(sealed),
+                Err(error) => tracing::warn!(%error, "a cached layer could not be imported"),
+            }
+        }
+        None
+    }
+
+    fn record(&self, chain: &Digest, bytes: u64) -> CacheRecord {
+        let node = self.graph_node();
         let now = Timestamp::now();
-        let record = CacheRecord {
-            top: Some(sealed.layer.chain),
+        CacheRecord {
+            top: Some(*chain),
             description: node.name.split_once("] ").map_or(node.name.as_str(), |(_, text)| text).to_owned(),
             created_at: now,
             last_used_at: now,
             uses: 1,
-            bytes: sealed.layer.bytes,
-        };
-        let state = State { top: record.top, created_at: Some(now), lease: Some(Arc::new(sealed.lease)) };
-        let inner = self.builder.clone();
-        blocking(move || inner.cache.put(&keys, &record)).await?;
-        Ok(state)
+            bytes,
+        }
     }
 
     async fn cached(&self, keys: &[String]) -> Result<Option<State>> {
@@ -394,29 +526,24 @@ impl Work {
         .await
     }
 
-    /// What the step's result depends on: by its definition, and, for copies, by the content copied.
-    async fn keys(&self, parent: &State, inputs: &BTreeMap<NodeId, State>) -> Result<Vec<String>> {
-        let below = parent.content();
-        match &self.graph_node().op {
-            Op::Workdir { path, user } => Ok(vec![key::workdir(&below, path, user)]),
-            Op::Run(run) => {
-                let mut sources = Vec::new();
-                for mount in &run.mounts {
-                    match &mount.from {
-                        Some(Files::Node(node)) => {
-                            sources.push(inputs.get(node).map_or(Content::Nothing, State::content));
-                        }
-                        Some(Files::Context(name)) => {
-                            sources.push(self.context_content(name, std::slice::from_ref(&mount.source)).await?)
-                        }
-                        None => {}
-                    }
+    /// What the result of a `RUN` depends on: its definition, and what its mounts show.
+    async fn run_key(
+        &self,
+        run: &crate::plan::RunOp,
+        parent: &State,
+        inputs: &BTreeMap<NodeId, State>,
+    ) -> Result<String> {
+        let mut sources = Vec::new();
+        for mount in &run.mounts {
+            match &mount.from {
+                Some(Files::Node(node)) => sources.push(inputs.get(node).map_or(Content::Nothing, State::content)),
+                Some(Files::Context(name)) => {
+                    sources.push(self.context_content(name, std::slice::from_ref(&mount.source)).await?)
                 }
-                Ok(vec![key::run(&below, run, &sources, &self.job.host.extra_hosts)])
+                None => {}
             }
-            Op::Copy(copy) => self.copy_keys(copy, &below, inputs).await,
-            Op::Scratch | Op::Image { .. } => Ok(Vec::new()),
         }
+        Ok(key::run(&parent.content(), run, &sources, &self.job.host.extra_hosts))
     }
 
     fn context(&self, name: &str) -> Result<Arc<Context>> {
@@ -432,18 +559,22 @@ impl Work {
         blocking(move || {
             let mut items = Vec::new();
             for path in &paths {
-                items.extend(crate::copy::select(context.root(), path)?);
+                items.extend(crate::copy::select(context.root(), path, false)?);
             }
-            Ok(Content::Files(crate::copy::digest(&items, &crate::Patterns::default(), true)?))
+            Ok(Content::Files(crate::copy::digest(&items, &crate::Patterns::default(), true, context.digests())?))
         })
         .await
     }
 
     fn snapshot_name(&self) -> String {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        format!("build-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+        snapshot_name()
     }
+}
+
+pub(crate) fn snapshot_name() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("build-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A snapshot that goes away unless it is sealed.
@@ -456,7 +587,7 @@ pub(crate) struct Scratchpad {
 
 impl Scratchpad {
     /// Blocking.
-    fn new(store: &Arc<image::Store>, name: String, top: Option<&Digest>) -> Result<Self> {
+    pub(crate) fn new(store: &Arc<image::Store>, name: String, top: Option<&Digest>) -> Result<Self> {
         let snapshot = store.prepare_on(&name, top)?;
         Ok(Self { store: store.clone(), name, snapshot, sealed: false })
     }
@@ -481,7 +612,7 @@ impl Drop for Scratchpad {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -8,6 +8,7 @@ use engine::{HostConfig, StepMount, StepRequest, StepSource};
 use jiff::Timestamp;
 use linux::fs::{Mode, Root};
 
+use super::agent::Agent;
 use super::caches::InUse;
 use super::{Scratchpad, State, Work, blocking, stubs};
 use crate::Patterns;
@@ -28,6 +29,7 @@ struct Held {
     env: Vec<String>,
     /// Files of the step alone: secrets, scripts, copies. On a memory file system, so that they never reach a disk (BL-09).
     private: Option<Private>,
+    _agents: Vec<Agent>,
     _caches: Vec<InUse>,
     _contexts: Vec<Arc<Context>>,
     _pads: Vec<Scratchpad>,
@@ -199,7 +201,7 @@ impl Work {
                     add(held, StepSource::Bind(path), true);
                 }
             }
-            MountKind::Ssh { id, required, .. } => {
+            MountKind::Ssh { id, required, mode, uid, gid } => {
                 let Some(socket) = self.job.client.ssh(id).await? else {
                     if *required {
                         return Err(failed(format!("ssh socket {id}: not found")));
@@ -207,10 +209,13 @@ impl Work {
                     return Ok(());
                 };
                 held.env.push(format!("SSH_AUTH_SOCK={}", mount.target));
-                add(held, StepSource::Bind(socket), false);
+                let path = self.private(held)?.place();
+                held._agents.push(Agent::listen(&path, &socket, *mode, (*uid, *gid))?);
+                add(held, StepSource::Bind(path), false);
             }
             MountKind::Cache { id, sharing, mode, uid, gid } => {
-                let cache = self.builder.mounts.take(id, *sharing, (*uid, *gid), *mode).await?;
+                let name = cache_name(id, (*uid, *gid), *mode, mount, inputs);
+                let cache = self.builder.mounts.take(&name, *sharing, (*uid, *gid), *mode).await?;
                 if cache.new
                     && let Some(from) = &mount.from
                 {
@@ -283,10 +288,10 @@ impl Work {
                 Some(context) => Root::from_fd(context.root().open_dir("/")?),
                 None => {
                     pad = Scratchpad::new(&store, name, top.as_ref())?;
-                    Root::from_fd(store.mount(&pad.name, false)?)
+                    Root::from_fd(store.mount_files(&pad.name)?)
                 }
             };
-            let items = select(&root, &source)?;
+            let items = select(&root, &source, false)?;
             let to = Root::open(&place)?;
             let exclude = Patterns::default();
             let destination = if items.iter().all(|i| i.directory) { "/" } else { SINGLE_PATH };
@@ -299,7 +304,7 @@ impl Work {
                 exclude: &exclude,
                 epoch: None,
             };
-            apply(&items, &target)?;
+            apply(&items, &target, items.len() > 1)?;
             Ok(())
         })
         .await
@@ -311,6 +316,20 @@ impl Work {
         }
         Ok(held.private.as_mut().expect("made above"))
     }
+}
+
+/// Which cache is meant: as in BuildKit, one that begins as something else, or is somebody else's, is another one.
+fn cache_name(id: &str, owner: (u32, u32), mode: u32, mount: &Mount, inputs: &BTreeMap<NodeId, State>) -> String {
+    let mut name = id.to_owned();
+    if (owner, mode) != ((0, 0), 0o755) {
+        name.push_str(&format!(":{}:{}:{mode:o}", owner.0, owner.1));
+    }
+    if let Some(Files::Node(node)) = &mount.from
+        && let Some(top) = inputs.get(node).and_then(|state| state.top)
+    {
+        name.push_str(&format!(":{}:{}", top.hex(), mount.source));
+    }
+    name
 }
 
 /// Name of a single file in a folder of its own.
@@ -335,11 +354,17 @@ impl Private {
         Ok(Self { path, next: 0 })
     }
 
+    /// A path that nothing is at yet.
+    fn place(&mut self) -> PathBuf {
+        let path = self.path.join(self.next.to_string());
+        self.next += 1;
+        path
+    }
+
     fn file(&mut self, bytes: &[u8], mode: u32, owner: (u32, u32)) -> Result<PathBuf> {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
-        let path = self.path.join(self.next.to_string());
-        self.next += 1;
+        let path = self.place();
         let what = || format!("write {}", path.display());
         let io = |source| BuildError::Io { what: what(), source };
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io)?;
@@ -350,8 +375,7 @@ impl Private {
     }
 
     fn folder(&mut self) -> Result<PathBuf> {
-        let path = self.path.join(self.next.to_string());
-        self.next += 1;
+        let path = self.place();
         std::fs::create_dir(&path)
             .map_err(|source| BuildError::Io { what: format!("make {}", path.display()), source })?;
         Ok(path)

@@ -29,6 +29,8 @@ pub struct Expander<'a> {
     pub escape: char,
     /// Quotes stay in the result (heredocs, `RUN` flags).
     pub raw_quotes: bool,
+    /// Quotes are letters like others (the content of heredocs).
+    pub plain_quotes: bool,
     /// Escape characters stay in the result.
     pub raw_escapes: bool,
     /// What has no value stays as it is written.
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Expander<'_> {
 
 impl<'a> Expander<'a> {
     pub fn new(variables: &'a dyn Variables, escape: char) -> Self {
-        Self { variables, escape, raw_quotes: false, raw_escapes: false, keep_unset: false }
+        Self { variables, escape, raw_quotes: false, plain_quotes: false, raw_escapes: false, keep_unset: false }
     }
 
     /// One word: blanks stay.
@@ -121,13 +123,13 @@ impl Run<'_> {
                 break;
             }
             match c {
-                '\'' => {
+                '\'' if !self.on.plain_quotes => {
                     let quoted = self.single_quoted()?;
                     quoted.chars().for_each(|c| split.push_raw(c));
                     split.inside = true;
                     out.push_str(&quoted);
                 }
-                '"' => {
+                '"' if !self.on.plain_quotes => {
                     let quoted = self.double_quoted()?;
                     quoted.chars().for_each(|c| split.push_raw(c));
                     split.inside = true;
@@ -525,6 +527,14 @@ mod tests {
         let values = |name: &str| (name == "two").then(|| "x y".to_owned());
         let expander = Expander::new(&values, '\\');
         assert_eq!(expander.words("a $two \"$two\" '' b\\ c").unwrap(), ["a", "x", "y", "x y", "", "b c"]);
+    }
+
+    #[test]
+    fn quotes_are_letters_in_the_content_of_heredocs() {
+        let values = |name: &str| (name == "a").then(|| "one".to_owned());
+        let mut expander = Expander::new(&values, '\\');
+        expander.plain_quotes = true;
+        assert_eq!(expander.word("don't '$a' \"${a}\" \\$a").unwrap(), "don't 'one' \"one\" $a");
     }
 
     #[test]

@@ -16,7 +16,13 @@ pub struct Dockerfile {
     pub warnings: Vec<Warning>,
 }
 
-/// One of BuildKit's lint rules, broken.
+/// What a comment says of something by its name: `# name what it is for`.
+pub(crate) fn description(comments: &[String], name: &str) -> String {
+    let said = |line: &String| line.strip_prefix(name)?.strip_prefix(' ').map(|rest| rest.trim().to_owned());
+    comments.iter().find_map(said).unwrap_or_default()
+}
+
+/// One of BuildKit's lint rules ([`super::lint::RULES`]), broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     pub rule: &'static str,
@@ -34,7 +40,7 @@ pub struct Stage {
     pub span: Span,
     /// The line as written, for messages.
     pub source: String,
-    /// Comment above `FROM`.
+    /// What the comment above says of the stage: `# name description`.
     pub description: String,
     pub body: Vec<Statement>,
 }
@@ -44,6 +50,8 @@ pub struct Statement {
     pub span: Span,
     /// The line as written, continuations joined.
     pub source: String,
+    /// Comment lines directly above.
+    pub comments: Vec<String>,
     pub instruction: Instruction,
 }
 

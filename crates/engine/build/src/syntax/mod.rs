@@ -5,9 +5,12 @@ mod expand;
 mod flags;
 mod instruction;
 mod lines;
+pub mod lint;
 mod parse;
 
 pub use expand::{Expander, Expansion, Variables};
+pub(crate) use flags::nearest;
+pub(crate) use instruction::description;
 pub use instruction::*;
 pub use lines::{Directive, Directives, is_heredoc_word};
 pub use parse::{parse, parse_trigger};

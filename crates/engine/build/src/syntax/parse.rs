@@ -45,19 +45,22 @@ pub fn parse(text: &str) -> Result<Dockerfile, SyntaxError> {
     if lines.logical.is_empty() {
         return Err(SyntaxError::new(1, "file with no instructions"));
     }
-    let mut shouting = None;
+    let mut words = Vec::new();
     for line in &lines.logical {
         let (word, rest) = split_word(&line.text);
-        warn_about_case(word, line, &mut shouting, &mut file.warnings);
         let name = word.to_ascii_uppercase();
         if name == "FROM" {
-            let stage = from(rest, line, &file)?;
+            let stage = from(word, rest, line, file.escape, &mut file.warnings)?;
             file.stages.push(stage);
+            words.push((word, line.span.first));
             continue;
         }
         let statement = statement(&name, rest, line, file.escape, &mut file.warnings)?;
         match file.stages.last_mut() {
-            Some(stage) => stage.body.push(statement),
+            Some(stage) => {
+                stage.body.push(statement);
+                words.push((word, line.span.first));
+            }
             None if matches!(statement.instruction, Instruction::Arg(_)) => file.globals.push(statement),
             None => {
                 return Err(SyntaxError::new(line.span.first, "no build stage in current context"));
@@ -67,6 +70,8 @@ pub fn parse(text: &str) -> Result<Dockerfile, SyntaxError> {
     if file.stages.is_empty() {
         return Err(SyntaxError::new(1, "no build stage in current context"));
     }
+    warn_about_case(&words, &mut file.warnings);
+    warn_about_stages(&file.stages, &mut file.warnings);
     for stage in &file.stages {
         warn_about_repeats(stage, &mut file.warnings);
     }
@@ -89,23 +94,50 @@ fn split_word(text: &str) -> (&str, &str) {
     }
 }
 
-fn warn_about_case(word: &str, line: &Logical, shouting: &mut Option<bool>, warnings: &mut Vec<Warning>) {
-    let (upper, lower) = (word.to_ascii_uppercase(), word.to_ascii_lowercase());
-    let this = if word == upper {
-        Some(true)
-    } else if word == lower {
-        Some(false)
-    } else {
-        None
-    };
-    let expected = shouting.get_or_insert(this.unwrap_or(true));
-    if this != Some(*expected) {
-        let style = if *expected { "uppercase" } else { "lowercase" };
-        warnings.push(Warning {
-            rule: "ConsistentInstructionCasing",
-            message: format!("Command '{word}' should match the case of the command majority ({style})"),
-            line: line.span.first,
-        });
+/// Instructions of stages are written as most of them are.
+fn warn_about_case(words: &[(&str, usize)], warnings: &mut Vec<Warning>) {
+    let lower = |word: &str| word == word.to_ascii_lowercase();
+    let upper = |word: &str| word == word.to_ascii_uppercase();
+    let lowers = words.iter().filter(|(word, _)| lower(word)).count();
+    let uppers = words.iter().filter(|(word, _)| upper(word)).count();
+    for (word, line) in words {
+        let (fits, style) = if lowers > uppers { (lower(word), "lowercase") } else { (upper(word), "uppercase") };
+        if !fits {
+            warnings.push(Warning {
+                rule: "ConsistentInstructionCasing",
+                message: format!("Command '{word}' should match the case of the command majority ({style})"),
+                line: *line,
+            });
+        }
+    }
+}
+
+/// A comment above a stage or an argument that seems to describe it starts with its name.
+fn warn_about_comment(instruction: &str, names: &[&str], line: &Logical, warnings: &mut Vec<Warning>) {
+    let (Some(comment), Some(first)) = (line.comments.last(), names.first()) else { return };
+    if names.contains(&comment.split(' ').next().unwrap_or_default()) {
+        return;
+    }
+    let example = if names.len() > 1 { "<arg_key>" } else { first };
+    warnings.push(Warning {
+        rule: "InvalidDefinitionDescription",
+        message: format!("Comment for {instruction} should follow the format: `# {example} <description>`"),
+        line: line.span.first,
+    });
+}
+
+fn warn_about_stages(stages: &[Stage], warnings: &mut Vec<Warning>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for stage in stages {
+        let Some(name) = &stage.name else { continue };
+        let mut warn = |rule, message| warnings.push(Warning { rule, message, line: stage.span.first });
+        if matches!(name.as_str(), "context" | "scratch") {
+            let message = format!("Stage name should not use the same name as reserved stage {name:?}");
+            warn("ReservedStageName", message);
+        }
+        if !seen.insert(name) {
+            warn("DuplicateStageName", format!("Duplicate stage name {name:?}, stage names should be unique"));
+        }
     }
 }
 
@@ -125,15 +157,34 @@ fn warn_about_repeats(stage: &Stage, warnings: &mut Vec<Warning>) {
     }
 }
 
-fn from(rest: &str, line: &Logical, file: &Dockerfile) -> Result<Stage, SyntaxError> {
+fn from(
+    word: &str,
+    rest: &str,
+    line: &Logical,
+    escape: char,
+    warnings: &mut Vec<Warning>,
+) -> Result<Stage, SyntaxError> {
     let at = line.span.first;
     let fail = |m: String| SyntaxError::new(at, m);
-    let (given, rest) = flags::take(rest, file.escape);
+    let (given, rest) = flags::take(rest, escape);
     let given = Flags::parse("FROM", given, &["platform"]).map_err(fail)?;
     let words: Vec<&str> = rest.split_whitespace().collect();
     let name = match words[..] {
         [_] => None,
-        [_, word, name] if word.eq_ignore_ascii_case("as") => Some(name.to_ascii_lowercase()),
+        [_, between, name] if between.eq_ignore_ascii_case("as") => {
+            let lower = word == word.to_ascii_lowercase();
+            let upper = word == word.to_ascii_uppercase();
+            let fits = lower && between == "as" || upper && between == "AS" || !lower && !upper;
+            if !fits {
+                let message = format!("'{between}' and '{word}' keywords' casing do not match");
+                warnings.push(Warning { rule: "FromAsCasing", message, line: at });
+            }
+            if name != name.to_ascii_lowercase() {
+                let message = format!("Stage name '{name}' should be lowercase");
+                warnings.push(Warning { rule: "StageNameCasing", message, line: at });
+            }
+            Some(name.to_ascii_lowercase())
+        }
         _ => return Err(fail("FROM requires either one or three arguments".into())),
     };
     if let Some(name) = &name {
@@ -145,13 +196,16 @@ fn from(rest: &str, line: &Logical, file: &Dockerfile) -> Result<Stage, SyntaxEr
             )));
         }
     }
+    if let Some(name) = &name {
+        warn_about_comment("FROM", &[name], line, warnings);
+    }
     Ok(Stage {
+        description: description(&line.comments, name.as_deref().unwrap_or_default()),
         base: words[0].to_owned(),
         name,
         platform: given.text("platform").map_err(fail)?,
         span: line.span,
         source: line.text.clone(),
-        description: line.comments.join("\n"),
         body: Vec::new(),
     })
 }
@@ -200,6 +254,8 @@ fn statement(
                 }
                 items.push(ArgItem { name: key, default });
             }
+            let names: Vec<&str> = items.iter().map(|item: &ArgItem| item.name.as_str()).collect();
+            warn_about_comment("ARG", &names, line, warnings);
             Instruction::Arg(items)
         }
         "ENV" | "LABEL" => {
@@ -217,15 +273,11 @@ fn statement(
         }
         "RUN" => run(rest, line, &flags, escape).map_err(fail)?,
         "COPY" | "ADD" => copy(name, rest, line, &flags, escape).map_err(fail)?,
-        "CMD" => {
-            warn_about_shell_form(name, rest, at, warnings);
-            Instruction::Cmd(command(rest))
-        }
+        "CMD" => Instruction::Cmd(command(rest)),
         "ENTRYPOINT" => {
             if rest.is_empty() {
                 return Err(needs_some());
             }
-            warn_about_shell_form(name, rest, at, warnings);
             Instruction::Entrypoint(command(rest))
         }
         "SHELL" => match json_list(rest) {
@@ -286,25 +338,14 @@ fn statement(
         }
         _ => return Err(fail(format!("unknown instruction: {name}"))),
     };
-    Ok(Statement { span: line.span, source: line.text.clone(), instruction })
+    let comments = line.comments.clone();
+    Ok(Statement { span: line.span, source: line.text.clone(), comments, instruction })
 }
 
 fn command(rest: &str) -> Command {
     match json_list(rest) {
         Some(words) => Command::Exec(words),
         None => Command::Shell(rest.to_owned()),
-    }
-}
-
-fn warn_about_shell_form(name: &str, rest: &str, line: usize, warnings: &mut Vec<Warning>) {
-    if !rest.is_empty() && json_list(rest).is_none() {
-        warnings.push(Warning {
-            rule: "JSONArgsRecommended",
-            message: format!(
-                "JSON arguments recommended for {name} to prevent unintended behavior related to OS signals"
-            ),
-            line,
-        });
     }
 }
 
@@ -391,7 +432,7 @@ fn healthcheck(rest: &str, flags: &Flags) -> Result<Instruction, String> {
             }
             let duration = |name: &str| -> Result<Duration, String> {
                 let Some(text) = flags.text(name)? else { return Ok(Duration::ZERO) };
-                let value = go_duration(&text).ok_or_else(|| format!("time: invalid duration {text:?}"))?;
+                let value = vocab::duration::parse(&text).ok_or_else(|| format!("time: invalid duration {text:?}"))?;
                 if value < Duration::from_millis(1) && value != Duration::ZERO {
                     return Err(format!("Interval {name:?} cannot be less than 1ms"));
                 }
@@ -416,31 +457,4 @@ fn healthcheck(rest: &str, flags: &Flags) -> Result<Instruction, String> {
         }
         other => Err(format!("Unknown type {other:?} in HEALTHCHECK (try CMD)")),
     }
-}
-
-/// `1m30s`, `1.5h`, `100ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        total += number * unit;
-        rest = &rest[end..];
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
 }
