@@ -12,6 +12,7 @@
 #![recursion_limit = "256"]
 
 mod http;
+pub mod own_build;
 mod router;
 mod routes;
 mod server;
@@ -19,8 +20,3 @@ mod wire;
 
 pub use router::Doors;
 pub use server::{BindError, Limits, bind, serve, serve_within};
-
-/// The WebSocket codec, for other edges of the same program.
-pub mod websocket {
-    pub use crate::http::websocket::{Decoder, Kind, Message, NORMAL_CLOSURE, ProtocolError, accept_key, header};
-}

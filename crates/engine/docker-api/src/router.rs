@@ -4,6 +4,7 @@
 //! answered like an unknown path, as Docker does.
 
 use build::Builder;
+use buildkit::Kit;
 use engine::Engine;
 use http::Request;
 use hyper::body::Incoming;
@@ -13,7 +14,8 @@ use crate::http::query::{self, Plus, Query};
 use crate::http::reply::Reply;
 use crate::http::version::{self, ApiVersion};
 use crate::routes::{
-    attach, build as builds, containers, elsewhere, execs, files, images, networks, registries, system, volumes,
+    attach, build as builds, buildkit as buildkit_doors, containers, elsewhere, execs, files, images, networks,
+    registries, system, volumes,
 };
 
 /// What requests are answered with.
@@ -21,12 +23,14 @@ use crate::routes::{
 pub struct Doors {
     pub engine: Engine,
     pub builder: Builder,
+    pub buildkit: Kit,
 }
 
 /// One request on its way to its handler.
 pub(crate) struct Call {
     pub(crate) engine: Engine,
     pub(crate) builder: Builder,
+    pub(crate) buildkit: Kit,
     pub(crate) version: ApiVersion,
     pub(crate) query: Query,
     pub(crate) request: Request<Incoming>,
@@ -37,8 +41,8 @@ pub(crate) async fn route(doors: Doors, request: Request<Incoming>) -> ApiResult
     let (version, path) = version::split(&path)?;
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     let method = request.method().clone();
-    let Doors { engine, builder } = doors;
-    let call = Call { engine, builder, version, query, request };
+    let Doors { engine, builder, buildkit } = doors;
+    let call = Call { engine, builder, buildkit, version, query, request };
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method.as_str(), segments.as_slice()) {
         ("GET" | "HEAD", ["_ping"]) => Ok(system::ping(&method)),
@@ -106,7 +110,11 @@ pub(crate) async fn route(doors: Doors, request: Request<Incoming>) -> ApiResult
         ("POST", ["commit"]) => images::commit(call).await,
 
         ("POST", ["build"]) => builds::build(call).await,
+        // Not Docker's: a folder for a build, of which only what has changed is sent.
+        ("POST", ["build", "context"]) => buildkit_doors::context(call),
         ("POST", ["build", "prune"]) => builds::prune(call).await,
+        ("POST", ["grpc"]) => buildkit_doors::grpc(call),
+        ("POST", ["session"]) => buildkit_doors::session(call),
 
         ("GET", ["networks"]) => networks::list(call).await,
         ("POST", ["networks", "create"]) => networks::create(call).await,

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
@@ -174,8 +175,26 @@ async fn read_whole(body: impl HttpBody<Data = Bytes, Error = hyper::Error>) -> 
     }
 }
 
+/// What is still read of a body that nobody wants any more, bytes.
+const UNWANTED_BYTES_MAX: usize = 1 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Reads on for a little: a client that is still sending would find its connection reset before it sees why it was refused.
+async fn drain(mut body: Incoming) {
+    let read = async {
+        let mut count = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            count += frame.data_ref().map_or(0, Bytes::len);
+            if count > UNWANTED_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(UNWANTED_TIME_MAX, read).await;
+}
+
 /// Passes a request body on to the engine. A connection that breaks off is an error there, not an end; an engine that
-/// stops reading leaves the rest of the body unread.
+/// stops reading leaves the rest of a long body unread.
 pub(crate) fn feed(mut body: Incoming) -> engine::Body {
     let (sender, fed) = engine::Body::channel();
     tokio::spawn(async move {
@@ -183,7 +202,7 @@ pub(crate) fn feed(mut body: Incoming) -> engine::Body {
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => {
                     if sender.send(data).await.is_err() {
-                        return;
+                        return drain(body).await;
                     }
                 }
                 // Trailers say nothing about an archive.

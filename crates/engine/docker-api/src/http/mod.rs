@@ -3,8 +3,8 @@
 pub(crate) mod body;
 pub(crate) mod error;
 pub(crate) mod filters;
+pub(crate) mod handshake;
 pub(crate) mod hijack;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod version;
-pub(crate) mod websocket;

@@ -8,13 +8,14 @@ use std::ops::ControlFlow;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use streaming::websocket;
 
 use super::containers::{FRAMES_SAY_SO, frame_stream, stream_type};
 use crate::http::body::Body;
 use crate::http::error::{ApiError, ApiResult};
+use crate::http::handshake;
 use crate::http::hijack::{self, FromClient, ToClient};
 use crate::http::reply::{self, Reply};
-use crate::http::websocket;
 use crate::router::Call;
 use crate::wire::frames;
 
@@ -38,7 +39,7 @@ pub(crate) async fn attach(call: Call, id: &str) -> ApiResult<Reply> {
 /// Output goes out in binary messages without Docker's frames, whatever comes in is standard input. Before 1.42 the
 /// streams could not be chosen.
 pub(crate) async fn websocket(mut call: Call, id: &str) -> ApiResult<Reply> {
-    let accept = websocket::accept(call.request.headers())?;
+    let accept = handshake::accept(call.request.headers())?;
     let keys = DetachKeys::parse(call.query.get("detachKeys").unwrap_or_default())?;
     let mut options = options(&call);
     if call.version < FRAMES_SAY_SO {

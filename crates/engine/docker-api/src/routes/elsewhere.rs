@@ -35,8 +35,8 @@ pub(crate) fn rest(method: &Method, segments: &[&str]) -> ApiResult<Reply> {
             Err(ApiError::unsupported("attestations are not supported by this engine"))
         }
         (_, ["plugins", ..]) => Err(ApiError::unsupported("plugins are not supported by this engine")),
-        ("POST", ["build", "cancel"] | ["session"] | ["grpc"]) => Err(ApiError::unsupported(
-            "build: BuildKit's protocol is not supported by this version; use the classic builder (DOCKER_BUILDKIT=0)",
+        ("POST", ["build", "cancel"]) => Err(ApiError::unsupported(
+            "build/cancel: a build ends with its client's connection; there is nothing else to cancel it by",
         )),
         _ => Err(ApiError::page_not_found()),
     }

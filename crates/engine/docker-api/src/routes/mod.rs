@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod build;
+pub(crate) mod buildkit;
 pub(crate) mod containers;
 pub(crate) mod elsewhere;
 pub(crate) mod execs;

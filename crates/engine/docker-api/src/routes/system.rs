@@ -24,6 +24,8 @@ pub(crate) fn ping(method: &Method) -> Reply {
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    // 2: BuildKit is the builder that clients use unless they are told otherwise.
+    headers.insert(HeaderName::from_static("builder-version"), HeaderValue::from_static("2"));
     headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
     reply
 }
@@ -100,5 +102,9 @@ pub(crate) async fn disk_usage(call: Call) -> ApiResult<Reply> {
     } else {
         Vec::new()
     };
-    reply::ok(&info::disk_usage(usage, images, parts, call.version))
+    let cache = match wants("build-cache") {
+        true => Some(call.builder.usage().await.map_err(super::build::refused)?),
+        false => None,
+    };
+    reply::ok(&info::disk_usage(usage, images, cache, parts, call.version))
 }

@@ -96,6 +96,8 @@ struct ImageConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     env: Vec<String>,
     cmd: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    args_escaped: bool,
     entrypoint: Option<Vec<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     volumes: BTreeMap<String, Empty>,
@@ -145,6 +147,7 @@ impl Inspect {
                 exposed_ports: keys(config.exposed_ports),
                 env: config.env,
                 cmd: config.cmd,
+                args_escaped: config.args_escaped,
                 entrypoint: config.entrypoint,
                 volumes: keys(config.volumes),
                 working_dir: config.working_dir,

@@ -145,6 +145,22 @@ pub(crate) fn volume(volume: engine::VolumeView) -> Value {
     value
 }
 
+/// One record of the build cache.
+fn build_record(entry: build::CacheEntry) -> Value {
+    json!({
+        "ID": entry.key,
+        "Parents": entry.parent.map(|parent| vec![parent.hex()]),
+        "Type": entry.kind.name(),
+        "Description": entry.record.description,
+        "InUse": entry.in_use,
+        "Shared": entry.shared,
+        "Size": entry.record.bytes,
+        "CreatedAt": time::nano(entry.record.created_at),
+        "LastUsedAt": time::nano(entry.record.last_used_at),
+        "UsageCount": entry.record.uses,
+    })
+}
+
 /// Which parts of `system df` were asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UsageParts {
@@ -156,6 +172,7 @@ pub(crate) struct UsageParts {
 pub(crate) fn disk_usage(
     usage: engine::DiskUsage,
     images: Vec<engine::ImageSummary>,
+    cache: Option<Vec<build::CacheEntry>>,
     parts: UsageParts,
     version: ApiVersion,
 ) -> Value {
@@ -169,6 +186,6 @@ pub(crate) fn disk_usage(
         "Images": shown(parts.images, json!(images)),
         "Containers": shown(parts.containers, json!(containers)),
         "Volumes": shown(parts.volumes, json!(volumes)),
-        "BuildCache": shown(parts.images && parts.containers && parts.volumes, json!([])),
+        "BuildCache": cache.map(|entries| entries.into_iter().map(build_record).collect::<Vec<_>>()),
     })
 }
