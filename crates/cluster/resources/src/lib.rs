@@ -7,6 +7,7 @@
 //! This crate knows no HTTP, no store, no clock and no randomness: `apiserver` brings them.
 
 pub mod apply;
+pub mod binding;
 pub mod crd;
 pub mod decode;
 pub mod errors;
@@ -15,11 +16,15 @@ pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod openapi;
+pub mod openapi_proto;
 pub mod patch;
+pub mod placement;
+pub mod ports;
 pub mod proto;
 pub mod schema;
 pub mod selector;
 pub mod table;
+pub mod yaml;
 
 pub use errors::{Cause, FieldError, Status};
 pub use serde_json::Value;

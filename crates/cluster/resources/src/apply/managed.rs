@@ -1,10 +1,11 @@
 //! The books of `metadata.managedFields`: what an update and an apply do to them.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::{Element, Set, compare, merge, remove, to_set};
+use super::{Element, Set, compare_unbooked, merge, mergeable, remove, to_set};
 use crate::meta;
 use crate::schema::Node;
 
@@ -151,8 +152,8 @@ impl Managers {
     fn write(mut self, object: &mut Value) {
         self.0.retain(|managed| !managed.set.is_empty());
         self.0.sort_by(|a, b| {
-            let key = |managed: &Managed| (managed.writer.operation, managed.time.clone(), managed.writer.clone());
-            key(a).cmp(&key(b))
+            let operations = a.writer.operation.cmp(&b.writer.operation);
+            operations.then_with(|| a.time.cmp(&b.time)).then_with(|| a.writer.cmp(&b.writer))
         });
         self.join_ancient();
         if self.0.is_empty() {
@@ -165,13 +166,14 @@ impl Managers {
                 let mut entry = json!({
                     "apiVersion": managed.writer.api_version,
                     "fieldsType": "FieldsV1",
-                    "fieldsV1": managed.set.to_value(),
                     "manager": managed.writer.manager,
                     "operation": match managed.writer.operation {
                         Operation::Apply => "Apply",
                         Operation::Update => "Update",
                     },
                 });
+                // Moved in: the macro would copy it, and nothing in the books is larger.
+                entry["fieldsV1"] = managed.set.to_value();
                 if !managed.time.is_empty() {
                     entry["time"] = managed.time.as_str().into();
                 }
@@ -213,15 +215,19 @@ impl Managers {
     fn yield_to(&mut self, writer: &Writer, changed: &Set, removed: &Set) {
         for managed in &mut self.0 {
             if managed.writer.identity() != writer.identity() {
-                managed.set = managed.set.difference(changed);
+                managed.set.subtract(changed);
             }
-            managed.set = managed.set.difference(removed);
+            managed.set.subtract(removed);
         }
     }
 }
 
-fn ignored(reset: &Set) -> Set {
-    Set::of_fields(UNOWNED).union(reset.clone())
+/// Takes out what nobody owns, and what this endpoint does not write.
+fn ownable(mut set: Set, reset: &Set) -> Set {
+    static UNOWNED_SET: OnceLock<Set> = OnceLock::new();
+    set.subtract_below(UNOWNED_SET.get_or_init(|| Set::of_fields(UNOWNED)));
+    set.subtract_below(reset);
+    set
 }
 
 fn without_books(object: &Value) -> Value {
@@ -238,13 +244,20 @@ pub fn update(old: Option<&Value>, new: &mut Value, node: &Node, writer: &Writer
         Some(old) if !carried => Managers::read(old),
         _ => Managers::read(new),
     };
-    let before = old.map_or_else(|| json!({"metadata": {}}), without_books);
     meta::unset(new, "managedFields");
-    let changes = compare(&before, new, Some(node));
+    let nothing;
+    let before = match old {
+        Some(old) => old,
+        None => {
+            nothing = json!({"metadata": {}});
+            &nothing
+        }
+    };
+    let changes = compare_unbooked(before, new, Some(node));
     let changed = changes.added.union(changes.modified);
     managers.yield_to(writer, &changed, &changes.removed);
     let owned = managers.position(writer).map(|at| managers.0[at].set.clone()).unwrap_or_default();
-    let owned = owned.union(changed).recursive_difference(&ignored(reset));
+    let owned = ownable(owned.union(changed), reset);
     managers.set(writer, owned, now);
     managers.write(new);
 }
@@ -262,6 +275,12 @@ pub fn apply(
     if meta::at(config, &["metadata", "managedFields"]).is_some() {
         return Err(ApplyError::Malformed("metadata.managedFields must be nil".into()));
     }
+    mergeable(config, Some(node)).map_err(|why| {
+        let text = |path: &[&str]| meta::str_at(config, path).to_owned();
+        let place = format!("{}/{}", meta::namespace(config), meta::name(config));
+        let kind = format!("{}, Kind={}", text(&["apiVersion"]), text(&["kind"]));
+        ApplyError::Malformed(format!("failed to create typed patch object ({place}; {kind}): {why}"))
+    })?;
     let mut managers = live.map(Managers::read).unwrap_or_default();
     let before = live.map_or_else(|| json!({}), without_books);
     if let Some(live) = live
@@ -274,13 +293,12 @@ pub fn apply(
             api_version: meta::str_at(live, &["apiVersion"]).to_owned(),
             subresource: String::new(),
         };
-        let set = to_set(&before, Some(node)).recursive_difference(&ignored(reset));
+        let set = ownable(to_set(&before, Some(node)), reset);
         managers.set(&first, set, now);
     }
     let mut config = config.clone();
     remove(&mut config, reset, Some(node));
-    let ignored = ignored(reset);
-    let set = to_set(&config, Some(node)).recursive_difference(&ignored);
+    let set = ownable(to_set(&config, Some(node)), reset);
     let last = managers.position(writer).map(|at| managers.0[at].set.clone()).unwrap_or_default();
     let mut merged = merge(&before, &config, Some(node));
     managers.set(writer, set, now);
@@ -289,7 +307,7 @@ pub fn apply(
     let abandoned = abandoned(&last, &managers);
     remove(&mut merged, &abandoned, Some(node));
 
-    let changes = compare(&before, &merged, Some(node));
+    let changes = compare_unbooked(&before, &merged, Some(node));
     let changed = changes.added.union(changes.modified);
     let mut conflicts = Vec::new();
     for managed in managers.0.iter().filter(|managed| managed.writer.identity() != writer.identity()) {

@@ -11,4 +11,4 @@ mod walk;
 pub use element::Element;
 pub use managed::{ApplyError, Conflict, Managers, Operation, Writer, apply, update};
 pub use set::Set;
-pub use walk::{Comparison, compare, merge, remove, to_set};
+pub use walk::{Comparison, compare_unbooked, merge, mergeable, remove, to_set};

@@ -90,33 +90,45 @@ impl Set {
 
     /// What is here and not in `other`.
     pub fn difference(&self, other: &Self) -> Self {
-        let mut out = Self::default();
-        for (element, entry) in &self.entries {
-            match other.entries.get(element) {
-                None => out.put(element.clone(), entry.member, entry.children.clone()),
-                Some(theirs) => {
-                    let children = entry.children.difference(&theirs.children);
-                    out.put(element.clone(), entry.member && !theirs.member, children);
-                }
+        let mut out = self.clone();
+        out.subtract(other);
+        out
+    }
+
+    /// Takes out what is in `other`.
+    pub fn subtract(&mut self, other: &Self) {
+        for (element, theirs) in &other.entries {
+            if let Some(entry) = self.entries.get_mut(element) {
+                entry.member &= !theirs.member;
+                entry.children.subtract(&theirs.children);
+                self.forget_empty(element);
             }
         }
-        out
+    }
+
+    fn forget_empty(&mut self, element: &Element) {
+        if self.entries.get(element).is_some_and(|entry| !entry.member && entry.children.is_empty()) {
+            self.entries.remove(element);
+        }
     }
 
     /// What is here and neither in `other` nor below a member of it.
     pub fn recursive_difference(&self, other: &Self) -> Self {
-        let mut out = Self::default();
-        for (element, entry) in &self.entries {
-            match other.entries.get(element) {
-                None => out.put(element.clone(), entry.member, entry.children.clone()),
-                Some(theirs) if theirs.member => {}
-                Some(theirs) => {
-                    let children = entry.children.recursive_difference(&theirs.children);
-                    out.put(element.clone(), entry.member, children);
-                }
+        let mut out = self.clone();
+        out.subtract_below(other);
+        out
+    }
+
+    /// Takes out what is in `other` or below a member of it.
+    pub fn subtract_below(&mut self, other: &Self) {
+        for (element, theirs) in &other.entries {
+            if theirs.member {
+                self.entries.remove(element);
+            } else if let Some(entry) = self.entries.get_mut(element) {
+                entry.children.subtract_below(&theirs.children);
+                self.forget_empty(element);
             }
         }
-        out
     }
 
     /// What is at or below a member of `other`.

@@ -73,6 +73,54 @@ fn is_declared(node: Option<&Node>, key: &str) -> bool {
     node.and_then(Node::struct_def).is_some_and(|def| def.field(key).is_some())
 }
 
+/// Says why an applied configuration cannot be merged: items of a shared list that have no key, or one that another has.
+pub fn mergeable(config: &Value, node: Option<&Node>) -> Result<(), String> {
+    mergeable_at(config, node, &mut String::new())
+}
+
+fn mergeable_at(config: &Value, node: Option<&Node>, path: &mut String) -> Result<(), String> {
+    let length = path.len();
+    let kind = sharing(config, node);
+    match (&kind, config) {
+        (Sharing::Fields, Value::Object(map)) => {
+            for (key, child) in map {
+                *path += &Element::field(key).to_string();
+                mergeable_at(child, node.and_then(|node| node.child(key)), path)?;
+                path.truncate(length);
+            }
+        }
+        (Sharing::Keyed(_) | Sharing::Set, Value::Array(list)) => {
+            let item_node = node.and_then(Node::item);
+            let mut seen = std::collections::BTreeSet::new();
+            for (index, item) in list.iter().enumerate() {
+                let element = match kind {
+                    Sharing::Keyed(keys) => {
+                        let found = element(item, keys, item_node);
+                        let has = |key: &&String| matches!(&found, Some(Element::Key(have)) if have.iter().any(|(name, _)| name == *key));
+                        if let Some(key) = keys.iter().find(|key| !has(key)) {
+                            return Err(format!(
+                                "{path}: element {index}: associative list with keys has an element that omits key field \
+                                 {key:?} (and doesn't have default value)"
+                            ));
+                        }
+                        found.unwrap_or(Element::Index(index))
+                    }
+                    _ => Element::Item(item.clone()),
+                };
+                if seen.contains(&element) {
+                    return Err(format!("{path}: duplicate entries for key {element}"));
+                }
+                *path += &element.to_string();
+                mergeable_at(item, item_node, path)?;
+                path.truncate(length);
+                seen.insert(element);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// The fields that a writer of this object sets.
 pub fn to_set(value: &Value, node: Option<&Node>) -> Set {
     below(value, node).1
@@ -118,40 +166,70 @@ pub struct Comparison {
     pub removed: Set,
 }
 
-/// What `new` adds to, changes in and takes from `old`.
-pub fn compare(old: &Value, new: &Value, node: Option<&Node>) -> Comparison {
+/// What `new` adds to, changes in and takes from `old`, but for the books themselves.
+pub fn compare_unbooked(old: &Value, new: &Value, node: Option<&Node>) -> Comparison {
+    const METADATA: &str = "metadata";
     let mut out = Comparison::default();
-    if old != new {
-        diff(old, new, node, &mut Vec::new(), &mut out);
-    }
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        diff(old, new, node, &mut out);
+        return out;
+    };
+    fields(old, new, node, METADATA, &mut out);
+    let child = node.and_then(|node| node.child(METADATA));
+    let mut below = Comparison::default();
+    let (modified, added, removed) = match (old.get(METADATA), new.get(METADATA)) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            fields(old, new, child, "managedFields", &mut below);
+            (false, false, false)
+        }
+        (Some(old), Some(new)) => (diff(old, new, child, &mut below), false, false),
+        (None, Some(new)) => {
+            below.added = whole(new, child);
+            (false, true, false)
+        }
+        (Some(old), None) => {
+            below.removed = whole(old, child);
+            (false, false, true)
+        }
+        (None, None) => return out,
+    };
+    out.added.put(Element::field(METADATA), added, below.added);
+    out.modified.put(Element::field(METADATA), modified, below.modified);
+    out.removed.put(Element::field(METADATA), removed, below.removed);
     out
 }
 
-fn diff(old: &Value, new: &Value, node: Option<&Node>, path: &mut Vec<Element>, out: &mut Comparison) {
-    if old == new {
-        return;
+impl Comparison {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
+
+    /// Takes in what is below an element.
+    fn put(&mut self, element: &Element, modified: bool, below: Self) {
+        let put = |set: &mut Set, member: bool, children: Set| {
+            if member || !children.is_empty() {
+                set.put(element.clone(), member, children);
+            }
+        };
+        put(&mut self.added, false, below.added);
+        put(&mut self.modified, modified, below.modified);
+        put(&mut self.removed, false, below.removed);
+    }
+}
+
+/// Whether the value itself is another one; what differs below it goes into `out`.
+fn diff(old: &Value, new: &Value, node: Option<&Node>, out: &mut Comparison) -> bool {
     let kind = sharing(new, node);
     let same_kind = std::mem::discriminant(old) == std::mem::discriminant(new);
     match &kind {
         Sharing::Fields if same_kind => {
-            let (old, new) = (old.as_object().expect("objects"), new.as_object().expect("objects"));
-            for (key, value) in new {
-                path.push(Element::field(key));
-                let child = node.and_then(|node| node.child(key));
-                match old.get(key) {
-                    Some(before) => diff(before, value, child, path, out),
-                    None => whole(value, child, path, &mut out.added),
-                }
-                path.pop();
-            }
-            for (key, value) in old.iter().filter(|(key, _)| !new.contains_key(*key)) {
-                path.push(Element::field(key));
-                whole(value, node.and_then(|node| node.child(key)), path, &mut out.removed);
-                path.pop();
-            }
+            fields(old.as_object().expect("objects"), new.as_object().expect("objects"), node, "", out);
+            false
         }
         Sharing::Keyed(_) | Sharing::Set if same_kind => {
+            if old == new {
+                return false;
+            }
             let item_node = node.and_then(Node::item);
             let old = items(list(old), &kind, item_node);
             let new = items(list(new), &kind, item_node);
@@ -159,53 +237,68 @@ fn diff(old: &Value, new: &Value, node: Option<&Node>, path: &mut Vec<Element>, 
                 old.iter().map(|(element, item)| (element, *item)).collect();
             let kept: std::collections::BTreeSet<&Element> = new.iter().map(|(element, _)| element).collect();
             for (element, item) in &new {
-                path.push(element.clone());
                 match index.get(element) {
-                    Some(before) => diff(before, item, item_node, path, out),
-                    None => whole(item, item_node, path, &mut out.added),
+                    Some(before) => {
+                        let mut below = Comparison::default();
+                        let modified = diff(before, item, item_node, &mut below);
+                        out.put(element, modified, below);
+                    }
+                    None => out.added.put(element.clone(), true, whole(item, item_node)),
                 }
-                path.pop();
             }
             for (element, item) in old.iter().filter(|(element, _)| !kept.contains(element)) {
-                path.push(element.clone());
-                whole(item, item_node, path, &mut out.removed);
-                path.pop();
+                out.removed.put(element.clone(), true, whole(item, item_node));
             }
+            false
         }
-        _ => out.modified.insert(path),
+        _ => old != new,
     }
 }
 
-/// The path itself and every path below it.
-fn whole(value: &Value, node: Option<&Node>, path: &mut Vec<Element>, out: &mut Set) {
-    out.insert(path);
+/// The fields of two maps, but one.
+fn fields(old: &Map<String, Value>, new: &Map<String, Value>, node: Option<&Node>, but: &str, out: &mut Comparison) {
+    for (key, value) in new.iter().filter(|(key, _)| *key != but) {
+        let child = node.and_then(|node| node.child(key));
+        match old.get(key) {
+            Some(before) => {
+                let mut below = Comparison::default();
+                let modified = diff(before, value, child, &mut below);
+                if modified || !below.is_empty() {
+                    out.put(&Element::field(key), modified, below);
+                }
+            }
+            None => out.added.put(Element::field(key), true, whole(value, child)),
+        }
+    }
+    for (key, value) in old.iter().filter(|(key, _)| *key != but && !new.contains_key(*key)) {
+        out.removed.put(Element::field(key), true, whole(value, node.and_then(|node| node.child(key))));
+    }
+}
+
+/// Every path below a value that is there as a whole.
+fn whole(value: &Value, node: Option<&Node>) -> Set {
+    let mut out = Set::default();
     let kind = sharing(value, node);
     match &kind {
-        Sharing::Leaf | Sharing::Set => {
-            if let Sharing::Set = kind {
-                for (element, _) in items(list(value), &kind, None) {
-                    path.push(element);
-                    out.insert(path);
-                    path.pop();
-                }
+        Sharing::Leaf => {}
+        Sharing::Set => {
+            for (element, _) in items(list(value), &kind, None) {
+                out.put(element, true, Set::default());
             }
         }
         Sharing::Fields => {
             for (key, child) in value.as_object().into_iter().flatten() {
-                path.push(Element::field(key));
-                whole(child, node.and_then(|node| node.child(key)), path, out);
-                path.pop();
+                out.put(Element::field(key), true, whole(child, node.and_then(|node| node.child(key))));
             }
         }
         Sharing::Keyed(_) => {
             let item_node = node.and_then(Node::item);
             for (element, item) in items(list(value), &kind, item_node) {
-                path.push(element);
-                whole(item, item_node, path, out);
-                path.pop();
+                out.put(element, true, whole(item, item_node));
             }
         }
     }
+    out
 }
 
 /// What an object becomes when a writer applies `config` to it: what config says wins, what it does not mention stays.

@@ -17,6 +17,14 @@ pub fn default_definition(definition: &mut Value) {
     spec.entry("conversion").or_insert_with(|| serde_json::json!({"strategy": "None"}));
 }
 
+/// The status that a definition starts with; typed clients read it before anybody has accepted the names.
+pub fn prepare_definition(definition: &mut Value) {
+    let versions = meta::list_at(definition, &["spec", "versions"]);
+    let stored: Vec<Value> =
+        versions.iter().filter(|version| version["storage"] == true).map(|version| version["name"].clone()).collect();
+    definition["status"] = serde_json::json!({"acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored});
+}
+
 /// Checks a definition.
 pub fn validate_definition(definition: &Value, faults: &mut Faults) {
     let spec = &definition["spec"];

@@ -4,10 +4,12 @@
 mod check;
 mod definition;
 mod expressions;
+mod names;
 
 pub use check::validate;
-pub use definition::{default_definition, validate_definition};
+pub use definition::{default_definition, prepare_definition, validate_definition};
 pub use expressions::Expression;
+pub use names::{Names, accept};
 
 use std::sync::Arc;
 

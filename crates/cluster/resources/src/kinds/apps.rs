@@ -28,7 +28,7 @@ pub(super) const DEPLOYMENT: Strategy = Strategy {
     },
     validate: |object, faults| {
         let spec = &object["spec"];
-        replicated(spec, faults);
+        replicated(spec, "deployment", faults);
         faults.required_one_of(&spec["strategy"], "type", "spec.strategy", &["Recreate", "RollingUpdate"]);
         if spec["strategy"]["type"] == "Recreate" && spec["strategy"].get("rollingUpdate").is_some() {
             let detail = "may not be specified when strategy `type` is 'Recreate'";
@@ -38,6 +38,7 @@ pub(super) const DEPLOYMENT: Strategy = Strategy {
         for name in ["maxUnavailable", "maxSurge"] {
             int_or_percent(&rolling[name], &format!("spec.strategy.rollingUpdate.{name}"), faults);
         }
+        at_most_all(&rolling["maxUnavailable"], "spec.strategy.rollingUpdate.maxUnavailable", faults);
         if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
             let detail = "may not be 0 when `maxSurge` is 0";
             faults.invalid("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"].clone(), detail);
@@ -45,7 +46,13 @@ pub(super) const DEPLOYMENT: Strategy = Strategy {
         faults.non_negative(spec, "revisionHistoryLimit", "spec");
         faults.non_negative(spec, "minReadySeconds", "spec");
         faults.non_negative(spec, "progressDeadlineSeconds", "spec");
-        always_restarts(spec, faults);
+        let number = |field: &str| spec[field].as_i64().unwrap_or(0);
+        if spec["progressDeadlineSeconds"].is_number() && number("progressDeadlineSeconds") <= number("minReadySeconds")
+        {
+            let value = number("progressDeadlineSeconds");
+            faults.invalid("spec.progressDeadlineSeconds", value, "must be greater than minReadySeconds");
+        }
+        always_restarts(spec, "ReplicaSet", faults);
     },
     validate_update: selector_stays,
     generation: true,
@@ -59,9 +66,9 @@ pub(super) const REPLICA_SET: Strategy = Strategy {
         default_to(spec, "replicas", 1);
     },
     validate: |object, faults| {
-        replicated(&object["spec"], faults);
+        replicated(&object["spec"], "deployment", faults);
         faults.non_negative(&object["spec"], "minReadySeconds", "spec");
-        always_restarts(&object["spec"], faults);
+        always_restarts(&object["spec"], "ReplicaSet", faults);
     },
     validate_update: selector_stays,
     generation: true,
@@ -100,11 +107,44 @@ pub(super) const STATEFUL_SET: Strategy = Strategy {
         }
     },
     validate: |object, faults| {
-        let spec = &object["spec"];
-        replicated(spec, faults);
+        // Its pods have the volumes of its claims.
+        let mut with_claims = object["spec"].clone();
+        let claims = meta::list_at(&object["spec"], &["volumeClaimTemplates"]).iter().map(meta::name);
+        let mut volumes = meta::list_at(&with_claims, &["template", "spec", "volumes"]).to_vec();
+        for name in claims {
+            if !volumes.iter().any(|volume| volume["name"] == name) {
+                volumes.push(json!({"name": name, "emptyDir": {}}));
+            }
+        }
+        if !volumes.is_empty() {
+            with_claims["template"]["spec"]["volumes"] = volumes.into();
+        }
+        let spec = &with_claims;
         faults.required_one_of(spec, "podManagementPolicy", "spec", &["OrderedReady", "Parallel"]);
-        faults.required_one_of(&spec["updateStrategy"], "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
-        always_restarts(spec, faults);
+        let strategy = &spec["updateStrategy"];
+        faults.required_one_of(strategy, "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+        let rolling = &strategy["rollingUpdate"];
+        if strategy["type"] == "OnDelete" && rolling.is_object() {
+            let detail = "only allowed for updateStrategy 'RollingUpdate'";
+            faults.invalid("spec.updateStrategy.rollingUpdate", rolling.clone(), detail);
+        }
+        faults.non_negative(rolling, "partition", "spec.updateStrategy.rollingUpdate");
+        let path = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+        int_or_percent(&rolling["maxUnavailable"], path, faults);
+        at_most_all(&rolling["maxUnavailable"], path, faults);
+        if rolling.get("maxUnavailable").is_some_and(is_zero) {
+            faults.invalid(path, rolling["maxUnavailable"].clone(), "cannot be 0");
+        }
+        let retention = &spec["persistentVolumeClaimRetentionPolicy"];
+        for field in ["whenDeleted", "whenScaled"] {
+            faults.one_of(retention, field, "spec.persistentVolumeClaimRetentionPolicy", &["Delete", "Retain"]);
+        }
+        for field in ["minReadySeconds", "revisionHistoryLimit"] {
+            faults.non_negative(spec, field, "spec");
+        }
+        faults.non_negative(&spec["ordinals"], "start", "spec.ordinals");
+        replicated(spec, "statefulset", faults);
+        always_restarts(spec, "StatefulSet", faults);
     },
     validate_update: |new, old, faults| {
         let free = [
@@ -153,11 +193,32 @@ pub(super) const DAEMON_SET: Strategy = Strategy {
     },
     validate: |object, faults| {
         let spec = &object["spec"];
-        selects_its_template(spec, faults);
+        selects_its_template(spec, "daemonset", faults);
         podspec::validate_template(&spec["template"], "spec.template", faults);
-        faults.required_one_of(&spec["updateStrategy"], "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+        always_restarts(spec, "DaemonSet", faults);
         faults.non_negative(spec, "minReadySeconds", "spec");
-        always_restarts(spec, faults);
+        let strategy = &spec["updateStrategy"];
+        faults.one_of(strategy, "type", "spec.updateStrategy", &["OnDelete", "RollingUpdate"]);
+        if strategy["type"] == "RollingUpdate" {
+            let rolling = &strategy["rollingUpdate"];
+            let path = |name: &str| format!("spec.updateStrategy.rollingUpdate.{name}");
+            for name in ["maxUnavailable", "maxSurge"] {
+                int_or_percent(&rolling[name], &path(name), faults);
+                at_most_all(&rolling[name], &path(name), faults);
+            }
+            match (is_zero(&rolling["maxUnavailable"]), is_zero(&rolling["maxSurge"])) {
+                (true, true) => {
+                    let value = rolling["maxUnavailable"].clone();
+                    faults.invalid(&path("maxUnavailable"), value, "cannot be 0 when maxSurge is 0");
+                }
+                (false, false) => {
+                    let detail = "may not be set when maxUnavailable is non-zero";
+                    faults.invalid(&path("maxSurge"), rolling["maxSurge"].clone(), detail);
+                }
+                _ => {}
+            }
+        }
+        faults.non_negative(spec, "revisionHistoryLimit", "spec");
     },
     validate_update: selector_stays,
     generation: true,
@@ -182,11 +243,18 @@ pub(super) const REPLICATION_CONTROLLER: Strategy = Strategy {
     validate: |object, faults| {
         let spec = &object["spec"];
         faults.non_negative(spec, "replicas", "spec");
+        faults.non_negative(spec, "minReadySeconds", "spec");
         if spec["selector"].as_object().is_none_or(Map::is_empty) {
             faults.required("spec.selector", "");
         }
+        let labels = &spec["template"]["metadata"]["labels"];
+        let fits = |(key, value): (&String, &Value)| labels.get(key) == Some(value);
+        if !spec["selector"].as_object().into_iter().flatten().all(fits) {
+            let detail = "`selector` does not match template `labels`";
+            faults.invalid("spec.template.metadata.labels", labels.clone(), detail);
+        }
         podspec::validate_template(&spec["template"], "spec.template", faults);
-        always_restarts(spec, faults);
+        always_restarts(spec, "ReplicationController", faults);
     },
     generation: true,
     ..Strategy::PLAIN
@@ -194,6 +262,9 @@ pub(super) const REPLICATION_CONTROLLER: Strategy = Strategy {
 
 pub(super) const CONTROLLER_REVISION: Strategy = Strategy {
     validate: |object, faults| {
+        if object.get("data").is_none() {
+            faults.required("data", "data is mandatory");
+        }
         if object["revision"].as_i64().is_some_and(|revision| revision < 0) {
             faults.invalid("revision", object["revision"].clone(), "must be greater than or equal to 0");
         }
@@ -202,16 +273,19 @@ pub(super) const CONTROLLER_REVISION: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-fn replicated(spec: &Value, faults: &mut Faults) {
+fn replicated(spec: &Value, kind: &str, faults: &mut Faults) {
     faults.non_negative(spec, "replicas", "spec");
-    selects_its_template(spec, faults);
+    selects_its_template(spec, kind, faults);
     podspec::validate_template(&spec["template"], "spec.template", faults);
 }
 
-fn selects_its_template(spec: &Value, faults: &mut Faults) {
+/// `kind` is whose selector upstream says it is, where it selects nothing.
+fn selects_its_template(spec: &Value, kind: &str, faults: &mut Faults) {
     let selector = &spec["selector"];
     if selector.is_null() {
-        faults.required("spec.selector", "");
+        if kind != "daemonset" {
+            faults.required("spec.selector", "");
+        }
         // Upstream goes on to find that nothing is selected.
         faults.invalid(
             "spec.template.metadata.labels",
@@ -222,7 +296,7 @@ fn selects_its_template(spec: &Value, faults: &mut Faults) {
     }
     faults.label_selector(selector, "spec.selector");
     if selector.as_object().is_some_and(Map::is_empty) {
-        faults.invalid("spec.selector", selector.clone(), "empty selector is invalid for deployment");
+        faults.invalid("spec.selector", selector.clone(), format!("empty selector is invalid for {kind}"));
         return;
     }
     let labels = &spec["template"]["metadata"]["labels"];
@@ -233,7 +307,7 @@ fn selects_its_template(spec: &Value, faults: &mut Faults) {
     }
 }
 
-fn always_restarts(spec: &Value, faults: &mut Faults) {
+fn always_restarts(spec: &Value, kind: &str, faults: &mut Faults) {
     let pod = &spec["template"]["spec"];
     if pod["restartPolicy"] != "Always" && pod["restartPolicy"].is_string() {
         let value = pod["restartPolicy"].clone();
@@ -241,10 +315,8 @@ fn always_restarts(spec: &Value, faults: &mut Faults) {
         faults.push(error);
     }
     if pod["activeDeadlineSeconds"].is_number() {
-        faults.forbidden(
-            "spec.template.spec.activeDeadlineSeconds",
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
-        );
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        faults.forbidden("spec.template.spec.activeDeadlineSeconds", &detail);
     }
 }
 
@@ -254,6 +326,13 @@ fn selector_stays(new: &Value, old: &Value, faults: &mut Faults) {
 
 fn is_zero(value: &Value) -> bool {
     *value == 0 || *value == "0%" || *value == "0"
+}
+
+fn at_most_all(value: &Value, path: &str, faults: &mut Faults) {
+    let percent = value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|digits| digits.parse::<u64>().ok());
+    if percent.is_some_and(|percent| percent > 100) {
+        faults.invalid(path, value.clone(), "must not be greater than 100%");
+    }
 }
 
 fn int_or_percent(value: &Value, path: &str, faults: &mut Faults) {
@@ -272,5 +351,27 @@ fn int_or_percent(value: &Value, path: &str, faults: &mut Faults) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_a_set_mount_the_claims_of_its_templates() {
+        let container = json!({"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/data"}]});
+        let mut set = json!({"metadata": {"name": "db"}, "spec": {"selector": {"matchLabels": {"app": "db"}}, "serviceName": "db",
+            "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [container]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]}});
+        (STATEFUL_SET.default)(&mut set);
+        let found = |set: &Value| {
+            let mut faults = Faults(Vec::new());
+            (STATEFUL_SET.validate)(set, &mut faults);
+            faults.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&set), Vec::<String>::new());
+        set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] = "other".into();
+        assert_eq!(found(&set).len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Job, CronJob, HorizontalPodAutoscaler, PodDisruptionBudget.
+//! Job and CronJob.
 
 use serde_json::{Value, json};
 
@@ -66,6 +66,16 @@ pub(super) const CRON_JOB: Strategy = Strategy {
         } else if let Some(fault) = cron_fault(schedule) {
             faults.invalid("spec.schedule", schedule, fault);
         }
+        if let Some(zone) = spec["timeZone"].as_str() {
+            if zone.eq_ignore_ascii_case("local") {
+                let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+                faults.invalid("spec.timeZone", zone, detail);
+            } else if zone.is_empty() {
+                faults.invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string");
+            } else if !jiff::tz::db().is_definitively_empty() && jiff::tz::TimeZone::get(zone).is_err() {
+                faults.invalid("spec.timeZone", zone, format!("unknown time zone {zone}"));
+            }
+        }
         faults.required_one_of(spec, "concurrencyPolicy", "spec", &["Allow", "Forbid", "Replace"]);
         for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
             faults.non_negative(spec, field, "spec");
@@ -74,50 +84,6 @@ pub(super) const CRON_JOB: Strategy = Strategy {
         if meta::name(object).len() > 52 {
             faults.invalid("metadata.name", meta::name(object), "must be no more than 52 characters");
         }
-    },
-    generation: true,
-    ..Strategy::PLAIN
-};
-
-pub(super) const AUTOSCALER: Strategy = Strategy {
-    default: |object| {
-        let spec = spec(object);
-        default_to(spec, "minReplicas", 1);
-        let v2 = !spec.contains_key("targetCPUUtilizationPercentage");
-        if v2 && spec.get("metrics").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}});
-            spec.insert("metrics".into(), json!([{"type": "Resource", "resource": cpu}]));
-        }
-    },
-    validate: |object, faults| {
-        let spec = &object["spec"];
-        if let Some(max) = spec["maxReplicas"].as_i64() {
-            if max < 1 {
-                faults.invalid("spec.maxReplicas", max, "must be greater than 0");
-            }
-            if spec["minReplicas"].as_i64().is_some_and(|min| max < min) {
-                faults.invalid("spec.maxReplicas", max, "must be greater than or equal to `minReplicas`");
-            }
-        } else {
-            faults.invalid("spec.maxReplicas", 0, "must be greater than 0");
-        }
-        for field in ["kind", "name"] {
-            if spec["scaleTargetRef"][field].as_str().unwrap_or_default().is_empty() {
-                faults.required(&format!("spec.scaleTargetRef.{field}"), "");
-            }
-        }
-    },
-    ..Strategy::PLAIN
-};
-
-pub(super) const DISRUPTION_BUDGET: Strategy = Strategy {
-    validate: |object, faults| {
-        let spec = &object["spec"];
-        if spec.get("minAvailable").is_some() && spec.get("maxUnavailable").is_some() {
-            let detail = "minAvailable and maxUnavailable cannot be both set";
-            faults.invalid("spec", spec.clone(), detail);
-        }
-        faults.label_selector(&spec["selector"], "spec.selector");
     },
     generation: true,
     ..Strategy::PLAIN
@@ -141,16 +107,105 @@ fn default_job(spec: &mut serde_json::Map<String, Value>) {
 }
 
 fn validate_job(spec: &Value, path: &str, faults: &mut Faults) {
-    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"] {
+    let fields = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    for field in fields {
         faults.non_negative(spec, field, path);
     }
-    podspec::validate_template(&spec["template"], &format!("{path}.template"), faults);
-    let policy = spec["template"]["spec"]["restartPolicy"].as_str().unwrap_or_default();
-    if policy != "OnFailure" && policy != "Never" && !policy.is_empty() {
-        let here = format!("{path}.template.spec.restartPolicy");
-        faults.push(crate::FieldError::required(here, "valid values: \"OnFailure\", \"Never\""));
+    if spec["maxFailedIndexes"].is_number() && !spec["backoffLimitPerIndex"].is_number() {
+        let detail = "when maxFailedIndexes is specified";
+        faults.required(&format!("{path}.backoffLimitPerIndex"), detail);
     }
     faults.one_of(spec, "completionMode", path, &["NonIndexed", "Indexed"]);
+    if spec["completionMode"] == "Indexed" {
+        if !spec["completions"].is_number() {
+            faults.required(&format!("{path}.completions"), "when completion mode is Indexed");
+        }
+        if let Some(side_by_side) = spec["parallelism"].as_i64().filter(|count| *count > 100_000) {
+            let detail = "must be less than or equal to 100000 when completion mode is Indexed";
+            faults.invalid(&format!("{path}.parallelism"), side_by_side, detail);
+        }
+    } else {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+            if !spec[field].is_null() {
+                faults.invalid(&format!("{path}.{field}"), spec[field].clone(), "requires indexed completion mode");
+            }
+        }
+    }
+    let failure_policy = spec["podFailurePolicy"].is_object();
+    if failure_policy {
+        pod_failure_policy(spec, &format!("{path}.podFailurePolicy"), faults);
+    }
+    let replacements: &[&str] = if failure_policy { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    faults.one_of(spec, "podReplacementPolicy", path, replacements);
+    podspec::validate_template(&spec["template"], &format!("{path}.template"), faults);
+    let here = format!("{path}.template.spec.restartPolicy");
+    match spec["template"]["spec"]["restartPolicy"].as_str().unwrap_or_default() {
+        "Always" => faults.required(&here, "valid values: \"OnFailure\", \"Never\""),
+        policy if failure_policy && policy != "Never" => {
+            faults.invalid(&here, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        _ => {}
+    }
+}
+
+fn pod_failure_policy(spec: &Value, path: &str, faults: &mut Faults) {
+    let containers: Vec<&str> = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|list| meta::list_at(spec, &["template", "spec", list]))
+        .filter_map(|container| container["name"].as_str())
+        .collect();
+    for (at, rule) in meta::list_at(spec, &["podFailurePolicy", "rules"]).iter().enumerate() {
+        let here = format!("{path}.rules[{at}]");
+        faults.required_one_of(rule, "action", &here, &["Count", "FailIndex", "FailJob", "Ignore"]);
+        if rule["action"] == "FailIndex" && !spec["backoffLimitPerIndex"].is_number() {
+            let detail = "requires the backoffLimitPerIndex to be set";
+            faults.invalid(&format!("{here}.action"), "FailIndex", detail);
+        }
+        let codes = &rule["onExitCodes"];
+        let conditions = meta::list_at(rule, &["onPodConditions"]);
+        if codes.is_object() {
+            let here = format!("{here}.onExitCodes");
+            faults.required_one_of(codes, "operator", &here, &["In", "NotIn"]);
+            if let Some(name) = codes["containerName"].as_str().filter(|name| !containers.contains(name)) {
+                let detail = "must be one of the container or initContainer names in the pod template";
+                faults.invalid(&format!("{here}.containerName"), name, detail);
+            }
+            let values = meta::list_at(codes, &["values"]);
+            if values.is_empty() {
+                faults.invalid(&format!("{here}.values"), codes["values"].clone(), "at least one value is required");
+            }
+            if codes["operator"] == "In" {
+                for (n, _) in values.iter().enumerate().filter(|(_, value)| **value == 0) {
+                    faults.invalid(&format!("{here}.values[{n}]"), 0, "must not be 0 for the In operator");
+                }
+            }
+        }
+        for (n, condition) in conditions.iter().enumerate() {
+            let here = format!("{here}.onPodConditions[{n}]");
+            let kind = condition["type"].as_str().unwrap_or_default();
+            faults.all_invalid(&format!("{here}.type"), kind, crate::names::qualified_name(kind));
+            faults.required_one_of(condition, "status", &here, &["False", "True", "Unknown"]);
+        }
+        match (codes.is_object(), !conditions.is_empty()) {
+            (true, true) => {
+                let detail = "specifying both OnExitCodes and OnPodConditions is not supported";
+                faults.invalid(&here, Value::Null, detail);
+            }
+            (false, false) => {
+                let detail = "specifying one of OnExitCodes and OnPodConditions is required";
+                faults.invalid(&here, Value::Null, detail);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Why this is no schedule: five fields of `*`, numbers, names, ranges, steps and lists, or `@daily` and the like.

@@ -71,6 +71,13 @@ pub(super) const SECRET: Strategy = Strategy {
         for key in needs.iter().filter(|key| !has(key)) {
             faults.required(&format!("data[{key}]"), "");
         }
+        for key in needs.iter().filter(|key| key.starts_with(".docker")) {
+            let bytes = object["data"][*key].as_str().and_then(from_base64).unwrap_or_default();
+            if has(key) && serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes).is_err() {
+                let path = format!("data[{key}]");
+                faults.invalid(&path, "<secret contents redacted>", "must be a JSON object");
+            }
+        }
     },
     validate_update: |new, old, faults| {
         faults.immutable(new.get("type"), old.get("type"), "type");

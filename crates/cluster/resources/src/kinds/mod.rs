@@ -2,13 +2,21 @@
 
 mod admission;
 mod apps;
+mod autoscaling;
 mod batch;
 mod cluster;
 mod config;
+mod csi;
+mod devices;
+mod flow;
+mod groups;
+mod hooks;
+mod ingress;
 mod network;
 mod node;
 mod pod;
 mod podspec;
+mod policies;
 mod rbac;
 mod rules;
 mod storage;
@@ -103,21 +111,31 @@ pub fn strategy(group: &str, resource: &str) -> Strategy {
             _ => Strategy::PLAIN,
         },
         "rbac.authorization.k8s.io" => rbac::strategy(resource),
-        "events.k8s.io" => cluster::EVENT,
-        "coordination.k8s.io" => cluster::LEASE,
-        "autoscaling" => batch::AUTOSCALER,
-        "policy" => batch::DISRUPTION_BUDGET,
+        "events.k8s.io" => cluster::NEW_EVENT,
+        "coordination.k8s.io" => match resource {
+            "leasecandidates" => cluster::LEASE_CANDIDATE,
+            _ => cluster::LEASE,
+        },
+        "autoscaling" => autoscaling::AUTOSCALER,
+        "policy" => autoscaling::DISRUPTION_BUDGET,
         "networking.k8s.io" => network::strategy(resource),
         "discovery.k8s.io" => network::ENDPOINT_SLICE,
         "storage.k8s.io" => storage::strategy(resource),
-        "scheduling.k8s.io" if resource == "priorityclasses" => cluster::PRIORITY_CLASS,
+        "scheduling.k8s.io" => match resource {
+            "priorityclasses" => cluster::PRIORITY_CLASS,
+            "podgroups" => groups::POD_GROUP,
+            "workloads" => groups::WORKLOAD,
+            _ => Strategy::PLAIN,
+        },
         "node.k8s.io" => node::RUNTIME_CLASS,
         "admissionregistration.k8s.io" => admission::strategy(resource),
-        "apiextensions.k8s.io" => Strategy { generation: true, ..Strategy::PLAIN },
-        "apiregistration.k8s.io" => Strategy::PLAIN,
-        "flowcontrol.apiserver.k8s.io" => Strategy { generation: true, ..Strategy::PLAIN },
+        "apiextensions.k8s.io" => {
+            Strategy { generation: true, prepare_create: crate::crd::prepare_definition, ..Strategy::PLAIN }
+        }
+        "apiregistration.k8s.io" => cluster::API_SERVICE,
+        "flowcontrol.apiserver.k8s.io" => flow::strategy(resource),
         "certificates.k8s.io" => admission::certificates(resource),
-        "resource.k8s.io" => Strategy { generation: resource == "resourceslices", ..Strategy::PLAIN },
+        "resource.k8s.io" => devices::strategy(resource),
         _ => Strategy::PLAIN,
     }
 }

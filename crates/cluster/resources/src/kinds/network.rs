@@ -1,12 +1,12 @@
-//! Service, Endpoints, EndpointSlice, Ingress, IngressClass, NetworkPolicy.
+//! Service, Endpoints, EndpointSlice, NetworkPolicy.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::Strategy;
 use super::rules::{Faults, default_to, each, spec};
+use super::{Strategy, ingress};
 use crate::errors::FieldError;
 use crate::{meta, names};
 
@@ -43,6 +43,9 @@ pub(super) const SERVICE: Strategy = Strategy {
         // What was allocated stays unless the type no longer has it.
         let kept: &[&str] = match (new["spec"]["type"].as_str(), old["spec"]["type"].as_str()) {
             (Some("ExternalName"), _) => &[],
+            (Some("LoadBalancer"), _) => {
+                &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"]
+            }
             _ => &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"],
         };
         for field in kept {
@@ -88,8 +91,29 @@ fn validate_service(object: &Value, faults: &mut Faults) {
     if ports.is_empty() && !headless && kind != "ExternalName" {
         faults.required("spec.ports", "");
     }
-    if headless && kind == "LoadBalancer" {
-        faults.invalid("spec.clusterIPs[0]", "None", "may not be set to 'None' for LoadBalancer services");
+    if headless && matches!(kind, "LoadBalancer" | "NodePort") {
+        faults.invalid("spec.clusterIPs[0]", "None", format!("may not be set to 'None' for {kind} services"));
+    }
+    let health = spec["healthCheckNodePort"].as_i64().filter(|port| *port != 0);
+    if let Some(port) = health.filter(|_| kind != "LoadBalancer" || spec["externalTrafficPolicy"] != "Local") {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        faults.invalid("spec.healthCheckNodePort", port, detail);
+    }
+    if let Some(timeout) = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_i64()
+        && !(1..=86400).contains(&timeout)
+    {
+        faults.invalid(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            timeout,
+            "must be between 1 and 86400, inclusive",
+        );
+    }
+    for (at, range) in meta::list_at(spec, &["loadBalancerSourceRanges"]).iter().enumerate() {
+        let text = range.as_str().unwrap_or_default();
+        if !is_cidr(text.trim()) {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            faults.invalid(&format!("spec.loadBalancerSourceRanges[{at}]"), text, detail);
+        }
     }
     if kind == "ExternalName" {
         let name = spec["externalName"].as_str().unwrap_or_default();
@@ -145,6 +169,13 @@ fn validate_service(object: &Value, faults: &mut Faults) {
     faults.one_of(spec, "externalTrafficPolicy", "spec", &["Cluster", "Local"]);
 }
 
+/// An address, a slash and a prefix that fits it.
+pub(super) fn is_cidr(text: &str) -> bool {
+    let Some((address, prefix)) = text.split_once('/') else { return false };
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    prefix.parse::<u8>().is_ok_and(|prefix| prefix <= if address.is_ipv4() { 32 } else { 128 })
+}
+
 pub(super) const ENDPOINTS: Strategy = Strategy {
     default: |object| {
         for subset in meta::items_mut(object, &["subsets"]).filter_map(Value::as_object_mut) {
@@ -153,9 +184,52 @@ pub(super) const ENDPOINTS: Strategy = Strategy {
             }
         }
     },
+    validate: |object, faults| {
+        for (at, subset) in meta::list_at(object, &["subsets"]).iter().enumerate() {
+            endpoint_subset(subset, &format!("subsets[{at}]"), faults);
+        }
+    },
     create_on_update: true,
     ..Strategy::PLAIN
 };
+
+fn endpoint_subset(subset: &Value, path: &str, faults: &mut Faults) {
+    let lists = ["addresses", "notReadyAddresses"];
+    if lists.iter().all(|list| meta::list_at(subset, &[list]).is_empty()) {
+        faults.required(path, "must specify `addresses` or `notReadyAddresses`");
+    }
+    for list in lists {
+        for (at, address) in meta::list_at(subset, &[list]).iter().enumerate() {
+            let path = format!("{path}.{list}[{at}]");
+            let ip = address["ip"].as_str().unwrap_or_default();
+            let here = format!("{path}.ip");
+            match ip.parse::<IpAddr>() {
+                Err(_) => {
+                    faults.invalid(&here, ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+                }
+                Ok(address) => ordinary_address(address, ip, &here, faults),
+            }
+            for (field, judge) in
+                [("hostname", names::dns_label as fn(&str) -> Vec<String>), ("nodeName", names::dns_subdomain)]
+            {
+                if let Some(name) = address[field].as_str().filter(|name| !name.is_empty()) {
+                    faults.all_invalid(&format!("{path}.{field}"), name, judge(name));
+                }
+            }
+        }
+    }
+    let ports = meta::list_at(subset, &["ports"]);
+    for (at, port) in ports.iter().enumerate() {
+        let path = format!("{path}.ports[{at}]");
+        match port["name"].as_str().unwrap_or_default() {
+            "" if ports.len() > 1 => faults.required(&format!("{path}.name"), ""),
+            "" => {}
+            name => faults.all_invalid(&format!("{path}.name"), name, names::dns_label(name)),
+        }
+        faults.port(&port["port"], &format!("{path}.port"));
+        faults.required_one_of(port, "protocol", &path, &["SCTP", "TCP", "UDP"]);
+    }
+}
 
 pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
     default: |object| {
@@ -166,9 +240,42 @@ pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
     },
     validate: |object, faults| {
         faults.required_one_of(object, "addressType", "", &["FQDN", "IPv4", "IPv6"]);
-        for (at, endpoint) in meta::list_at(object, &["endpoints"]).iter().enumerate() {
-            if endpoint["addresses"].as_array().is_none_or(Vec::is_empty) {
-                faults.required(&format!("endpoints[{at}].addresses"), "must contain at least 1 address");
+        let endpoints = meta::list_at(object, &["endpoints"]);
+        let ports = meta::list_at(object, &["ports"]);
+        for (list, path, max) in [(endpoints, "endpoints", 1000), (ports, "ports", 20_000)] {
+            if list.len() > max {
+                faults.push(FieldError::new(path, crate::errors::FaultKind::TooMany(list.len(), max as u64)));
+            }
+        }
+        let kind = object["addressType"].as_str().unwrap_or_default();
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let path = format!("endpoints[{at}].addresses");
+            let addresses = meta::list_at(endpoint, &["addresses"]);
+            if addresses.is_empty() {
+                faults.required(&path, "must contain at least 1 address");
+            }
+            if addresses.len() > 100 {
+                faults.push(FieldError::new(&*path, crate::errors::FaultKind::TooMany(addresses.len(), 100)));
+            }
+            for (n, address) in addresses.iter().enumerate() {
+                slice_address(address.as_str().unwrap_or_default(), kind, &format!("{path}[{n}]"), faults);
+            }
+            if let Some(name) = endpoint["hostname"].as_str() {
+                faults.all_invalid(&format!("endpoints[{at}].hostname"), name, names::dns_label(name));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (at, port) in ports.iter().enumerate() {
+            let name = port["name"].as_str().unwrap_or_default();
+            if !name.is_empty() {
+                faults.all_invalid(&format!("ports[{at}].name"), name, names::dns_label(name));
+            }
+            if !seen.insert(name) {
+                faults.push(FieldError::duplicate(format!("ports[{at}].name"), name));
+            }
+            faults.required_one_of(port, "protocol", &format!("ports[{at}]"), &["SCTP", "TCP", "UDP"]);
+            if let Some(name) = port["appProtocol"].as_str() {
+                faults.all_invalid(&format!("ports[{at}].appProtocol"), name, names::qualified_name(name));
             }
         }
     },
@@ -179,54 +286,48 @@ pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
     ..Strategy::PLAIN
 };
 
-pub(super) fn strategy(resource: &str) -> Strategy {
-    match resource {
-        "ingresses" => INGRESS,
-        "networkpolicies" => NETWORK_POLICY,
-        "ingressclasses" => Strategy { generation: true, ..Strategy::PLAIN },
-        _ => Strategy::PLAIN,
+fn slice_address(text: &str, kind: &str, path: &str, faults: &mut Faults) {
+    let address = match (kind, text.parse::<IpAddr>()) {
+        ("FQDN", _) => return faults.all_invalid(path, text, names::dns_subdomain(text)),
+        ("IPv4", Ok(address @ IpAddr::V4(_))) | ("IPv6", Ok(address @ IpAddr::V6(_))) => address,
+        ("IPv4" | "IPv6", _) => return faults.invalid(path, text, format!("must be a valid {kind} address")),
+        _ => return,
+    };
+    ordinary_address(address, text, path, faults);
+}
+
+/// Addresses that mean this very machine or link lead nowhere from elsewhere.
+fn ordinary_address(address: IpAddr, text: &str, path: &str, faults: &mut Faults) {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    if address.is_unspecified() {
+        faults.invalid(path, text, "may not be unspecified (0.0.0.0 or ::)");
+    } else if address.is_loopback() {
+        faults.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    } else if link_local {
+        faults.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    } else if link_local_multicast(address) {
+        faults.invalid(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
     }
 }
 
-const INGRESS: Strategy = Strategy {
-    validate: |object, faults| {
-        let spec = &object["spec"];
-        let rules = meta::list_at(spec, &["rules"]);
-        if rules.is_empty() && spec.get("defaultBackend").is_none() {
-            faults.invalid("spec", json!([]), "either `defaultBackend` or `rules` must be specified");
-        }
-        for (at, rule) in rules.iter().enumerate() {
-            for (n, path) in meta::list_at(rule, &["http", "paths"]).iter().enumerate() {
-                let here = format!("spec.rules[{at}].http.paths[{n}]");
-                match path["pathType"].as_str() {
-                    None => faults.required(&format!("{here}.pathType"), "pathType must be specified"),
-                    Some(_) => faults.one_of(path, "pathType", &here, &["Exact", "ImplementationSpecific", "Prefix"]),
-                }
-                let text = path["path"].as_str().unwrap_or_default();
-                if path["pathType"] != "ImplementationSpecific" && !text.starts_with('/') {
-                    faults.invalid(&format!("{here}.path"), text, "must be an absolute path");
-                }
-                backend(&path["backend"], &format!("{here}.backend"), faults);
-            }
-        }
-        if let Some(default) = spec.get("defaultBackend") {
-            backend(default, "spec.defaultBackend", faults);
-        }
-    },
-    generation: true,
-    ..Strategy::PLAIN
-};
+fn link_local_multicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    }
+}
 
-fn backend(backend: &Value, path: &str, faults: &mut Faults) {
-    if backend.get("resource").is_some() {
-        return;
-    }
-    let service = &backend["service"];
-    if service["name"].as_str().unwrap_or_default().is_empty() {
-        faults.required(&format!("{path}.service.name"), "");
-    }
-    if service["port"]["number"].is_null() && service["port"]["name"].is_null() {
-        faults.required(&format!("{path}.service"), "port name or number is required");
+pub(super) fn strategy(resource: &str) -> Strategy {
+    match resource {
+        "ingresses" => ingress::INGRESS,
+        "networkpolicies" => NETWORK_POLICY,
+        "ingressclasses" => ingress::INGRESS_CLASS,
+        "ipaddresses" => ingress::IP_ADDRESS,
+        "servicecidrs" => ingress::SERVICE_CIDR,
+        _ => Strategy::PLAIN,
     }
 }
 
@@ -257,7 +358,60 @@ const NETWORK_POLICY: Strategy = Strategy {
                 faults.push(FieldError::unsupported(path, kind.clone(), &["Egress", "Ingress"]));
             }
         }
+        for (list, side) in [("ingress", "from"), ("egress", "to")] {
+            for (at, rule) in meta::list_at(object, &["spec", list]).iter().enumerate() {
+                let path = format!("spec.{list}[{at}]");
+                policy_rule(rule, side, &path, faults);
+            }
+        }
     },
     generation: true,
     ..Strategy::PLAIN
 };
+
+fn policy_rule(rule: &Value, side: &str, path: &str, faults: &mut Faults) {
+    for (at, port) in meta::list_at(rule, &["ports"]).iter().enumerate() {
+        let path = format!("{path}.ports[{at}]");
+        faults.required_one_of(port, "protocol", &path, &["SCTP", "TCP", "UDP"]);
+        if port["port"].is_number() || port["port"].is_string() {
+            faults.port(&port["port"], &format!("{path}.port"));
+        }
+        if let Some(end) = port["endPort"].as_i64() {
+            let path = format!("{path}.endPort");
+            match port["port"].as_i64() {
+                None => faults.required(&path, "may not be specified when `port` is not specified or is not a number"),
+                Some(first) if end < first => faults.invalid(&path, end, "must be greater than or equal to `port`"),
+                Some(_) if end > 65535 => faults.invalid(&path, end, "must be between 1 and 65535, inclusive"),
+                Some(_) => {}
+            }
+        }
+    }
+    for (at, peer) in meta::list_at(rule, &[side]).iter().enumerate() {
+        let path = format!("{path}.{side}[{at}]");
+        for selector in ["podSelector", "namespaceSelector"] {
+            if peer[selector].is_object() {
+                faults.label_selector(&peer[selector], &format!("{path}.{selector}"));
+            }
+        }
+        let block = &peer["ipBlock"];
+        let selects = peer["podSelector"].is_object() || peer["namespaceSelector"].is_object();
+        if block.is_object() && selects {
+            faults.push(FieldError::forbidden(path.clone(), "may not specify both ipBlock and another peer"));
+        } else if !block.is_object() && !selects {
+            faults.required(&path, "must specify a peer");
+        }
+        if block.is_object() {
+            let cidr = block["cidr"].as_str().unwrap_or_default();
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            if !is_cidr(cidr) {
+                faults.invalid(&format!("{path}.ipBlock.cidr"), cidr, detail);
+            }
+            for (n, except) in meta::list_at(block, &["except"]).iter().enumerate() {
+                let text = except.as_str().unwrap_or_default();
+                if !is_cidr(text) {
+                    faults.invalid(&format!("{path}.ipBlock.except[{n}]"), text, detail);
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,20 @@ pub(super) const NODE: Strategy = Strategy {
             let path = format!("spec.taints[{at}]");
             let key = taint["key"].as_str().unwrap_or_default();
             faults.all_invalid(&format!("{path}.key"), key, names::qualified_name(key));
+            let value = taint["value"].as_str().unwrap_or_default();
+            faults.all_invalid(&format!("{path}.value"), value, names::label_value(value));
             faults.required_one_of(taint, "effect", &path, &["NoExecute", "NoSchedule", "PreferNoSchedule"]);
+            let same = |other: &&serde_json::Value| other["key"] == taint["key"] && other["effect"] == taint["effect"];
+            if meta::list_at(object, &["spec", "taints"])[..at].iter().any(|other| same(&other)) {
+                faults.push(crate::FieldError::duplicate(path, taint.clone()));
+            }
+        }
+        for (at, cidr) in meta::list_at(object, &["spec", "podCIDRs"]).iter().enumerate() {
+            let text = cidr.as_str().unwrap_or_default();
+            if !super::network::is_cidr(text) {
+                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                faults.invalid(&format!("spec.podCIDRs[{at}]"), text, detail);
+            }
         }
     },
     validate_update: |new, old, faults| {

@@ -16,7 +16,10 @@ pub(super) fn strategy(resource: &str) -> Strategy {
             ..Strategy::PLAIN
         },
         "clusterroles" => Strategy {
-            validate: |role, faults| rules(role, false, faults),
+            validate: |role, faults| {
+                rules(role, false, faults);
+                aggregation(&role["aggregationRule"], faults);
+            },
             name: names::path_segment,
             ..Strategy::PLAIN
         },
@@ -73,6 +76,21 @@ fn rules(role: &Value, namespaced: bool, faults: &mut Faults) {
     }
 }
 
+/// A role that collects others says which.
+fn aggregation(rule: &Value, faults: &mut Faults) {
+    if !rule.is_object() {
+        return;
+    }
+    let selectors = meta::list_at(rule, &["clusterRoleSelectors"]);
+    if selectors.is_empty() {
+        let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        faults.required("aggregationRule.clusterRoleSelectors", detail);
+    }
+    for (at, selector) in selectors.iter().enumerate() {
+        faults.label_selector(selector, &format!("aggregationRule.clusterRoleSelectors[{at}]"));
+    }
+}
+
 fn binding(binding: &Value, faults: &mut Faults) {
     let reference = &binding["roleRef"];
     if reference["apiGroup"] != GROUP {
@@ -81,20 +99,35 @@ fn binding(binding: &Value, faults: &mut Faults) {
     let kinds: &[&str] =
         if binding["kind"] == "ClusterRoleBinding" { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
     faults.one_of(reference, "kind", "roleRef", kinds);
-    if reference["name"].as_str().unwrap_or_default().is_empty() {
-        faults.required("roleRef.name", "");
+    match reference["name"].as_str().unwrap_or_default() {
+        "" => faults.required("roleRef.name", ""),
+        name => faults.all_invalid("roleRef.name", name, names::path_segment(name)),
     }
     for (at, subject) in meta::list_at(binding, &["subjects"]).iter().enumerate() {
         let path = format!("subjects[{at}]");
-        if subject["name"].as_str().unwrap_or_default().is_empty() {
+        let text = |field: &str| subject[field].as_str().unwrap_or_default();
+        if text("name").is_empty() {
             faults.required(&format!("{path}.name"), "");
         }
-        match subject["kind"].as_str().unwrap_or_default() {
-            "ServiceAccount" if subject["namespace"].as_str().unwrap_or_default().is_empty() => {
-                faults.required(&format!("{path}.namespace"), "");
+        let group = match text("kind") {
+            "ServiceAccount" => {
+                if !text("name").is_empty() {
+                    faults.all_invalid(&format!("{path}.name"), text("name"), names::dns_subdomain(text("name")));
+                }
+                // In a role binding it may be of the binding's own namespace.
+                if binding["kind"] == "ClusterRoleBinding" && text("namespace").is_empty() {
+                    faults.required(&format!("{path}.namespace"), "");
+                }
+                ""
             }
-            "ServiceAccount" | "User" | "Group" => {}
-            _ => faults.one_of(subject, "kind", &path, &["Group", "ServiceAccount", "User"]),
+            "User" | "Group" => GROUP,
+            _ => {
+                faults.one_of(subject, "kind", &path, &["Group", "ServiceAccount", "User"]);
+                continue;
+            }
+        };
+        if text("apiGroup") != group {
+            faults.push(crate::FieldError::unsupported(format!("{path}.apiGroup"), text("apiGroup"), &[group]));
         }
     }
 }

@@ -38,14 +38,14 @@ impl Faults {
         if let Some(text) = object.get(name).and_then(Value::as_str)
             && !supported.contains(&text)
         {
-            self.push(FieldError::unsupported(format!("{path}.{name}"), text, supported));
+            self.push(FieldError::unsupported(below(path, name), text, supported));
         }
     }
 
     /// The string is present, and one of these.
     pub fn required_one_of(&mut self, object: &Value, name: &str, path: &str, supported: &[&str]) {
         match object.get(name).and_then(Value::as_str).unwrap_or_default() {
-            "" => self.required(&format!("{path}.{name}"), ""),
+            "" => self.required(&below(path, name), ""),
             _ => self.one_of(object, name, path, supported),
         }
     }
@@ -115,6 +115,11 @@ impl Faults {
         let value = value.as_str().unwrap_or_default();
         self.all_invalid(path, value, names::label_value(value));
     }
+}
+
+/// The path of a field; that of the object itself is empty.
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Fills a field that is missing.

@@ -1,16 +1,13 @@
-//! From the JSON that is stored to Kubernetes' protobuf, in one pass over the text: no tree is made.
+//! From the JSON that is stored to Kubernetes' protobuf, in one pass over the text: no tree is made. The same pass over a
+//! [`Length`] says how long the message will be, so that a list's head can be sent before its items are encoded.
 //!
 //! What JSON leaves out is left out here, which protobuf reads as zero or "not set". Fields that JSON writes into the
 //! message around them go back into their own message, one occurrence for each field: readers merge occurrences.
 //! Fields without a known number (a few that came with the newest release) are left out.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::OnceLock;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-
+use super::json::Reader;
 use super::{MAGIC, ProtoError};
 use crate::facts::facts;
 use crate::kinds;
@@ -31,19 +28,30 @@ pub fn encode(json: &[u8], node: &Node) -> Result<Vec<u8>, ProtoError> {
     Ok(out)
 }
 
-fn encode_into(json: &[u8], node: &Node, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+fn encode_into(json: &[u8], node: &Node, out: &mut impl Sink) -> Result<(), ProtoError> {
     let def = node.struct_def().ok_or_else(|| ProtoError::Unsupported("this kind".into()))?;
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    Message { def, out }.deserialize(&mut reader).map_err(|_| ProtoError::Malformed)
+    let mut reader = Reader::new(json);
+    message(&mut reader, def, out)?;
+    reader.end()
 }
 
-/// A message as an item of a list: with the field's number and its length.
-pub fn encode_item(json: &[u8], node: &Node) -> Result<Vec<u8>, ProtoError> {
-    let mut out = Vec::with_capacity(json.len());
-    let mark = open(&mut out, 2);
-    encode_into(json, node, &mut out)?;
-    close(&mut out, mark);
-    Ok(out)
+/// Appends a message as an item of a list: with the field's number and its length.
+pub fn encode_item(json: &[u8], node: &Node, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+    item(json, node, out)
+}
+
+/// How many bytes [`encode_item`] appends.
+pub fn item_length(json: &[u8], node: &Node) -> Result<usize, ProtoError> {
+    let mut length = Length::default();
+    item(json, node, &mut length)?;
+    Ok(length.0)
+}
+
+fn item(json: &[u8], node: &Node, out: &mut impl Sink) -> Result<(), ProtoError> {
+    let mark = open(out, 2);
+    encode_into(json, node, out)?;
+    close(out, mark);
+    Ok(())
 }
 
 /// What precedes a message of `length` bytes in a whole body.
@@ -102,284 +110,289 @@ pub fn partial_node() -> &'static Node {
     })
 }
 
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
+/// Where a message goes.
+pub(crate) trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+
+    /// Keeps one byte for the length of the message that begins here; answers where that is.
+    fn begin(&mut self) -> usize;
+
+    /// The message that began there ends here.
+    fn end(&mut self, begin: usize);
 }
 
-fn key(out: &mut Vec<u8>, number: u32, wire: u32) {
+impl Sink for Vec<u8> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn begin(&mut self) -> usize {
+        self.push(0);
+        self.len()
+    }
+
+    fn end(&mut self, begin: usize) {
+        let length = self.len() - begin;
+        if length < 0x80 {
+            self[begin - 1] = length as u8;
+            return;
+        }
+        let (digits, count) = digits(length as u64);
+        let more = count - 1;
+        self.extend(std::iter::repeat_n(0, more));
+        self.copy_within(begin..begin + length, begin + more);
+        self[begin - 1..begin + more].copy_from_slice(&digits[..count]);
+    }
+}
+
+/// Counts what would be written.
+#[derive(Debug, Default)]
+struct Length(usize);
+
+impl Sink for Length {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+
+    fn begin(&mut self) -> usize {
+        self.0 += 1;
+        self.0
+    }
+
+    #[inline]
+    fn end(&mut self, begin: usize) {
+        let length = self.0 - begin;
+        if length >= 0x80 {
+            self.0 += digits(length as u64).1 - 1;
+        }
+    }
+}
+
+/// A number in groups of seven bits, and how many there are.
+fn digits(mut value: u64) -> ([u8; 10], usize) {
+    let (mut out, mut count) = ([0; 10], 0);
+    while value >= 0x80 {
+        out[count] = value as u8 | 0x80;
+        value >>= 7;
+        count += 1;
+    }
+    out[count] = value as u8;
+    (out, count + 1)
+}
+
+#[inline]
+pub(crate) fn varint(out: &mut impl Sink, value: u64) {
+    if value < 0x80 {
+        return out.put(&[value as u8]);
+    }
+    let (digits, count) = digits(value);
+    out.put(&digits[..count]);
+}
+
+#[inline]
+pub(crate) fn key(out: &mut impl Sink, number: u32, wire: u32) {
     varint(out, u64::from(number << 3 | wire));
 }
 
-fn text(out: &mut Vec<u8>, number: u32, text: &str) {
+pub(crate) fn text(out: &mut impl Sink, number: u32, text: &str) {
+    bytes(out, number, text.as_bytes());
+}
+
+#[inline]
+fn bytes(out: &mut impl Sink, number: u32, bytes: &[u8]) {
     key(out, number, 2);
-    varint(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
+    varint(out, bytes.len() as u64);
+    out.put(bytes);
 }
 
 /// Begins a message whose length is not known yet; one byte is kept for it.
-fn open(out: &mut Vec<u8>, number: u32) -> usize {
+#[inline]
+pub(crate) fn open(out: &mut impl Sink, number: u32) -> usize {
     key(out, number, 2);
-    out.push(0);
-    out.len()
+    out.begin()
 }
 
-fn close(out: &mut Vec<u8>, begin: usize) {
-    let length = out.len() - begin;
-    if length < 0x80 {
-        out[begin - 1] = length as u8;
-        return;
-    }
-    let mut digits = Vec::with_capacity(5);
-    varint(&mut digits, length as u64);
-    let more = digits.len() - 1;
-    out.extend(std::iter::repeat_n(0, more));
-    out.copy_within(begin..begin + length, begin + more);
-    out[begin - 1..begin + more].copy_from_slice(&digits);
+pub(crate) fn close(out: &mut impl Sink, begin: usize) {
+    out.end(begin);
 }
 
-/// Begins the messages around a field, all but the last number of its tag; answers where they begin.
-fn open_around(out: &mut Vec<u8>, tag: &[u32]) -> Vec<usize> {
-    let around = tag.split_last().map_or(&[][..], |(_, around)| around);
-    around.iter().map(|number| open(out, *number)).collect()
-}
-
-struct Message<'a> {
-    def: &'a StructDef,
-    out: &'a mut Vec<u8>,
-}
-
-impl<'de> DeserializeSeed<'de> for Message<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Message<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let schema = self.def.name == SCHEMA_PROPS;
-        while let Some(name) = map.next_key::<Key<'de>>()? {
-            match self.def.field(&name.0).filter(|field| !field.node.tag.is_empty()) {
-                None => drop(map.next_value::<IgnoredAny>()?),
-                Some(field) if schema && super::is_polymorphic(&field.name) => {
-                    let raw = map.next_value::<&RawValue>()?;
-                    polymorphic(raw.get(), field, self.def, self.out).map_err(A::Error::custom)?;
-                }
-                Some(field) if field.node.tag.len() == 1 => {
-                    let number = field.node.tag[0];
-                    map.next_value_seed(Content { node: &field.node, number, out: self.out })?;
-                }
-                Some(field) => {
-                    let around = open_around(self.out, &field.node.tag);
-                    let number = *field.node.tag.last().expect("checked above");
-                    map.next_value_seed(Content { node: &field.node, number, out: self.out })?;
-                    around.into_iter().rev().for_each(|begin| close(self.out, begin));
-                }
+/// The object that comes next, as a message of this type.
+fn message(reader: &mut Reader<'_>, def: &StructDef, out: &mut impl Sink) -> Result<(), ProtoError> {
+    let schema = def.name == SCHEMA_PROPS;
+    let (mut first, mut next) = (true, 0);
+    reader.open(b'{')?;
+    while let Some(name) = reader.key(&mut first)? {
+        let Some(field) = field(def, &name, &mut next).filter(|field| !field.node.tag.is_empty()) else {
+            reader.raw()?;
+            continue;
+        };
+        match &field.node.tag[..] {
+            [_] if schema && super::is_polymorphic(&field.name) => polymorphic(reader, field, def, out)?,
+            [number] => content(reader, &field.node, *number, out)?,
+            // The messages around the field, all but the last number of its tag.
+            [around @ .., number] => {
+                let begun: Vec<usize> = around.iter().map(|number| open(out, *number)).collect();
+                content(reader, &field.node, *number, out)?;
+                begun.into_iter().rev().for_each(|begin| close(out, begin));
             }
+            [] => {}
         }
-        Ok(())
     }
+    Ok(())
 }
 
-/// A key, borrowed where it has no escapes.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> serde::Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(Read).map(Self)
-    }
+/// The field of this name. Stored objects have their keys in order, as the table has: it is looked for from the last one on.
+#[inline]
+fn field<'a>(def: &'a StructDef, name: &[u8], next: &mut usize) -> Option<&'a Field> {
+    let is = |field: &Field| field.name.len() == name.len() && field.name.as_bytes() == name;
+    let (before, behind) = def.fields.split_at(*next);
+    let at = match behind.iter().position(is) {
+        Some(at) => *next + at,
+        None => before.iter().position(is)?,
+    };
+    *next = at + 1;
+    def.fields.get(at)
 }
 
 /// What stands in a field: written with the field's number, or not at all for null.
-struct Content<'a> {
-    node: &'a Node,
-    number: u32,
-    out: &'a mut Vec<u8>,
-}
-
-impl<'de> DeserializeSeed<'de> for Content<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if !matches!(self.node.shape, Shape::Raw | Shape::Any) {
-            return deserializer.deserialize_any(self);
+fn content(reader: &mut Reader<'_>, node: &Node, number: u32, out: &mut impl Sink) -> Result<(), ProtoError> {
+    let first = reader.peek()?;
+    if first == b'n' {
+        return reader.raw().map(drop);
+    }
+    match (&node.shape, first) {
+        (Shape::Raw | Shape::Any, _) => {
+            let begin = open(out, number);
+            bytes(out, 1, reader.raw()?);
+            close(out, begin);
         }
-        let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
-        if raw.get() != "null" {
-            let begin = open(self.out, self.number);
-            text(self.out, 1, raw.get());
-            close(self.out, begin);
+        (Shape::Struct(reference), b'{') => {
+            let begin = open(out, number);
+            message(reader, reference.def(), out)?;
+            close(out, begin);
         }
-        Ok(())
-    }
-}
-
-impl Content<'_> {
-    fn integer<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        match self.node.shape {
-            Shape::Int32 | Shape::Int64 => {
-                key(self.out, self.number, 0);
-                varint(self.out, value as u64);
-            }
-            Shape::Double => return self.double(value as f64),
-            Shape::IntOrString => {
-                let begin = open(self.out, self.number);
-                key(self.out, 2, 0);
-                varint(self.out, value as u64);
-                close(self.out, begin);
-            }
-            _ => return Err(E::custom("a number where there should be none")),
-        }
-        Ok(())
-    }
-
-    fn double<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        if self.node.shape != Shape::Double {
-            return Err(E::custom("a fraction where there should be none"));
-        }
-        key(self.out, self.number, 1);
-        self.out.extend_from_slice(&value.to_bits().to_le_bytes());
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for Content<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a value of shape {:?}", self.node.shape)
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
-        if self.node.shape != Shape::Bool {
-            return Err(E::custom("a boolean where there should be none"));
-        }
-        key(self.out, self.number, 0);
-        self.out.push(u8::from(value));
-        Ok(())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        self.integer(value)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        self.integer(value as i64)
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        self.double(value)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        match self.node.shape {
-            Shape::String => text(self.out, self.number, value),
-            Shape::Bytes => {
-                let raw = kinds::from_base64(value).ok_or_else(|| E::custom("base64"))?;
-                key(self.out, self.number, 2);
-                varint(self.out, raw.len() as u64);
-                self.out.extend_from_slice(&raw);
-            }
-            Shape::Quantity => {
-                let begin = open(self.out, self.number);
-                text(self.out, 1, value);
-                close(self.out, begin);
-            }
-            Shape::Time | Shape::MicroTime => {
-                let time: jiff::Timestamp = value.parse().map_err(E::custom)?;
-                let begin = open(self.out, self.number);
-                key(self.out, 1, 0);
-                varint(self.out, time.as_second() as u64);
-                key(self.out, 2, 0);
-                varint(self.out, i64::from(time.subsec_nanosecond()) as u64);
-                close(self.out, begin);
-            }
-            Shape::IntOrString => {
-                let begin = open(self.out, self.number);
-                key(self.out, 1, 0);
-                self.out.push(1);
-                text(self.out, 3, value);
-                close(self.out, begin);
-            }
-            _ => return Err(E::custom("a string where there should be none")),
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let Shape::List(item) = &self.node.shape else {
-            return Err(A::Error::custom("a list where there should be none"));
-        };
-        while seq.next_element_seed(Content { node: item, number: self.number, out: self.out })?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        match &self.node.shape {
-            Shape::Struct(reference) => {
-                let begin = open(self.out, self.number);
-                Message { def: reference.def(), out: self.out }.visit_map(map)?;
-                close(self.out, begin);
-            }
-            Shape::Map(item) => {
-                while let Some(name) = map.next_key::<Key<'de>>()? {
-                    let entry = open(self.out, self.number);
-                    text(self.out, 1, &name.0);
-                    // A map of lists is a map of messages that hold a list.
-                    match &item.shape {
-                        Shape::List(_) => {
-                            let begin = open(self.out, 2);
-                            map.next_value_seed(Content { node: item, number: 1, out: self.out })?;
-                            close(self.out, begin);
-                        }
-                        _ => map.next_value_seed(Content { node: item, number: 2, out: self.out })?,
+        (Shape::Map(item), b'{') => {
+            let mut first = true;
+            reader.open(b'{')?;
+            while let Some(name) = reader.key(&mut first)? {
+                let entry = open(out, number);
+                bytes(out, 1, &name);
+                // A map of lists is a map of messages that hold a list.
+                match &item.shape {
+                    Shape::List(_) => {
+                        let begin = open(out, 2);
+                        content(reader, item, 1, out)?;
+                        close(out, begin);
                     }
-                    close(self.out, entry);
+                    _ => content(reader, item, 2, out)?,
                 }
+                close(out, entry);
             }
-            _ => return Err(A::Error::custom("an object where there should be none")),
         }
-        Ok(())
+        (Shape::List(item), b'[') => {
+            let mut first = true;
+            reader.open(b'[')?;
+            while reader.item(&mut first, b']')? {
+                content(reader, item, number, out)?;
+            }
+        }
+        (shape, b'"') => string(&reader.string()?, shape, number, out)?,
+        (Shape::Bool, _) => {
+            key(out, number, 0);
+            out.put(&[u8::from(flag(reader)?)]);
+        }
+        (shape, _) => scalar(reader.word()?, shape, number, out)?,
     }
+    Ok(())
+}
+
+fn flag(reader: &mut Reader<'_>) -> Result<bool, ProtoError> {
+    reader.word()?.parse().map_err(|_| ProtoError::Malformed)
+}
+
+fn scalar(word: &str, shape: &Shape, number: u32, out: &mut impl Sink) -> Result<(), ProtoError> {
+    // Numbers above the signed ones keep their bits.
+    let integer = || word.parse::<i64>().or_else(|_| word.parse::<u64>().map(|value| value as i64));
+    match shape {
+        Shape::Int32 | Shape::Int64 => {
+            key(out, number, 0);
+            varint(out, integer().map_err(|_| ProtoError::Malformed)? as u64);
+        }
+        Shape::IntOrString => {
+            let begin = open(out, number);
+            key(out, 2, 0);
+            varint(out, integer().map_err(|_| ProtoError::Malformed)? as u64);
+            close(out, begin);
+        }
+        Shape::Double => {
+            let value: f64 = word.parse().map_err(|_| ProtoError::Malformed)?;
+            key(out, number, 1);
+            out.put(&value.to_bits().to_le_bytes());
+        }
+        _ => return Err(ProtoError::Malformed),
+    }
+    Ok(())
+}
+
+fn string(value: &[u8], shape: &Shape, number: u32, out: &mut impl Sink) -> Result<(), ProtoError> {
+    let utf8 = || std::str::from_utf8(value).map_err(|_| ProtoError::Malformed);
+    match shape {
+        Shape::String => bytes(out, number, value),
+        Shape::Bytes => bytes(out, number, &kinds::from_base64(utf8()?).ok_or(ProtoError::Malformed)?),
+        Shape::Quantity => {
+            let begin = open(out, number);
+            bytes(out, 1, value);
+            close(out, begin);
+        }
+        Shape::Time | Shape::MicroTime => {
+            let time = match whole_second(value) {
+                Some(time) => time,
+                None => utf8()?.parse().map_err(|_| ProtoError::Malformed)?,
+            };
+            let begin = open(out, number);
+            key(out, 1, 0);
+            varint(out, time.as_second() as u64);
+            key(out, 2, 0);
+            varint(out, i64::from(time.subsec_nanosecond()) as u64);
+            close(out, begin);
+        }
+        Shape::IntOrString => {
+            let begin = open(out, number);
+            key(out, 1, 0);
+            out.put(&[1]);
+            bytes(out, 3, value);
+            close(out, begin);
+        }
+        _ => return Err(ProtoError::Malformed),
+    }
+    Ok(())
+}
+
+/// `2006-01-02T15:04:05Z`, which almost all times are; `None` for any other form.
+fn whole_second(text: &[u8]) -> Option<jiff::Timestamp> {
+    let [a, b, c, d, b'-', e, f, b'-', g, h, b'T', i, j, b':', k, l, b':', m, n, b'Z'] = text else { return None };
+    let number = |digits: &[&u8]| {
+        digits.iter().try_fold(0_i16, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i16::from(**digit - b'0')))
+    };
+    let pair = |tens, ones| number(&[tens, ones]).map(|pair| pair as i8);
+    let (year, month, day) = (number(&[a, b, c, d])?, pair(e, f)?, pair(g, h)?);
+    let time = jiff::civil::DateTime::new(year, month, day, pair(i, j)?, pair(k, l)?, pair(m, n)?, 0).ok()?;
+    jiff::tz::Offset::UTC.to_timestamp(time).ok()
 }
 
 /// Parts of a schema that JSON writes as a schema, a list of them, a boolean or a list of names.
-fn polymorphic(raw: &str, field: &Field, def: &StructDef, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+fn polymorphic(reader: &mut Reader<'_>, field: &Field, def: &StructDef, out: &mut impl Sink) -> Result<(), ProtoError> {
     let number = field.node.tag[0];
     if field.name == "dependencies" {
-        let entries: std::collections::BTreeMap<Cow<'_, str>, &RawValue> =
-            serde_json::from_str(raw).map_err(|_| ProtoError::Malformed)?;
-        for (name, raw) in entries {
+        let mut first = true;
+        reader.open(b'{')?;
+        while let Some(name) = reader.key(&mut first)? {
             let entry = open(out, number);
-            text(out, 1, &name);
+            bytes(out, 1, &name);
             let value = open(out, 2);
-            schema_or(raw.get(), (1, 2, None), def, out)?;
+            schema_or(reader, (1, 2, None), def, out)?;
             close(out, value);
             close(out, entry);
         }
@@ -387,51 +400,86 @@ fn polymorphic(raw: &str, field: &Field, def: &StructDef, out: &mut Vec<u8>) -> 
     }
     let begin = open(out, number);
     let numbers = if field.name == "items" { (1, 2, None) } else { (2, 0, Some(1)) };
-    schema_or(raw, numbers, def, out)?;
+    schema_or(reader, numbers, def, out)?;
     close(out, begin);
     Ok(())
 }
 
 /// Writes a schema, a list or a boolean under these numbers.
 fn schema_or(
-    raw: &str,
-    (schema, list, flag): (u32, u32, Option<u32>),
+    reader: &mut Reader<'_>,
+    (schema, list, flagged): (u32, u32, Option<u32>),
     def: &StructDef,
-    out: &mut Vec<u8>,
+    out: &mut impl Sink,
 ) -> Result<(), ProtoError> {
-    let one = |raw: &str, number: u32, out: &mut Vec<u8>| {
-        let begin = open(out, number);
-        let mut reader = serde_json::Deserializer::from_str(raw);
-        Message { def, out }.deserialize(&mut reader).map_err(|_| ProtoError::Malformed)?;
-        close(out, begin);
-        Ok(())
-    };
-    match (raw.as_bytes().first(), flag) {
-        (Some(b'{'), flag) => {
-            if let Some(number) = flag {
+    match (reader.peek()?, flagged) {
+        (b'{', flagged) => {
+            if let Some(number) = flagged {
                 key(out, number, 0);
-                out.push(1);
+                out.put(&[1]);
             }
-            one(raw, schema, out)
+            let begin = open(out, schema);
+            message(reader, def, out)?;
+            close(out, begin);
         }
-        (Some(b't' | b'f'), Some(number)) => {
+        (b't' | b'f', Some(number)) => {
             key(out, number, 0);
-            out.push(u8::from(raw == "true"));
-            Ok(())
+            out.put(&[u8::from(flag(reader)?)]);
         }
-        (Some(b'['), None) => {
-            let items: Vec<&RawValue> = serde_json::from_str(raw).map_err(|_| ProtoError::Malformed)?;
-            for item in items {
-                match item.get().starts_with('"') {
-                    true => {
-                        let name: Cow<'_, str> = serde_json::from_str(item.get()).map_err(|_| ProtoError::Malformed)?;
-                        text(out, list, &name);
-                    }
-                    false => one(item.get(), list, out)?,
+        (b'[', None) => {
+            let mut first = true;
+            reader.open(b'[')?;
+            while reader.item(&mut first, b']')? {
+                if reader.peek()? == b'"' {
+                    bytes(out, list, &reader.string()?);
+                    continue;
                 }
+                let begin = open(out, list);
+                message(reader, def, out)?;
+                close(out, begin);
             }
-            Ok(())
         }
-        _ => Err(ProtoError::Malformed),
+        _ => return Err(ProtoError::Malformed),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_any_reader_reads_them() {
+        for text in ["2024-02-29T23:59:59Z", "1969-12-31T00:00:01Z", "0001-01-01T00:00:00Z", "9999-12-30T22:00:00Z"] {
+            assert_eq!(whole_second(text.as_bytes()), text.parse().ok(), "{text}");
+        }
+        for text in
+            ["2023-02-29T00:00:00Z", "2024-01-02T03:04:05.5Z", "2024-01-02T03:04:05+01:00", "2024-1-02T03:04:005Z"]
+        {
+            assert_eq!(whole_second(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_known_before_it_is_written() {
+        let node = facts().node("a:core.v1.Pod");
+        for size in [0, 1, 100, 126, 127, 128, 129, 16_382, 16_383, 16_384, 70_000] {
+            let pod = serde_json::json!({"metadata": {"name": "a".repeat(size), "labels": {"k": "v".repeat(size)}},
+                "spec": {"containers": [{"name": "c", "env": [{"name": "A", "value": "\"".repeat(size)}]}]},
+                "status": {"startTime": "2024-02-29T23:59:59Z"}});
+            let mut written = Vec::new();
+            encode_item(pod.to_string().as_bytes(), &node, &mut written).unwrap();
+            assert_eq!(item_length(pod.to_string().as_bytes(), &node).unwrap(), written.len(), "{size}");
+        }
+    }
+
+    #[test]
+    fn keys_in_any_order_find_their_fields() {
+        let node = facts().node("a:core.v1.Pod");
+        let sorted = br#"{"metadata":{"name":"a","namespace":"b","uid":"c"},"spec":{"nodeName":"n"}}"#;
+        let turned =
+            br#"{"spec":{"nodeName":"n"},"x":[1],"metadata":{"uid":"c","name":"a","namespace":"b"},"apiVersion":"v1"}"#;
+        let back = |json: &[u8]| super::super::decode(&encode(json, &node).unwrap(), &node).unwrap();
+        assert_eq!(back(sorted), back(turned));
     }
 }

@@ -4,9 +4,10 @@
 //! Protobuf writes fields that JSON leaves out (empty strings, zeros and false that mean "not set"). They are left out
 //! here as well, except where not set and zero differ: those fields are named below.
 
-mod encode;
+pub(crate) mod encode;
+mod json;
 
-pub use encode::{encode, encode_item, frame, head, is_encodable, list_meta, partial_node, wrap};
+pub use encode::{encode, encode_item, frame, head, is_encodable, item_length, list_meta, partial_node, wrap};
 
 use serde_json::{Map, Value};
 
@@ -495,6 +496,9 @@ mod tests {
                     object.as_object_mut().unwrap().remove(field);
                 }
                 let written = encode(object.to_string().as_bytes(), &node).unwrap();
+                let mut item = Vec::new();
+                encode_item(object.to_string().as_bytes(), &node, &mut item).unwrap();
+                assert_eq!(item_length(object.to_string().as_bytes(), &node), Ok(item.len()), "{}", resource.kind);
                 let read = decode(&written, &node).unwrap();
                 assert_eq!(read, object, "{} {}", gv.version, resource.kind);
             }
