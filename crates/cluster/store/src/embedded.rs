@@ -7,31 +7,23 @@
 //! The file is etcd's log: a row for each write, keyed by revision. Opening reads it once.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use vocab::crash;
 
+use crate::disk::{Disk, Extras, Loaded};
 use crate::memory::{Memory, Row, Version};
 use crate::stage::{Stage, Staged};
 use crate::{
     Answer, LeaseId, Op, RangeReply, RangeRequest, Revision, Span, Store, StoreError, Txn, TxnReply, Watch, WatchBatch,
-    WatchRequest, record,
+    WatchRequest,
 };
-
-const LOG: TableDefinition<&[u8], &[u8]> = TableDefinition::new("log");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const LEASES: TableDefinition<u64, u64> = TableDefinition::new("leases");
-
-const COMPACTED: &str = "compacted";
-const REVISION: &str = "revision";
-const FORMAT: &str = "format";
-const FORMAT_NOW: u64 = 1;
 
 /// Transactions of one commit at most; bounds how long the first of a group waits for the others to be worked out.
 const GROUP_MAX: usize = 1024;
@@ -102,14 +94,26 @@ impl Shared {
 /// The embedded store. Dropping it lets the writer finish what it was given and waits for it.
 pub struct Embedded {
     shared: Arc<Shared>,
-    requests: Sender<Request>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    writes: Writes,
+}
+
+/// Who commits.
+enum Writes {
+    Thread {
+        requests: Sender<Request>,
+        writer: Option<std::thread::JoinHandle<()>>,
+    },
+    /// Whoever asks, at once.
+    Caller(Mutex<Writer>),
 }
 
 impl Embedded {
     /// Opens the store in this file, making it if there is none. Fails if another process has it open.
     pub fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
-        let mut disk = Disk { path: path.to_owned(), cache_bytes: options.cache_bytes, database: None };
+        Self::open_disk(Disk::open(path, options.cache_bytes)?)
+    }
+
+    pub(crate) fn open_disk(mut disk: Disk) -> Result<Self, StoreError> {
         let loaded = disk.load(0)?;
         Self::start(Some(disk), loaded)
     }
@@ -119,7 +123,24 @@ impl Embedded {
         Self::start(None, Loaded::default()).expect("nothing outside is touched")
     }
 
+    /// An ephemeral store without a thread of its own: each transaction is committed before its answer is waited for, and
+    /// leases end by the time of tokio's clock. For simulations, which run in one thread.
+    pub fn solo() -> Self {
+        let (shared, writer) = Self::parts(None, Loaded::default());
+        Self { shared, writes: Writes::Caller(Mutex::new(writer)) }
+    }
+
     fn start(disk: Option<Disk>, loaded: Loaded) -> Result<Self, StoreError> {
+        let (shared, writer) = Self::parts(disk, loaded);
+        let (requests, inbox) = std::sync::mpsc::channel();
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writer.run(&inbox))
+            .map_err(|cause| StoreError::Open { path: "writer thread".into(), cause: cause.to_string() })?;
+        Ok(Self { shared, writes: Writes::Thread { requests, writer: Some(writer) } })
+    }
+
+    fn parts(disk: Option<Disk>, loaded: Loaded) -> (Arc<Shared>, Writer) {
         let mut memory = Memory::at(loaded.revision.max(1), loaded.compacted);
         for (key, version) in loaded.rows {
             memory.insert(key, version);
@@ -127,15 +148,10 @@ impl Embedded {
         let sweep = memory.compact_loaded();
         let revision = AtomicU64::new(memory.revision);
         let shared = Arc::new(Shared { memory: RwLock::new(memory), revision, watchers: Mutex::default() });
-        let (requests, inbox) = std::sync::mpsc::channel();
         let now = Instant::now();
         let leases = loaded.leases.into_iter().map(|(id, ttl)| (id, Lease::new(ttl, now))).collect();
-        let writer = Writer { shared: shared.clone(), disk, leases, sweep };
-        let writer = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || writer.run(&inbox))
-            .map_err(|cause| StoreError::Open { path: "writer thread".into(), cause: cause.to_string() })?;
-        Ok(Self { shared, requests, writer: Some(writer) })
+        let writer = Writer { shared: shared.clone(), disk, leases, sweep, full: false };
+        (shared, writer)
     }
 
     /// [`Store::range`] without a future: the answer is in memory.
@@ -148,9 +164,21 @@ impl Embedded {
         make: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
     ) -> Answer<'_, T> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.requests.send(make(reply));
+        let request = make(reply);
+        let sent = match &self.writes {
+            Writes::Thread { requests, .. } => requests.send(request).is_ok(),
+            Writes::Caller(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut group = vec![request];
+                writer.expire(&mut group);
+                writer.commit(group);
+                true
+            }
+        };
         Box::pin(async move {
-            sent.map_err(|_| StoreError::Closed)?;
+            if !sent {
+                return Err(StoreError::Closed);
+            }
             answer.await.unwrap_or(Err(StoreError::Closed))
         })
     }
@@ -158,8 +186,9 @@ impl Embedded {
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        let _ = self.requests.send(Request::Stop);
-        if let Some(writer) = self.writer.take() {
+        let Writes::Thread { requests, writer } = &mut self.writes else { return };
+        let _ = requests.send(Request::Stop);
+        if let Some(writer) = writer.take() {
             let _ = writer.join();
         }
     }
@@ -261,14 +290,8 @@ struct Writer {
     leases: BTreeMap<LeaseId, Lease>,
     /// Rows that compaction has made superfluous, still on disk.
     sweep: Vec<Row>,
-}
-
-/// What a group commit writes besides the rows.
-#[derive(Default)]
-struct Extras {
-    compacted: Option<Revision>,
-    leases_put: Vec<(LeaseId, u64)>,
-    leases_removed: Vec<LeaseId>,
+    /// The last commit that added something did not fit.
+    full: bool,
 }
 
 /// Sends the answers of a group; called with the fate of the commit.
@@ -283,7 +306,8 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            group.extend(inbox.try_iter().take(GROUP_MAX));
+            // On a full disk each fares on its own: a removal must not fail for what waits beside it.
+            group.extend(inbox.try_iter().take(if self.full { 0 } else { GROUP_MAX }));
             let stop = group.iter().any(|request| matches!(request, Request::Stop));
             self.expire(&mut group);
             if !group.is_empty() || !self.sweep.is_empty() {
@@ -370,6 +394,11 @@ impl Writer {
         let (rows, revision) = (std::mem::take(&mut stage.rows), stage.revision);
         drop(memory);
         let fate = self.persist(&rows, revision, &extras);
+        match &fate {
+            Err(StoreError::Full { .. }) => self.full = true,
+            Ok(()) if rows.iter().any(|row| row.record.value.is_some()) => self.full = false,
+            _ => {}
+        }
         if fate.is_ok() {
             self.publish(rows, &extras);
         }
@@ -391,14 +420,14 @@ impl Writer {
         if idle && self.sweep.is_empty() {
             return Ok(());
         }
-        if disk.database.is_none() {
+        if disk.is_closed() {
             // An earlier commit failed. It may have reached the disk all the same; what is there counts.
             let after = self.shared.revision.load(Ordering::Acquire);
             let loaded = disk.load(after)?;
             if loaded.revision > after {
                 publish_loaded(&self.shared, loaded);
                 return Err(StoreError::Write {
-                    path: disk.path.display().to_string(),
+                    path: disk.path(),
                     cause: "an earlier write that had failed turned out to be durable; ask again".into(),
                 });
             }
@@ -445,189 +474,4 @@ fn publish_loaded(shared: &Shared, loaded: Loaded) {
         shared.revision.store(memory.revision, Ordering::Release);
     }
     shared.wake(&loaded.rows);
-}
-
-#[derive(Default)]
-struct Loaded {
-    revision: Revision,
-    compacted: Revision,
-    rows: Vec<(crate::Bytes, Version)>,
-    leases: Vec<(LeaseId, u64)>,
-}
-
-/// The file.
-struct Disk {
-    path: PathBuf,
-    cache_bytes: usize,
-    /// `None` before the first load and after a failed commit.
-    database: Option<Database>,
-}
-
-impl Disk {
-    fn failed(&self, cause: &dyn std::fmt::Display) -> StoreError {
-        let (path, cause) = (self.path.display().to_string(), cause.to_string());
-        // redb passes the system's text on; it has no kind for a full disk.
-        if cause.contains("No space left") || cause.contains("os error 28") || cause.contains("os error 122") {
-            StoreError::Full { path, cause }
-        } else {
-            StoreError::Write { path, cause }
-        }
-    }
-
-    /// Opens the file if need be and reads all rows after `after`.
-    fn load(&mut self, after: Revision) -> Result<Loaded, StoreError> {
-        let path = self.path.display().to_string();
-        let open = |cause: &dyn std::fmt::Display| StoreError::Open { path: path.clone(), cause: cause.to_string() };
-        let database = match self.database.take() {
-            Some(database) => database,
-            None => {
-                let existed = self.path.exists();
-                let database = Database::builder()
-                    .set_cache_size(self.cache_bytes)
-                    .create(&self.path)
-                    .map_err(|error| open(&error))?;
-                if !existed {
-                    sync_parent(&self.path).map_err(|error| open(&error))?;
-                }
-                database
-            }
-        };
-        let loaded = read(&database, after).map_err(|error| open(&error))?;
-        let loaded = match loaded {
-            None => {
-                // A new file: its tables, so that readers find them.
-                let txn = database.begin_write().map_err(|error| open(&error))?;
-                txn.open_table(LOG).map_err(|error| open(&error))?;
-                txn.open_table(LEASES).map_err(|error| open(&error))?;
-                txn.open_table(META)
-                    .and_then(|mut meta| Ok(meta.insert(FORMAT, FORMAT_NOW).map(drop)?))
-                    .map_err(|error| open(&error))?;
-                txn.commit().map_err(|error| open(&error))?;
-                Loaded::default()
-            }
-            Some(raw) => raw.parse(&path)?,
-        };
-        self.database = Some(database);
-        Ok(loaded)
-    }
-
-    fn commit(
-        &mut self,
-        rows: &[Staged],
-        revision: Revision,
-        extras: &Extras,
-        sweep: &[Row],
-    ) -> Result<(), StoreError> {
-        let Some(database) = &self.database else { return Err(StoreError::Closed) };
-        let outcome = write(database, rows, revision, extras, sweep);
-        outcome.map_err(|error| {
-            let error = self.failed(&error);
-            self.database = None;
-            error
-        })
-    }
-}
-
-fn write(
-    database: &Database,
-    rows: &[Staged],
-    revision: Revision,
-    extras: &Extras,
-    sweep: &[Row],
-) -> Result<(), redb::Error> {
-    let txn = database.begin_write()?;
-    {
-        let mut log = txn.open_table(LOG)?;
-        for row in rows {
-            let key = record::row_key(row.version.mod_revision, row.version.position);
-            log.insert(&key[..], &record::encode(&row.record)[..])?;
-        }
-        for (revision, position) in sweep {
-            log.remove(&record::row_key(*revision, *position)[..])?;
-        }
-        // The newest revision may belong to a row that the sweep removes.
-        if extras.compacted.is_some() || !sweep.is_empty() {
-            let mut meta = txn.open_table(META)?;
-            meta.insert(REVISION, revision)?;
-            if let Some(compacted) = extras.compacted {
-                meta.insert(COMPACTED, compacted)?;
-            }
-        }
-        if !extras.leases_put.is_empty() || !extras.leases_removed.is_empty() {
-            let mut leases = txn.open_table(LEASES)?;
-            for (id, ttl_secs) in &extras.leases_put {
-                leases.insert(id, ttl_secs)?;
-            }
-            for id in &extras.leases_removed {
-                leases.remove(id)?;
-            }
-        }
-    }
-    txn.commit()?;
-    Ok(())
-}
-
-struct Raw {
-    format: u64,
-    revision: Revision,
-    compacted: Revision,
-    leases: Vec<(LeaseId, u64)>,
-    rows: Vec<Result<(Revision, u32, record::Record), Vec<u8>>>,
-}
-
-fn read(database: &Database, after: Revision) -> Result<Option<Raw>, redb::Error> {
-    let txn = database.begin_read()?;
-    let meta = match txn.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let number = |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
-    let mut raw = Raw {
-        format: number(FORMAT)?,
-        revision: number(REVISION)?,
-        compacted: number(COMPACTED)?,
-        leases: Vec::new(),
-        rows: Vec::new(),
-    };
-    for entry in txn.open_table(LEASES)?.iter()? {
-        let (id, ttl_secs) = entry?;
-        raw.leases.push((id.value(), ttl_secs.value()));
-    }
-    let from = record::row_key(after + 1, 0);
-    let from = if after == 0 { &[][..] } else { &from[..] };
-    for entry in txn.open_table(LOG)?.range(from..)? {
-        let (key, value) = entry?;
-        let parsed = record::parse_row_key(key.value()).zip(record::decode(value.value()));
-        raw.rows.push(match parsed {
-            Some(((revision, position), record)) => Ok((revision, position, record)),
-            None => Err(key.value().to_vec()),
-        });
-    }
-    Ok(Some(raw))
-}
-
-impl Raw {
-    fn parse(self, path: &str) -> Result<Loaded, StoreError> {
-        let damaged = |cause: String| StoreError::Damaged { path: path.to_owned(), cause };
-        if self.format != FORMAT_NOW {
-            return Err(damaged(format!("format {} is not known; this program writes {FORMAT_NOW}", self.format)));
-        }
-        let mut loaded =
-            Loaded { revision: self.revision, compacted: self.compacted, leases: self.leases, rows: Vec::new() };
-        loaded.rows.reserve(self.rows.len());
-        for row in self.rows {
-            let (revision, position, record) = row.map_err(|key| damaged(format!("row {key:x?} is no record")))?;
-            let version = Version::from_record(&record, revision, position);
-            loaded.revision = loaded.revision.max(revision);
-            loaded.rows.push((record.key, version));
-        }
-        Ok(loaded)
-    }
-}
-
-/// Makes the new file's name durable.
-fn sync_parent(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(parent)?.sync_all()
 }

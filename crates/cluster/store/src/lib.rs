@@ -13,10 +13,15 @@
 //! This crate knows nothing about Kubernetes: keys and values are bytes.
 
 mod backup;
+#[cfg(test)]
+mod defences;
+mod disk;
 mod embedded;
 mod error;
 mod etcd;
 mod memory;
+#[cfg(test)]
+mod power;
 mod record;
 mod span;
 mod stage;

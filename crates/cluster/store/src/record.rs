@@ -1,11 +1,13 @@
 //! How a write looks on disk, and how a value gets its revision.
 //!
 //! Row key: revision (8 bytes, big endian), position in the transaction (4 bytes, big endian), so that the file is a
-//! log in order. Row value: flags (1), create revision (8), version (8), lease (8), stamp + 1 or 0 (4), key length
-//! (4), all little endian, then the key and the value without stamp.
+//! log in order. Row value: CRC-32 of what follows it (4), flags (1), create revision (8), version (8), lease (8), stamp + 1
+//! or 0 (4), key length (4), all little endian, then the key and the value without stamp. The checksum is there because
+//! redb does not look at its own when it reads.
 
 use crate::{Bytes, LeaseId, Revision};
 
+const CHECKSUM: usize = 4;
 const HEADER: usize = 1 + 8 + 8 + 8 + 4 + 4;
 const TOMBSTONE: u8 = 1;
 
@@ -35,7 +37,8 @@ pub(crate) fn parse_row_key(bytes: &[u8]) -> Option<(Revision, u32)> {
 
 pub(crate) fn encode(record: &Record) -> Vec<u8> {
     let value = record.value.as_deref().unwrap_or_default();
-    let mut out = Vec::with_capacity(HEADER + record.key.len() + value.len());
+    let mut out = Vec::with_capacity(CHECKSUM + HEADER + record.key.len() + value.len());
+    out.extend_from_slice(&[0; CHECKSUM]);
     out.push(if record.value.is_none() { TOMBSTONE } else { 0 });
     out.extend_from_slice(&record.create_revision.to_le_bytes());
     out.extend_from_slice(&record.version.to_le_bytes());
@@ -44,11 +47,17 @@ pub(crate) fn encode(record: &Record) -> Vec<u8> {
     out.extend_from_slice(&(record.key.len() as u32).to_le_bytes());
     out.extend_from_slice(&record.key);
     out.extend_from_slice(value);
+    let checksum = crc32fast::hash(&out[CHECKSUM..]);
+    out[..CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     out
 }
 
 /// `None` when the bytes are no record, which only a damaged file can bring about.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
+    let (checksum, bytes) = bytes.split_first_chunk::<CHECKSUM>()?;
+    if crc32fast::hash(bytes) != u32::from_le_bytes(*checksum) && !vocab::weak::without("checksum") {
+        return None;
+    }
     let header = bytes.get(..HEADER)?;
     let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
@@ -109,8 +118,11 @@ mod tests {
             lease: 0,
             stamp_at: Some(5),
         });
-        for end in 0..HEADER + 3 {
+        for end in 0..whole.len() {
             assert_eq!(decode(&whole[..end]), None, "{end}");
+            let mut changed = whole.clone();
+            changed[end] ^= 1;
+            assert_eq!(decode(&changed), None, "{end}");
         }
     }
 

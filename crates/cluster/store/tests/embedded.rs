@@ -1,6 +1,8 @@
 //! The embedded backend: the common suite, on disk and in memory, and what only a file can be asked.
 
 mod suite;
+#[path = "../../apiserver/tests/support/weakened.rs"]
+mod weakened;
 
 use std::sync::Arc;
 
@@ -58,6 +60,15 @@ async fn everything_is_there_after_reopening() {
     let revisions: Vec<u64> = events.iter().map(|event| event.revision).collect();
     assert_eq!(revisions, (compacted + 1..=revision).collect::<Vec<_>>(), "a watch goes on over a restart");
     assert_eq!(store.lease_keep_alive(lease).await, Ok(600));
+}
+
+#[tokio::test]
+async fn progress_is_told_on_demand() {
+    let store = Embedded::ephemeral();
+    let mut watch = store.watch(WatchRequest { span: Span::prefix("/w/"), start: 0 }).await.unwrap();
+    store.txn(Txn::new().then(Op::put("/elsewhere", "1"))).await.unwrap();
+    let progress = watch.poll().await.unwrap();
+    assert_eq!((progress.events.len(), progress.through), (0, store.revision().await.unwrap()));
 }
 
 #[test]
@@ -145,4 +156,9 @@ fn a_kill_at_any_step_loses_no_acknowledged_write() {
             }
         }
     }
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened::check(&[("compare", "the_suite_holds_in_memory")]);
 }

@@ -1,7 +1,7 @@
 //! Calls to whichever member answers: connections, deadlines, tokens, and which failure moves on to the next member.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -21,6 +21,7 @@ pub(super) struct Client {
     /// The member that answered last.
     current: AtomicUsize,
     token: Mutex<Option<MetadataValue<Ascii>>>,
+    progress: OnceLock<bool>,
 }
 
 impl Client {
@@ -31,7 +32,7 @@ impl Client {
         if channels.is_empty() {
             return Err(StoreError::Open { path: "datastore".into(), cause: "no endpoint was given".into() });
         }
-        Ok(Self { options, channels, current: AtomicUsize::new(0), token: Mutex::new(None) })
+        Ok(Self { options, channels, current: AtomicUsize::new(0), token: Mutex::new(None), progress: OnceLock::new() })
     }
 
     /// A call that changes nothing: tried on every member before it fails.
@@ -79,6 +80,17 @@ impl Client {
         Err(self.failed(call, &status))
     }
 
+    /// Whether progress that is asked for comes after the events it is about. It may come ahead of them from servers
+    /// before 3.4.25 and 3.5.8; whoever resumed from there would miss events.
+    pub(super) async fn trusts_progress(&self) -> bool {
+        if let Some(known) = self.progress.get() {
+            return *known;
+        }
+        let status = self.read("status", "/etcdserverpb.Maintenance/Status", wire::Empty {}).await;
+        let Ok(wire::StatusResponse { version }) = status else { return false };
+        *self.progress.get_or_init(|| progress_is_ordered(&version))
+    }
+
     /// A stream both ways on the current member.
     pub(super) async fn stream<Q, R, S>(&self, path: &'static str, asks: S) -> Result<Streaming<R>, StoreError>
     where
@@ -86,7 +98,7 @@ impl Client {
         R: prost::Message + Default + 'static,
         S: Stream<Item = Q> + Send + 'static,
     {
-        self.log_in().await?;
+        self.log_in().await.map_err(|status| self.stream_failed(&status))?;
         let mut grpc = self.grpc();
         let opened = async {
             grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -102,8 +114,8 @@ impl Client {
 
     fn stream_failed(&self, status: &Status) -> StoreError {
         let error = self.failed("stream", status);
-        if status.code() == Code::Unauthenticated {
-            *self.token.lock().expect("the token's lock is never poisoned") = None;
+        if wants_new_token(status) {
+            self.forget_token();
         }
         if moves_on(status) {
             self.next_member();
@@ -128,12 +140,12 @@ impl Client {
         Q: prost::Message + Clone + 'static,
         R: prost::Message + Default + 'static,
     {
-        self.log_in().await.map_err(|error| Status::unauthenticated(error.to_string()))?;
+        self.log_in().await?;
         match self.unary_once(path, request.clone()).await {
-            Err(status) if status.code() == Code::Unauthenticated && self.options.credentials.is_some() => {
-                // Tokens expire; a new one is asked for once.
-                *self.token.lock().expect("the token's lock is never poisoned") = None;
-                self.log_in().await.map_err(|error| Status::unauthenticated(error.to_string()))?;
+            Err(status) if wants_new_token(&status) && self.options.credentials.is_some() => {
+                // Tokens expire, and die with their member; a new one is asked for once.
+                self.forget_token();
+                self.log_in().await?;
                 self.unary_once(path, request).await
             }
             other => other,
@@ -155,20 +167,23 @@ impl Client {
         Ok(response.map_err(|_| Status::deadline_exceeded("no answer in time"))??.into_inner())
     }
 
-    async fn log_in(&self) -> Result<(), StoreError> {
+    /// Its failure is that of whatever was to be called: a member that is away is away for logins too.
+    async fn log_in(&self) -> Result<(), Status> {
         let Some(credentials) = &self.options.credentials else { return Ok(()) };
         if self.token.lock().expect("the token's lock is never poisoned").is_some() {
             return Ok(());
         }
         let request =
             wire::AuthenticateRequest { name: credentials.name.clone(), password: credentials.password.clone() };
-        let answer: wire::AuthenticateResponse = self
-            .unary_once("/etcdserverpb.Auth/Authenticate", request)
-            .await
-            .map_err(|status| self.failed("authenticate", &status))?;
-        let token = answer.token.parse().map_err(|_| self.refused("authenticate", "the token is no ASCII text"))?;
+        let answer: wire::AuthenticateResponse = self.unary_once("/etcdserverpb.Auth/Authenticate", request).await?;
+        let token = answer.token.parse().map_err(|_| Status::internal("the token is no ASCII text"))?;
         *self.token.lock().expect("the token's lock is never poisoned") = Some(token);
         Ok(())
+    }
+
+    /// The next call logs in again.
+    pub(super) fn forget_token(&self) {
+        *self.token.lock().expect("the token's lock is never poisoned") = None;
     }
 
     fn with_token<T>(&self, mut request: Request<T>) -> Request<T> {
@@ -187,8 +202,18 @@ impl Client {
         self.refused(call, status.message())
     }
 
-    fn refused(&self, call: &'static str, cause: &str) -> StoreError {
+    pub(super) fn refused(&self, call: &'static str, cause: &str) -> StoreError {
         StoreError::Refused { endpoint: self.options.endpoints[self.member()].clone(), call, cause: cause.to_owned() }
+    }
+}
+
+fn progress_is_ordered(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    match (next(), next(), next()) {
+        (3, minor @ 0..=4, patch) => minor == 4 && patch >= 25,
+        (3, 5, patch) => patch >= 8,
+        (major, ..) => major >= 3,
     }
 }
 
@@ -199,6 +224,11 @@ fn never_sent(status: &Status) -> bool {
     let connect = |error: &(dyn std::error::Error + 'static)| error.to_string().contains("tcp connect error");
     let source = std::error::Error::source(status);
     status.message().starts_with(NEVER_SENT) || std::iter::successors(source, |error| error.source()).any(connect)
+}
+
+/// The token is not, or no longer, good. A token from before a change of users is told apart by its text only.
+fn wants_new_token(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated || status.message().contains("revision of auth store is old")
 }
 
 /// The member is away, has no leader, or lost its connection: another one may answer.
@@ -232,4 +262,17 @@ fn tls_config(tls: &Tls) -> ClientTlsConfig {
         config = config.domain_name(name);
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_ordered_progress_are_known() {
+        let ordered = ["3.4.25", "3.4.40", "3.5.8", "3.5.21", "3.6.0", "3.6.0-rc.1", "4.0.0"];
+        let not = ["3.4.23", "3.3.27", "3.5.7", "2.3.8", "", "odd"];
+        assert!(ordered.iter().all(|version| progress_is_ordered(version)));
+        assert!(!not.iter().any(|version| progress_is_ordered(version)));
+    }
 }

@@ -4,8 +4,8 @@
 //! answer was lost is reported as [`StoreError::Unreachable`], for its caller to read and decide. Watches resume by
 //! themselves from the revision they have reached.
 //!
-//! Endpoints are addresses or names that the C library resolves. Progress notifications on demand need etcd 3.4.25 or
-//! 3.5.8: older servers may send them ahead of events.
+//! Endpoints are addresses or names that the C library resolves. Progress is asked for on demand from etcd 3.4.25 or 3.5.8
+//! on: older servers may send it ahead of events, so from them only what events say counts.
 
 mod client;
 mod convert;

@@ -26,14 +26,18 @@ pub(super) struct EtcdWatch {
     next: Revision,
     open: Option<Open>,
     backoff: Duration,
+    /// How often in a row the server would not have this watch.
+    refused: u32,
 }
 
+/// How long events that are under way are waited for where the server cannot be asked.
+const ARRIVES: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 impl EtcdWatch {
     pub(super) fn new(client: Arc<Client>, span: Span, next: Revision) -> Self {
-        Self { client, span, next, open: None, backoff: BACKOFF_MIN }
+        Self { client, span, next, open: None, backoff: BACKOFF_MIN, refused: 0 }
     }
 
     async fn stream(&mut self) -> Result<&mut Open, StoreError> {
@@ -66,6 +70,9 @@ impl EtcdWatch {
                         self.backoff = BACKOFF_MIN;
                         return Ok(batch);
                     }
+                    if self.open.is_none() {
+                        self.wait().await;
+                    }
                 }
                 Ok(None) | Err(_) => {
                     self.open = None;
@@ -87,11 +94,21 @@ impl EtcdWatch {
             return Err(StoreError::Compacted { asked: self.next, oldest: answer.compact_revision as Revision });
         }
         if answer.canceled {
-            // etcd cancels a watch when its member loses the cluster; the next member goes on.
             self.open = None;
-            self.client.next_member();
+            if not_let_in(&answer.cancel_reason) {
+                // Said of a token that died with its member, too: whoever is refused with a new one has no right to it.
+                self.client.forget_token();
+                self.refused += 1;
+                if self.refused > 1 {
+                    return Err(self.client.refused("watch", &answer.cancel_reason));
+                }
+            } else {
+                // etcd cancels a watch when its member loses the cluster; the next member goes on.
+                self.client.next_member();
+            }
             return Ok(None);
         }
+        self.refused = 0;
         if answer.created {
             return Ok(None);
         }
@@ -117,8 +134,23 @@ impl Watch for EtcdWatch {
     }
 
     fn poll(&mut self) -> Answer<'_, WatchBatch> {
-        Box::pin(self.answer(true))
+        Box::pin(async {
+            if self.client.trusts_progress().await {
+                return self.answer(true).await;
+            }
+            // What has arrived is all that is known for certain.
+            match tokio::time::timeout(ARRIVES, self.answer(false)).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(WatchBatch { events: Vec::new(), through: self.next.saturating_sub(1) }),
+            }
+        })
     }
+}
+
+/// Whether a watch was cancelled because of who asks. Servers tell an old token apart from a missing right since 3.4.22 only.
+fn not_let_in(reason: &str) -> bool {
+    let texts = ["permission denied", "invalid auth token", "user name is empty", "revision of auth store is old"];
+    texts.iter().any(|text| reason.contains(text))
 }
 
 async fn open(client: &Client, span: &Span, start: Revision) -> Result<Open, StoreError> {

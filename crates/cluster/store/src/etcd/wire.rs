@@ -25,6 +25,12 @@ pub(super) struct Header {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusResponse {
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) key: bytes::Bytes,
