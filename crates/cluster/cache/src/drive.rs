@@ -1,21 +1,29 @@
 //! Keeps a view up to date over the API's watches, runs parts over it and carries out what they ask for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use apiserver::{DeleteOptions, Happened, Local, Patch, Selectors};
+use bytes::Bytes;
+use client::{Client, DeleteOptions, Happened, Patch, Selectors};
 use jiff::Timestamp;
 use resources::{Status, Value, meta};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::record::Telling;
-use crate::{Key, Kind, Part, Queue, Recorder, View, Write};
+use crate::{Keep, Key, Kind, Part, Queue, Recorder, View, Write};
 
 /// Keys of one part that are written at a time.
 const AT_ONCE: usize = 64;
+/// Events that are told at a time.
+const TELLS_AT_ONCE: usize = 64;
+/// Events that wait to be told. People miss the rest, and nothing else does: what decides must not wait for them.
+const TELLS_MAX: usize = 4096;
+/// Pods of one key that are made at a time at most.
+const PODS_AT_ONCE: usize = 64;
 const LIST_RETRY: Duration = Duration::from_millis(200);
+const LIST_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Somebody who wants to hear of changes after the view has taken them in.
 pub struct Observer {
@@ -26,7 +34,7 @@ pub struct Observer {
 /// A part with what it needs to run.
 pub struct Member {
     part: Box<dyn Part>,
-    api: Local,
+    api: Client,
     queue: Queue,
     recorder: Recorder,
     writing: usize,
@@ -34,15 +42,19 @@ pub struct Member {
 
 impl Member {
     /// `api` asks as the part's own user.
-    pub fn new(part: Box<dyn Part>, api: Local) -> Self {
+    pub fn new(part: Box<dyn Part>, api: Client) -> Self {
         let recorder = Recorder::new(part.name(), "");
         Self { part, api, queue: Queue::default(), recorder, writing: 0 }
     }
 }
 
 enum Told {
-    List(Kind, Vec<Value>),
-    Changes(Kind, Vec<apiserver::Event>),
+    List(Kind, Vec<Bytes>, u64),
+    /// What was kept from an earlier time, since nobody answers now.
+    Kept(Kind, Vec<Value>),
+    /// Nobody answers.
+    Nothing(Kind),
+    Changes(Kind, Vec<client::Told>),
 }
 
 /// What a write left behind.
@@ -51,6 +63,11 @@ enum Effect {
     Gone(Kind, Key, String),
     /// An event that was to be counted is not there any more.
     NoEvent(String),
+    /// The API would not have a pod; the owner's people want to know why.
+    Refused {
+        owner: Value,
+        message: String,
+    },
 }
 
 struct Done {
@@ -63,16 +80,30 @@ struct Done {
 
 /// One view and the parts that run over it.
 pub struct Driver {
-    api: Local,
+    api: Client,
     view: Arc<RwLock<View>>,
     members: Vec<Member>,
     observers: Vec<Observer>,
+    listed: watch::Sender<bool>,
+    selected: BTreeMap<Kind, Selectors>,
+    keep: Option<Keep>,
+    /// Counts what is noticed of a kind, for those who keep it.
+    kept: BTreeMap<Kind, watch::Sender<u64>>,
 }
 
 impl Driver {
     /// `api` reads everything that the parts and observers watch.
-    pub fn new(api: Local) -> Self {
-        Self { api, view: Arc::default(), members: Vec::new(), observers: Vec::new() }
+    pub fn new(api: Client) -> Self {
+        Self {
+            api,
+            view: Arc::default(),
+            members: Vec::new(),
+            observers: Vec::new(),
+            selected: BTreeMap::new(),
+            listed: watch::Sender::new(false),
+            keep: None,
+            kept: BTreeMap::new(),
+        }
     }
 
     pub fn add(&mut self, member: Member) {
@@ -83,9 +114,30 @@ impl Driver {
         self.observers.push(observer);
     }
 
+    /// The view leaves out what neither controllers nor the scheduler read; see [`View::lean`].
+    pub fn lean(self) -> Self {
+        Self { view: Arc::new(RwLock::new(View::lean())), ..self }
+    }
+
+    /// The view holds these objects of a kind only.
+    pub fn select(&mut self, kind: Kind, selectors: Selectors) {
+        self.selected.insert(kind, selectors);
+    }
+
+    /// Keeps what the API says in files, and goes on from them while it does not answer. For observers: parts would decide
+    /// from what may be long over.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = Some(keep);
+    }
+
     /// For readers beside the parts. Not to be held across an await.
     pub fn view(&self) -> Arc<RwLock<View>> {
         self.view.clone()
+    }
+
+    /// Turns true when the view has everything that is watched: before that, what is missing may only be late.
+    pub fn listed(&self) -> watch::Receiver<bool> {
+        self.listed.subscribe()
     }
 
     /// Runs until the API ends.
@@ -97,72 +149,118 @@ impl Driver {
         let (tell, mut told) = mpsc::channel(256);
         let mut followers = JoinSet::new();
         for kind in &watched {
-            followers.spawn(follow(self.api.clone(), *kind, tell.clone()));
+            let selectors = self.selected.get(kind).cloned().unwrap_or_default();
+            followers.spawn(follow(self.api.clone(), *kind, selectors, tell.clone(), self.keep.clone()));
+            if let Some(keep) = &self.keep {
+                let (count, noticed) = watch::channel(0);
+                self.kept.insert(*kind, count);
+                followers.spawn(keep.clone().follow(*kind, self.view.clone(), noticed));
+            }
         }
         drop(tell);
         // Nobody decides before everything has been listed once: half a view would look like loss.
         let mut unseen = watched;
         let mut writes: JoinSet<Done> = JoinSet::new();
+        let (teller, mut untold) = mpsc::channel(TELLS_MAX);
+        let mut telling: JoinSet<(usize, Vec<Effect>)> = JoinSet::new();
         let ended = self.api.clone();
         loop {
             let next = self.members.iter().filter_map(|member| member.queue.next_at()).min();
-            let wait = next.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+            let wait = next.map(|at| Duration::try_from(at.duration_since(client::now())).unwrap_or_default());
+            // In this order, so that a simulation's run depends on its seed alone. Whatever came besides is taken in below.
             tokio::select! {
+                biased;
                 () = ended.stopped() => break,
                 first = told.recv() => {
                     let Some(first) = first else { break };
                     let mut next = Some(first);
                     while let Some(told_now) = next {
-                        if let Told::List(kind, _) = &told_now {
+                        if let Told::List(kind, ..) | Told::Kept(kind, _) = &told_now {
                             unseen.remove(kind);
                         }
                         self.take_in(told_now);
                         next = told.try_recv().ok();
                     }
                 }
-                Some(done) = writes.join_next() => {
-                    self.fold(done);
-                    while let Some(done) = writes.try_join_next() {
-                        self.fold(done);
-                    }
+                Some(done) = writes.join_next() => self.fold(done, &teller),
+                Some(told) = telling.join_next() => self.forget_untold(told),
+                Some((member, told)) = untold.recv(), if telling.len() < TELLS_AT_ONCE => {
+                    let api = self.members[member].api.clone();
+                    telling.spawn(async move {
+                        let mut effects = Vec::new();
+                        self::tell(&api, told, &mut effects).await;
+                        (member, effects)
+                    });
                 }
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             }
+            while let Some(done) = writes.try_join_next() {
+                self.fold(done, &teller);
+            }
             if unseen.is_empty() {
-                self.dispatch(&mut writes);
+                self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
+                self.dispatch(&mut writes, &teller);
             }
         }
     }
 
     fn take_in(&mut self, told: Told) {
         match told {
-            Told::List(kind, items) => {
-                let changed = {
+            Told::Nothing(kind) => {
+                let deaf = self.members.iter_mut().filter(|member| member.part.watches().contains(&kind));
+                deaf.for_each(|member| member.part.unanswered(client::now()));
+            }
+            Told::List(kind, items, revision) => {
+                let (lost, keys) = {
                     let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-                    let mut changed = view.replace(kind, items);
-                    changed.extend(view.list(kind).cloned());
-                    changed
+                    let lost = view.replace(kind, items, revision);
+                    (lost, view.keys(kind).cloned().collect::<Vec<_>>())
                 };
-                changed.into_iter().for_each(|object| self.notice(kind, &object));
+                if keys.is_empty() && lost.is_empty() {
+                    self.count(kind);
+                }
+                lost.iter().for_each(|object| self.notice(kind, object));
+                for key in keys {
+                    let object = {
+                        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                        view.let_go();
+                        view.at(kind, &key).cloned()
+                    };
+                    object.iter().for_each(|object| self.notice(kind, object));
+                }
+            }
+            Told::Kept(kind, items) => {
+                let all: Vec<Arc<Value>> = {
+                    let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                    view.restore(kind, items);
+                    view.list(kind).cloned().collect()
+                };
+                all.into_iter().for_each(|object| self.notice(kind, &object));
             }
             Told::Changes(kind, events) => {
                 for event in events {
-                    let object = Arc::new(event.object);
-                    {
+                    let object = {
                         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
                         match event.happened {
-                            Happened::Deleted => view.remove(kind, &object),
-                            Happened::Added | Happened::Modified => drop(view.put(kind, object.clone())),
+                            Happened::Deleted => view.remove_told(kind, &event.object),
+                            Happened::Added | Happened::Modified => view.put_told(kind, event.object),
                         }
-                    }
-                    self.notice(kind, &object);
+                    };
+                    object.iter().for_each(|object| self.notice(kind, object));
                 }
             }
         }
     }
 
+    fn count(&self, kind: Kind) {
+        if let Some(count) = self.kept.get(&kind) {
+            count.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Tells observers, and queues the keys that an object's change concerns.
     fn notice(&mut self, kind: Kind, object: &Arc<Value>) {
+        self.count(kind);
         for observer in &self.observers {
             if observer.kinds.contains(&kind) {
                 let _ = observer.tell.send((kind, object.clone()));
@@ -171,6 +269,7 @@ impl Driver {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         for member in &mut self.members {
             if member.part.watches().contains(&kind) {
+                member.part.notice(&view, kind, object);
                 for key in member.part.keys(&view, kind, object) {
                     member.queue.add(key);
                 }
@@ -178,8 +277,8 @@ impl Driver {
         }
     }
 
-    fn dispatch(&mut self, writes: &mut JoinSet<Done>) {
-        let now = Timestamp::now();
+    fn dispatch(&mut self, writes: &mut JoinSet<Done>, teller: &Teller) {
+        let now = client::now();
         for (number, member) in self.members.iter_mut().enumerate() {
             while member.writing < AT_ONCE
                 && let Some(key) = member.queue.take(now)
@@ -195,17 +294,28 @@ impl Driver {
                 let steps: Vec<Step> =
                     outcome.writes.into_iter().map(|write| Step::of(write, &mut member.recorder, now)).collect();
                 member.writing += 1;
-                let (api, again) = (member.api.clone(), outcome.again);
+                let (api, again, teller) = (member.api.clone(), outcome.again, teller.clone());
                 writes.spawn(async move {
                     let mut effects = Vec::new();
-                    let outcome = carry_out(&api, steps, &mut effects).await;
+                    let tell = |telling| drop(teller.try_send((number, telling)));
+                    let outcome = carry_out(&api, steps, &mut effects, &tell).await;
                     Done { member: number, key, effects, outcome, again }
                 });
             }
         }
     }
 
-    fn fold(&mut self, done: Result<Done, tokio::task::JoinError>) {
+    /// Events that could not be told are told anew the next time, and not counted.
+    fn forget_untold(&mut self, told: Result<(usize, Vec<Effect>), tokio::task::JoinError>) {
+        let Ok((member, effects)) = told else { return };
+        for effect in effects {
+            if let Effect::NoEvent(name) = effect {
+                self.members[member].recorder.forget(&name);
+            }
+        }
+    }
+
+    fn fold(&mut self, done: Result<Done, tokio::task::JoinError>, teller: &Teller) {
         let Ok(Done { member, key, effects, outcome, again }) = done else { return };
         let mut changed = Vec::new();
         {
@@ -213,7 +323,7 @@ impl Driver {
             for effect in effects {
                 match effect {
                     Effect::Now(kind, object) => {
-                        let object = Arc::new(object);
+                        let object = Arc::new(view.shortened(kind, object));
                         if view.put(kind, object.clone()) {
                             changed.push((kind, object));
                         }
@@ -224,6 +334,12 @@ impl Driver {
                         changed.extend(had.map(|object| (kind, object)));
                     }
                     Effect::NoEvent(name) => self.members[member].recorder.forget(&name),
+                    Effect::Refused { owner, message } => {
+                        let text = format!("Error creating: {message}");
+                        let recorder = &mut self.members[member].recorder;
+                        let telling = recorder.tell(&owner, true, "FailedCreate", &text, client::now());
+                        let _ = teller.try_send((member, telling));
+                    }
                 }
             }
         }
@@ -238,31 +354,49 @@ impl Driver {
             }
         }
         let member = &mut self.members[member];
+        if outcome.as_ref().is_err_and(|status| status.code >= 500) {
+            member.part.unanswered(client::now());
+        }
         member.writing -= 1;
-        member.queue.done(&key, outcome.is_ok(), again, Timestamp::now());
+        member.queue.done(&key, outcome.is_ok(), again, client::now());
     }
 }
 
 /// Lists, then follows changes; lists again when it fell too far behind.
-async fn follow(api: Local, kind: Kind, tell: mpsc::Sender<Told>) {
-    let (gvr, all) = (kind.gvr(), Selectors::default());
+async fn follow(api: Client, kind: Kind, selected: Selectors, tell: mpsc::Sender<Told>, keep: Option<Keep>) {
+    let gvr = kind.gvr();
+    // Asked once, and not at all when the API has answered first.
+    let mut keep = keep;
+    let mut pause = LIST_RETRY;
     loop {
-        let list = match api.list(&gvr, "", &all).await {
+        let list = match api.listing(&gvr, "", &selected).await {
             Ok(list) => list,
             Err(status) => {
                 tracing::warn!(kind = kind.as_str(), message = status.message, "cannot list; trying again");
-                tokio::time::sleep(LIST_RETRY).await;
+                if tell.send(Told::Nothing(kind)).await.is_err() {
+                    return;
+                }
+                let kept = keep.take().filter(|_| status.code >= 500).and_then(|keep| keep.load(kind));
+                if let Some(items) = kept
+                    && tell.send(Told::Kept(kind, items)).await.is_err()
+                {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LIST_RETRY_MAX);
                 continue;
             }
         };
-        if tell.send(Told::List(kind, list.items)).await.is_err() {
+        pause = LIST_RETRY;
+        keep = None;
+        if tell.send(Told::List(kind, list.items, list.revision)).await.is_err() {
             return;
         }
-        let Ok(mut events) = api.watch(&gvr, "", &all, list.revision).await else {
+        let Ok(mut events) = api.watch(&gvr, "", &selected, list.revision).await else {
             tokio::time::sleep(LIST_RETRY).await;
             continue;
         };
-        while let Ok((batch, _)) = events.next().await {
+        while let Ok((batch, _)) = events.next_told().await {
             if tell.send(Told::Changes(kind, batch)).await.is_err() {
                 return;
             }
@@ -289,19 +423,88 @@ impl Step {
     }
 }
 
-async fn carry_out(api: &Local, steps: Vec<Step>, effects: &mut Vec<Effect>) -> Result<(), Status> {
-    for step in steps {
-        match step {
-            Step::Tell(telling) => tell(api, telling, effects).await,
-            Step::Write(write) => effects.extend(perform(api, write).await?),
+/// Where events go that are to be told.
+type Teller = mpsc::Sender<(usize, Telling)>;
+
+/// A pod that was made or refused: its events, and whose it would have been.
+type Made = (Vec<Telling>, Result<Option<Effect>, (Option<Value>, Status)>);
+
+/// In order; but pods that are made one after the other are made ever more at a time, as long as none is refused: a thousand do
+/// not wait for a thousand answers, and a quota that is used up costs few requests.
+async fn carry_out(
+    api: &Client,
+    steps: Vec<Step>,
+    effects: &mut Vec<Effect>,
+    tell: &(impl Fn(Telling) + Sync),
+) -> Result<(), Status> {
+    let mut steps = steps.into_iter().peekable();
+    let mut at_once = 1;
+    while let Some(step) = steps.next() {
+        let write = match step {
+            Step::Tell(telling) => {
+                tell(telling);
+                continue;
+            }
+            Step::Write(write) => write,
+        };
+        if !matches!(write, Write::Create(Kind::Pod, _)) {
+            effects.extend(perform(api, write).await?);
+            continue;
         }
+        let mut batch: JoinSet<Made> = JoinSet::new();
+        let mut next = Some(write);
+        while let Some(write) = next.take() {
+            let mut tellings = Vec::new();
+            while let Some(Step::Tell(telling)) = steps.next_if(|step| matches!(step, Step::Tell(_))) {
+                tellings.push(telling);
+            }
+            let api = api.clone();
+            batch.spawn(async move {
+                let owner = owner_of_pod(&write);
+                (tellings, perform(&api, write).await.map_err(|status| (owner, status)))
+            });
+            if batch.len() < at_once
+                && let Some(Step::Write(write)) =
+                    steps.next_if(|step| matches!(step, Step::Write(Write::Create(Kind::Pod, _))))
+            {
+                next = Some(write);
+            }
+        }
+        let mut failed = None;
+        while let Some(done) = batch.join_next().await {
+            match done {
+                Ok((tellings, Ok(effect))) => {
+                    effects.extend(effect);
+                    tellings.into_iter().for_each(tell);
+                }
+                Ok((_, Err((owner, status)))) => {
+                    if let Some(owner) = owner.filter(|_| !matches!(status.code, 404 | 409 | 503)) {
+                        effects.push(Effect::Refused { owner, message: status.message.clone() });
+                    }
+                    failed = failed.or(Some(status));
+                }
+                Err(error) => failed = failed.or(Some(Status::internal(error))),
+            }
+        }
+        if let Some(status) = failed {
+            return Err(status);
+        }
+        at_once = (at_once * 2).min(PODS_AT_ONCE);
     }
     Ok(())
 }
 
+/// Whose pod is about to be made, as events name it.
+fn owner_of_pod(write: &Write) -> Option<Value> {
+    let Write::Create(Kind::Pod, pod) = write else { return None };
+    let owner = meta::owners(pod).into_iter().find(|owner| owner.controller)?;
+    Some(serde_json::json!({"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid,
+        "namespace": meta::namespace(pod)}))
+}
+
 /// People miss an event that cannot be told; nothing else does.
-async fn tell(api: &Local, telling: Telling, effects: &mut Vec<Effect>) {
-    let events = apiserver::Gvr::new("", "v1", "events");
+async fn tell(api: &Client, telling: Telling, effects: &mut Vec<Effect>) {
+    let events = client::Gvr::new("", "v1", "events");
     let told = match &telling {
         Telling::New(event) => api.create(&events, meta::namespace(event), event).await.map(drop),
         Telling::Count { namespace, name, patch } => {
@@ -317,8 +520,18 @@ async fn tell(api: &Local, telling: Telling, effects: &mut Vec<Effect>) {
     }
 }
 
-async fn perform(api: &Local, write: Write) -> Result<Option<Effect>, Status> {
-    let now = |kind: Kind| move |object: Value| Some(Effect::Now(kind, object));
+async fn perform(api: &Client, write: Write) -> Result<Option<Effect>, Status> {
+    let now = |kind: Kind| {
+        move |object: Value| {
+            let grace = meta::at(&object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+            // The last finalizer went with this write, and the object with it.
+            let gone = meta::is_terminating(&object) && meta::finalizers(&object).is_empty() && grace.unwrap_or(0) == 0;
+            Some(match gone {
+                true => Effect::Gone(kind, Key::of(&object), meta::uid(&object).to_owned()),
+                false => Effect::Now(kind, object),
+            })
+        }
+    };
     match write {
         Write::Create(kind, object) => api.create(&kind.gvr(), meta::namespace(&object), &object).await.map(now(kind)),
         Write::Update(kind, object) => api.update(&kind.gvr(), &object).await.map(now(kind)),

@@ -1,6 +1,6 @@
 //! The kinds that parts of the cluster read and write.
 
-use apiserver::Gvr;
+use client::Gvr;
 
 macro_rules! kinds {
     ($($name:ident: $group:literal $version:literal $plural:literal $kind:literal;)*) => {
@@ -48,6 +48,7 @@ kinds! {
     Claim: "" "v1" "persistentvolumeclaims" "PersistentVolumeClaim";
     Volume: "" "v1" "persistentvolumes" "PersistentVolume";
     StorageClass: "storage.k8s.io" "v1" "storageclasses" "StorageClass";
+    CsiNode: "storage.k8s.io" "v1" "csinodes" "CSINode";
     ReplicationController: "" "v1" "replicationcontrollers" "ReplicationController";
     Deployment: "apps" "v1" "deployments" "Deployment";
     ReplicaSet: "apps" "v1" "replicasets" "ReplicaSet";
@@ -56,6 +57,8 @@ kinds! {
     ControllerRevision: "apps" "v1" "controllerrevisions" "ControllerRevision";
     Job: "batch" "v1" "jobs" "Job";
     CronJob: "batch" "v1" "cronjobs" "CronJob";
+    HorizontalPodAutoscaler: "autoscaling" "v2" "horizontalpodautoscalers" "HorizontalPodAutoscaler";
     DisruptionBudget: "policy" "v1" "poddisruptionbudgets" "PodDisruptionBudget";
+    NetworkPolicy: "networking.k8s.io" "v1" "networkpolicies" "NetworkPolicy";
     Lease: "coordination.k8s.io" "v1" "leases" "Lease";
 }

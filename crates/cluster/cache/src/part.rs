@@ -100,8 +100,15 @@ pub trait Part: Send {
     /// Kinds whose changes concern it.
     fn watches(&self) -> &'static [Kind];
 
+    /// An object came, changed or went, and the view shows it. For parts that keep more than the view does; asked before
+    /// [`Part::keys`].
+    fn notice(&mut self, _view: &View, _kind: Kind, _object: &Value) {}
+
     /// The keys to look at because this object came, changed or went.
     fn keys(&self, view: &View, kind: Kind, object: &Value) -> Vec<Key>;
+
+    /// The API did not answer what this part asked of it, or said that it cannot: what was not heard of meanwhile may have happened.
+    fn unanswered(&mut self, _now: Timestamp) {}
 
     /// What to do about one key.
     fn reconcile(&mut self, view: &View, key: &Key, now: Timestamp) -> Outcome;

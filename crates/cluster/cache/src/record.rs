@@ -13,6 +13,8 @@ const REMEMBERED_MAX: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct What {
     uid: String,
+    /// The part of the object, if it is about one.
+    field: String,
     reason: String,
     message: String,
 }
@@ -52,6 +54,7 @@ impl Recorder {
         };
         let what = What {
             uid: about["uid"].as_str().unwrap_or_default().to_owned(),
+            field: about["fieldPath"].as_str().unwrap_or_default().to_owned(),
             reason: reason.to_owned(),
             message: message.to_owned(),
         };

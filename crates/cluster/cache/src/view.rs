@@ -1,11 +1,14 @@
 //! Objects by kind, owner and node.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use resources::{Value, meta};
 
 use crate::Kind;
+use crate::kept::Kept;
 
 /// An object's place within its kind. The namespace of a cluster-wide object is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,14 +40,47 @@ impl std::fmt::Display for Key {
 /// object the newer one counts, whoever told it.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    objects: BTreeMap<Kind, BTreeMap<Key, Arc<Value>>>,
+    objects: BTreeMap<Kind, BTreeMap<Key, Kept>>,
     /// By the uid of the owner that controls.
     owned: BTreeMap<String, BTreeSet<(Kind, Key)>>,
     /// Pods by the name of their node; empty: not bound yet.
     on_node: BTreeMap<String, BTreeSet<Key>>,
+    /// Slices by the service that they are of.
+    of_service: BTreeMap<Key, BTreeSet<Key>>,
     /// Objects that this process deleted and whose end the API has not told yet.
     gone: HashSet<String>,
+    /// Objects whose end the API told lately. An answer to an earlier write may still come, and must not bring them back.
+    ended: HashSet<String>,
+    ended_order: VecDeque<String>,
+    /// Kinds of which all has been told, and the revision of the last list.
+    listed: BTreeMap<Kind, u64>,
+    /// Kinds of which there is only what was kept from an earlier time.
+    restored: BTreeSet<Kind>,
+    /// Pods that have ended.
+    ended_pods: BTreeSet<Key>,
+    /// Leaves out what neither controllers nor the scheduler read.
+    lean: bool,
+    made: Made,
 }
+
+/// Trees made since some were let go of.
+#[derive(Debug, Default)]
+struct Made(AtomicUsize);
+
+impl Clone for Made {
+    fn clone(&self) -> Self {
+        Self(AtomicUsize::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+/// A kind with more objects than this has trees for those only that were looked at lately.
+const NUMEROUS: usize = 8192;
+
+/// Trees made before those of numerous kinds are let go of: some megabytes of them.
+const TREES_MAX: usize = 1024;
+
+/// Answers are never so late that more objects than this have ended meanwhile.
+const ENDED_MAX: usize = 8192;
 
 impl View {
     pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<Value>> {
@@ -52,12 +88,46 @@ impl View {
     }
 
     pub fn at(&self, kind: Kind, key: &Key) -> Option<&Arc<Value>> {
-        self.objects.get(&kind)?.get(key)
+        self.objects.get(&kind)?.get(key).map(|kept| self.tree(kind, kept))
+    }
+
+    fn tree<'a>(&'a self, kind: Kind, kept: &'a Kept) -> &'a Arc<Value> {
+        kept.tree(kind, self.lean, || _ = self.made.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A view for controllers and the scheduler alone: it knows neither who manages which field of an object nor what
+    /// only a node asks of a container.
+    pub fn lean() -> Self {
+        Self { lean: true, ..Self::default() }
+    }
+
+    /// The keys of a kind; costs no tree.
+    pub fn keys(&self, kind: Kind) -> impl Iterator<Item = &Key> {
+        self.objects.get(&kind).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// Pods that have ended.
+    pub fn ended_pods(&self) -> impl Iterator<Item = &Arc<Value>> {
+        self.ended_pods.iter().filter_map(|key| self.at(Kind::Pod, key))
+    }
+
+    /// Whether all of a kind has been told once. Before that, what is not here may still be there.
+    pub fn has_listed(&self, kind: Kind) -> bool {
+        self.listed.contains_key(&kind)
     }
 
     /// All of a kind, in the order of namespace and name.
     pub fn list(&self, kind: Kind) -> impl Iterator<Item = &Arc<Value>> {
-        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values)
+        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values).map(move |kept| self.tree(kind, kept))
+    }
+
+    /// [`Self::list`] for who walks over all of a kind and keeps little: trees of a numerous kind are made for the walk alone.
+    pub fn glance(&self, kind: Kind) -> impl Iterator<Item = Arc<Value>> {
+        let numerous = self.count(kind) > NUMEROUS;
+        self.objects.get(&kind).into_iter().flat_map(BTreeMap::values).map(move |kept| match numerous {
+            true => kept.glance(kind, self.lean),
+            false => self.tree(kind, kept).clone(),
+        })
     }
 
     pub fn count(&self, kind: Kind) -> usize {
@@ -66,12 +136,13 @@ impl View {
 
     pub fn in_namespace(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &Arc<Value>> {
         let from = Key::new(namespace, "");
-        let within = move |(key, _): &(&Key, &Arc<Value>)| key.namespace == from.namespace;
+        let within = move |(key, _): &(&Key, &Kept)| key.namespace == from.namespace;
         let start = Key::new(namespace, "");
         self.objects
             .get(&kind)
             .into_iter()
-            .flat_map(move |all| all.range(start.clone()..).take_while(within.clone()).map(|(_, object)| object))
+            .flat_map(move |all| all.range(start.clone()..).take_while(within.clone()))
+            .map(move |(_, kept)| self.tree(kind, kept))
     }
 
     /// Objects of a kind that the object with this uid controls.
@@ -85,17 +156,39 @@ impl View {
         self.on_node.get(node).into_iter().flatten().filter_map(|key| self.at(Kind::Pod, key))
     }
 
+    /// The slices of a service.
+    pub fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Arc<Value>> + Clone {
+        let keys = self.of_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.at(Kind::EndpointSlice, key))
+    }
+
     /// Takes in what the API says now. False: something newer is known already.
     pub fn put(&mut self, kind: Kind, object: impl Into<Arc<Value>>) -> bool {
-        let object = object.into();
+        self.take_in(kind, object.into(), None)
+    }
+
+    /// [`Self::put`] of an object's JSON; answers its tree, unless something newer is known.
+    pub fn put_told(&mut self, kind: Kind, told: Bytes) -> Option<Arc<Value>> {
+        let object = Arc::new(crate::kept::read(kind, self.lean, &told)?);
+        self.take_in(kind, object.clone(), Some(told)).then_some(object)
+    }
+
+    fn take_in(&mut self, kind: Kind, object: Arc<Value>, told: Option<Bytes>) -> bool {
         let key = Key::of(&object);
-        if self.gone.contains(meta::uid(&object)) {
+        let uid = meta::uid(&object);
+        if self.gone.contains(uid) || self.ended.contains(uid) {
             return false;
         }
-        if let Some(have) = self.at(kind, &key)
-            && revision(have) >= revision(&object)
-        {
-            return false;
+        let revision = revision_of(&object);
+        match self.objects.get_mut(&kind).and_then(|all| all.get_mut(&key)) {
+            Some(have) if have.revision() >= revision => {
+                // Only now is there something that others hold as well.
+                told.into_iter().for_each(|told| have.share(revision, told));
+                return false;
+            }
+            // A later list did not name it: it had gone by then, and no watch will ever tell its end.
+            None if self.listed.get(&kind).is_some_and(|listed| revision <= *listed) => return false,
+            _ => {}
         }
         self.forget(kind, &key);
         if let Some(uid) = controller_uid(&object) {
@@ -104,13 +197,60 @@ impl View {
         if kind == Kind::Pod {
             let node = meta::str_at(&object, &["spec", "nodeName"]).to_owned();
             self.on_node.entry(node).or_default().insert(key.clone());
+            if matches!(meta::str_at(&object, &["status", "phase"]), "Succeeded" | "Failed") {
+                self.ended_pods.insert(key.clone());
+            }
         }
-        self.objects.entry(kind).or_default().insert(key, object);
+        if let Some(service) = service_of(kind, &object) {
+            self.of_service.entry(service).or_default().insert(key.clone());
+        }
+        self.objects.entry(kind).or_default().insert(key, Kept::new(revision, object, told));
+        self.made.0.fetch_add(1, Ordering::Relaxed);
+        self.let_go();
         true
+    }
+
+    /// Lets go of the trees of numerous kinds, once enough have been made. Whoever still holds one keeps it.
+    pub(crate) fn let_go(&mut self) {
+        if self.made.0.load(Ordering::Relaxed) <= TREES_MAX {
+            return;
+        }
+        self.made.0.store(0, Ordering::Relaxed);
+        for all in self.objects.values_mut().filter(|all| all.len() > NUMEROUS) {
+            all.values_mut().for_each(Kept::let_go);
+        }
     }
 
     /// The API told that an object has gone.
     pub fn remove(&mut self, kind: Kind, object: &Value) {
+        let uid = meta::uid(object);
+        if !uid.is_empty() && self.ended.insert(uid.to_owned()) {
+            self.ended_order.push_back(uid.to_owned());
+            if self.ended_order.len() > ENDED_MAX
+                && let Some(oldest) = self.ended_order.pop_front()
+            {
+                self.ended.remove(&oldest);
+            }
+        }
+        self.drop_known(kind, object);
+    }
+
+    /// [`Self::remove`] of an object's JSON; answers its tree.
+    pub(crate) fn remove_told(&mut self, kind: Kind, told: &[u8]) -> Option<Arc<Value>> {
+        let object = Arc::new(crate::kept::read(kind, self.lean, told)?);
+        self.remove(kind, &object);
+        Some(object)
+    }
+
+    /// The object as this view keeps it.
+    pub(crate) fn shortened(&self, kind: Kind, mut object: Value) -> Value {
+        if self.lean {
+            crate::lean::shorten(kind, &mut object);
+        }
+        object
+    }
+
+    fn drop_known(&mut self, kind: Kind, object: &Value) {
         self.gone.remove(meta::uid(object));
         let key = Key::of(object);
         // Another one of the same name may have come meanwhile.
@@ -127,22 +267,48 @@ impl View {
         }
     }
 
-    /// Replaces everything of a kind by a list; answers the objects that have gone.
-    pub fn replace(&mut self, kind: Kind, items: Vec<Value>) -> Vec<Arc<Value>> {
-        let listed: BTreeSet<Key> = items.iter().map(Key::of).collect();
-        let lost: Vec<Arc<Value>> =
-            self.list(kind).filter(|object| !listed.contains(&Key::of(object))).cloned().collect();
-        for object in &lost {
-            self.remove(kind, object);
+    /// Takes in what was known at an earlier time, as long as the API has told nothing. It does not count as listed: what is not
+    /// here may have come meanwhile.
+    pub fn restore(&mut self, kind: Kind, items: Vec<Value>) {
+        if self.has_listed(kind) {
+            return;
         }
+        self.restored.insert(kind);
         for item in items {
             self.put(kind, item);
         }
+    }
+
+    /// Replaces everything of a kind by a list, as it was at `revision`; answers the objects that have gone.
+    pub fn replace(&mut self, kind: Kind, items: Vec<Bytes>, revision: u64) -> Vec<Arc<Value>> {
+        self.listed.insert(kind, 0);
+        if self.restored.remove(&kind) {
+            // The API says how things are, also if it was set back to an earlier time than what was kept.
+            let told = items.iter().filter_map(|item| crate::kept::read(kind, false, item));
+            let newer =
+                |item: &Value| self.at(kind, &Key::of(item)).is_some_and(|have| revision_of(have) > revision_of(item));
+            let back: Vec<Key> = told.filter(|item| newer(item)).map(|item| Key::of(&item)).collect();
+            for key in back {
+                self.forget(kind, &key);
+            }
+        }
+        let listed: BTreeSet<Key> = items.iter().filter_map(|item| crate::kept::key(item)).collect();
+        let gone: Vec<Key> = self.keys(kind).filter(|key| !listed.contains(key)).cloned().collect();
+        let lost: Vec<Arc<Value>> = gone.iter().filter_map(|key| self.at(kind, key).cloned()).collect();
+        for object in &lost {
+            // A list may be older than what a write has answered; whatever it does not name may be told again.
+            self.drop_known(kind, object);
+        }
+        for item in items {
+            self.put_told(kind, item);
+        }
+        self.listed.insert(kind, revision);
         lost
     }
 
     fn forget(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
-        let object = self.objects.get_mut(&kind)?.remove(key)?;
+        let kept = self.objects.get_mut(&kind)?.remove(key)?;
+        let object = kept.tree(kind, self.lean, || ()).clone();
         if let Some(uid) = controller_uid(&object)
             && let Some(set) = self.owned.get_mut(uid)
         {
@@ -156,12 +322,29 @@ impl View {
             if let Some(set) = self.on_node.get_mut(node) {
                 set.remove(key);
             }
+            self.ended_pods.remove(key);
+        }
+        if let Some(service) = service_of(kind, &object)
+            && let Some(set) = self.of_service.get_mut(&service)
+        {
+            set.remove(key);
+            if set.is_empty() {
+                self.of_service.remove(&service);
+            }
         }
         Some(object)
     }
 }
 
-fn revision(object: &Value) -> u64 {
+fn service_of(kind: Kind, object: &Value) -> Option<Key> {
+    if kind != Kind::EndpointSlice {
+        return None;
+    }
+    let service = meta::at(object, &["metadata", "labels", "kubernetes.io/service-name"])?.as_str()?;
+    Some(Key::new(meta::namespace(object), service))
+}
+
+fn revision_of(object: &Value) -> u64 {
     meta::resource_version(object).parse().unwrap_or(0)
 }
 
@@ -194,7 +377,10 @@ mod tests {
         assert!(!view.put(Kind::Pod, pod("a", 8, "n1", "o")), "what was deleted here does not come back");
         assert_eq!((view.pods_on("n1").count(), view.owned(Kind::Pod, "o").count()), (0, 0));
         view.remove(Kind::Pod, &pod("a", 9, "n1", "o"));
-        assert!(view.put(Kind::Pod, pod("a", 10, "", "o")));
+        assert!(!view.put(Kind::Pod, pod("a", 8, "n1", "o")), "the answer to an earlier write comes late");
+        let mut next = pod("a", 10, "", "o");
+        next["metadata"]["uid"] = "another".into();
+        assert!(view.put(Kind::Pod, next));
     }
 
     #[test]
@@ -202,10 +388,31 @@ mod tests {
         let mut view = View::default();
         view.put(Kind::Pod, pod("a", 5, "", "o"));
         view.put(Kind::Pod, pod("b", 6, "", "o"));
-        let lost = view.replace(Kind::Pod, vec![pod("b", 6, "", "o"), pod("c", 8, "", "o")]);
+        let lost = view.replace(
+            Kind::Pod,
+            [pod("b", 6, "", "o"), pod("c", 8, "", "o")].map(|pod| pod.to_string().into()).into(),
+            9,
+        );
         assert_eq!(lost.iter().map(|pod| meta::name(pod)).collect::<Vec<_>>(), ["a"]);
         let names: Vec<_> = view.in_namespace(Kind::Pod, "d").map(|pod| meta::name(pod)).collect();
         assert_eq!(names, ["b", "c"]);
         assert_eq!(view.in_namespace(Kind::Pod, "other").count(), 0);
+        assert!(view.has_listed(Kind::Pod) && !view.has_listed(Kind::Node));
+        assert!(!view.put(Kind::Pod, pod("a", 7, "", "o")), "it had gone before the list: no watch tells it again");
+        assert!(view.put(Kind::Pod, pod("a", 10, "", "o")), "made after the list");
+    }
+
+    #[test]
+    fn what_was_kept_counts_until_the_api_speaks() {
+        let mut view = View::default();
+        view.restore(Kind::Pod, vec![pod("a", 50, "n1", "o"), pod("b", 60, "n1", "o")]);
+        assert!(!view.has_listed(Kind::Pod));
+        assert_eq!(view.pods_on("n1").count(), 2);
+        // It was set back meanwhile.
+        let lost = view.replace(Kind::Pod, vec![pod("a", 7, "n2", "o").to_string().into()], 7);
+        assert_eq!(lost.iter().map(|pod| meta::name(pod)).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(view.pods_on("n2").count(), 1);
+        view.restore(Kind::Pod, vec![pod("b", 60, "n1", "o")]);
+        assert_eq!(view.pods_on("n1").count(), 0, "too late");
     }
 }

@@ -15,6 +15,8 @@ const DELAY_MAX: Duration = Duration::from_secs(60);
 pub struct Queue {
     due: BTreeSet<Key>,
     later: BTreeMap<Key, Timestamp>,
+    /// `later` again, by time.
+    by_time: BTreeSet<(Timestamp, Key)>,
     busy: BTreeSet<Key>,
     failures: BTreeMap<Key, u32>,
 }
@@ -26,14 +28,20 @@ impl Queue {
 
     /// At `at`, unless an earlier look is planned.
     pub fn add_at(&mut self, key: Key, at: Timestamp) {
-        let planned = self.later.entry(key).or_insert(at);
-        *planned = (*planned).min(at);
+        if let Some(planned) = self.later.get(&key) {
+            if *planned <= at {
+                return;
+            }
+            self.by_time.remove(&(*planned, key.clone()));
+        }
+        self.by_time.insert((at, key.clone()));
+        self.later.insert(key, at);
     }
 
     /// The next key that is due and not worked on.
     pub fn take(&mut self, now: Timestamp) -> Option<Key> {
-        let ripe: Vec<Key> = self.later.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
-        for key in ripe {
+        while self.by_time.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.by_time.pop_first() else { break };
             self.later.remove(&key);
             self.due.insert(key);
         }
@@ -61,7 +69,7 @@ impl Queue {
 
     /// When the next key comes due by time alone.
     pub fn next_at(&self) -> Option<Timestamp> {
-        self.later.values().min().copied()
+        self.by_time.first().map(|(at, _)| *at)
     }
 }
 
