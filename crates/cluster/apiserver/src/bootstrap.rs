@@ -32,6 +32,20 @@ pub async fn run(api: &Api, address: &str, port: u16) -> Outcome<()> {
             "value": value, "description": text});
         make(api, &classes, class).await?;
     }
+    let cidrs = json!([format!("{}/{}", api.service_range.base, api.service_range.prefix)]);
+    let ranges = api.builtin("networking.k8s.io", "servicecidrs");
+    let ready = json!([{"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
+        "lastTransitionTime": resources::decode::format_time(jiff::Timestamp::now(), 0)}]);
+    let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": cidrs}, "status": {"conditions": ready}});
+    make(api, &ranges, range).await?;
+    // Nodes read there what the servers' flags say now.
+    api.modify(&ranges.key("", "kubernetes"), |range| {
+        let differs = range["spec"]["cidrs"] != cidrs;
+        range["spec"]["cidrs"] = cidrs.clone();
+        differs
+    })
+    .await?;
     let ip = api.service_range.first().to_string();
     let services = api.builtin("", "services");
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
@@ -41,13 +55,39 @@ pub async fn run(api: &Api, address: &str, port: u16) -> Outcome<()> {
             "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}});
     make(api, &services, service).await?;
+    let port_of_api = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let target = json!([{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]);
+    restore(api, "", "services", "spec", |spec| spec["ports"] = target.clone()).await?;
     let slices = api.builtin("discovery.k8s.io", "endpointslices");
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
-    make(api, &slices, slice).await
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": port_of_api});
+    make(api, &slices, slice.clone()).await?;
+    restore(api, "discovery.k8s.io", "endpointslices", "endpoints", |now| *now = slice["endpoints"].clone()).await?;
+    restore(api, "discovery.k8s.io", "endpointslices", "ports", |now| *now = slice["ports"].clone()).await?;
+    // For clients that read the older form; its slice is there already.
+    let subsets = json!([{"addresses": [{"ip": address}], "ports": port_of_api}]);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "subsets": subsets,
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}});
+    make(api, &api.builtin("", "endpoints"), endpoints).await?;
+    restore(api, "", "endpoints", "subsets", |now| *now = subsets.clone()).await
 }
+
+/// Makes a field of the API's own service's objects what it is now: the API may listen elsewhere than it did.
+async fn restore(api: &Api, group: &str, plural: &str, field: &str, set: impl Fn(&mut Value)) -> Outcome<()> {
+    let key = api.builtin(group, plural).key("default", "kubernetes");
+    api.modify(&key, |object| {
+        let before = object[field].clone();
+        set(&mut object[field]);
+        object[field] != before
+    })
+    .await
+    .map(drop)
+}
+
+const NODE_CLIENT: &str = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
+const SELF_NODE_CLIENT: &str = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
 
 const CLUSTER_BINDINGS: &[(&str, &str, &str, &str)] = &[
     ("cluster-admin", "cluster-admin", "Group", "system:masters"),
@@ -66,6 +106,13 @@ const CLUSTER_BINDINGS: &[(&str, &str, &str, &str)] = &[
     ("system:kube-controller-manager", "system:kube-controller-manager", "User", "system:kube-controller-manager"),
     ("system:node", "system:node", "Group", "system:nodes"),
     ("system:node-proxier", "system:node-proxier", "User", "system:kube-proxy"),
+    // An agent's proxy and name server ask as the node.
+    ("knarr:node-proxier", "system:node-proxier", "Group", "system:nodes"),
+    ("knarr:node-network", "knarr:node-network", "Group", "system:nodes"),
+    // Nodes join by a bootstrap token and renew what they got for it.
+    ("knarr:node-bootstrapper", "system:node-bootstrapper", "Group", "system:bootstrappers"),
+    ("knarr:node-autoapprove-bootstrap", NODE_CLIENT, "Group", "system:bootstrappers"),
+    ("knarr:node-autoapprove-certificate-rotation", SELF_NODE_CLIENT, "Group", "system:nodes"),
 ];
 
 fn binding(name: &str, role: &str, kind: &str, subject: &str) -> Value {
@@ -161,6 +208,7 @@ fn cluster_roles() -> Vec<Value> {
         aggregated("system:aggregate-to-admin", "admin", admin),
         aggregated("system:aggregate-to-edit", "edit", edit.clone()),
         aggregated("system:aggregate-to-view", "view", view.clone()),
+        aggregated("system:aggregated-metrics-reader", "view", vec![rule(READ, "metrics.k8s.io", "nodes pods")]),
         role(
             "system:discovery",
             vec![paths("/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/")],
@@ -227,6 +275,8 @@ fn cluster_roles() -> Vec<Value> {
                 rule("create patch update", "", "events"),
                 rule("create delete get list watch", "", "pods"),
                 rule("create", "", "pods/eviction serviceaccounts/token"),
+                // Volumes on its own disk only; admission sees to that.
+                rule("patch", "", "persistentvolumes"),
                 rule("create delete get patch update", "coordination.k8s.io", "leases"),
                 rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
                 rule(READ, "storage.k8s.io", "csidrivers volumeattachments"),
@@ -234,9 +284,22 @@ fn cluster_roles() -> Vec<Value> {
                 rule(READ, "node.k8s.io", "runtimeclasses"),
             ],
         ),
+        // What an agent reads besides: for names and network policies, and which of its volumes are to go.
+        role(
+            "knarr:node-network",
+            vec![
+                rule(READ, "", "namespaces persistentvolumes pods"),
+                rule(READ, "networking.k8s.io", "networkpolicies"),
+            ],
+        ),
         role(
             "system:node-bootstrapper",
             vec![rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests")],
+        ),
+        role(NODE_CLIENT, vec![rule("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")]),
+        role(
+            SELF_NODE_CLIENT,
+            vec![rule("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")],
         ),
         role(
             "system:node-proxier",
@@ -260,6 +323,8 @@ fn cluster_roles() -> Vec<Value> {
     for (from, into) in [
         ("system:aggregate-to-view", "edit"),
         ("system:aggregate-to-view", "admin"),
+        ("system:aggregated-metrics-reader", "edit"),
+        ("system:aggregated-metrics-reader", "admin"),
         ("system:aggregate-to-edit", "admin"),
     ] {
         if let Some(made) = roles.iter_mut().find(|made| made["metadata"]["name"] == from) {

@@ -33,7 +33,7 @@ pub struct Resource {
     pub categories: Vec<String>,
     pub subresources: Vec<Subresource>,
     pub node: Node,
-    /// Keys of its objects begin with this; it ends with a slash.
+    /// Keys of its objects begin with this; it ends with a slash. Empty: nothing of it is stored.
     pub prefix: String,
     /// `apiVersion` and `kind` in which objects are stored.
     pub stored_as: (String, String),
@@ -191,6 +191,7 @@ impl Catalog {
             }
             catalog.add(gv.group, gv.version, resources);
         }
+        crate::usage::add_to(&mut catalog);
         catalog
     }
 
@@ -233,7 +234,8 @@ impl Catalog {
     pub fn stored(&self) -> Vec<Arc<Resource>> {
         let mut by_prefix: BTreeMap<&str, &Arc<Resource>> = BTreeMap::new();
         for resource in self.groups.iter().flat_map(|group| &group.versions).flat_map(|version| &version.resources) {
-            if resource.verbs.iter().any(|verb| verb == "list") && resource.plural != "componentstatuses" {
+            let stored = !resource.prefix.is_empty() && resource.plural != "componentstatuses";
+            if stored && resource.verbs.iter().any(|verb| verb == "list") {
                 let entry = by_prefix.entry(&resource.prefix).or_insert(resource);
                 if resource.is_stored_form() {
                     *entry = resource;

@@ -92,83 +92,6 @@ pub fn decode(stored: &[u8]) -> Value {
     serde_json::from_slice(stored).expect("what is stored was encoded here")
 }
 
-/// Renders YAML, block style, for clients that ask for it.
-pub fn to_yaml(value: &Value) -> String {
-    let mut out = String::new();
-    yaml(value, 0, false, &mut out);
-    if !out.ends_with('\n') {
-        out.push('\n');
-    }
-    out
-}
-
-fn yaml(value: &Value, indent: usize, inline: bool, out: &mut String) {
-    let pad = |out: &mut String, n: usize| out.extend(std::iter::repeat_n(' ', n));
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            for (at, (key, value)) in map.iter().enumerate() {
-                if at > 0 || !inline {
-                    pad(out, indent);
-                }
-                out.push_str(&scalar(key));
-                out.push(':');
-                nested(value, indent, out);
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for item in items {
-                pad(out, indent);
-                out.push_str("- ");
-                match item {
-                    Value::Object(map) if !map.is_empty() => yaml(item, indent + 2, true, out),
-                    Value::Array(inner) if !inner.is_empty() => {
-                        out.pop();
-                        out.push('\n');
-                        yaml(item, indent + 2, false, out);
-                    }
-                    item => {
-                        yaml(item, 0, true, out);
-                        out.push('\n');
-                    }
-                }
-            }
-        }
-        Value::Object(_) => out.push_str("{}"),
-        Value::Array(_) => out.push_str("[]"),
-        Value::String(text) => out.push_str(&scalar(text)),
-        other => out.push_str(&other.to_string()),
-    }
-}
-
-fn nested(value: &Value, indent: usize, out: &mut String) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            out.push('\n');
-            yaml(value, indent + 2, false, out);
-        }
-        Value::Array(items) if !items.is_empty() => {
-            out.push('\n');
-            yaml(value, indent, false, out);
-        }
-        value => {
-            out.push(' ');
-            yaml(value, 0, true, out);
-            out.push('\n');
-        }
-    }
-}
-
-/// Plain where no YAML reader could take it for something else, JSON's quotes otherwise.
-fn scalar(text: &str) -> String {
-    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-        && !matches!(
-            text.to_ascii_lowercase().as_str(),
-            "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
-        );
-    if plain { text.to_owned() } else { Value::from(text).to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,13 +111,5 @@ mod tests {
             expected["apiVersion"] = "g/v2".into();
             assert_eq!(decode(&other), expected);
         }
-    }
-
-    #[test]
-    fn yaml_reads_back_the_same() {
-        let value = json!({"a": {"b": [1, {"c": "yes", "d": []}, "x: y", [true, null]], "e": {}}, "t": "line\nbreak",
-            "n": "1.0", "empty": ""});
-        let read: Value = serde_saphyr::from_str(&to_yaml(&value)).unwrap();
-        assert_eq!(read, value, "{}", to_yaml(&value));
     }
 }

@@ -1,5 +1,6 @@
 //! What makes the API usable by itself: namespaces end, owners take their dependents along, every namespace has its
-//! service account and the authority's certificate, roles and definitions take effect, history is trimmed.
+//! service account and the authority's certificate, roles and definitions take effect, certificate requests are answered,
+//! history is trimmed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,29 +14,40 @@ use crate::catalog::{Catalog, Resource, Subresource};
 use crate::deletion::{self, Options};
 
 /// Runs all of them until the server stops.
-pub fn start(api: &Arc<Api>) {
-    let run =
-        |name: &'static str, task: std::pin::Pin<Box<dyn Future<Output = Outcome<()>> + Send>>, api: &Arc<Api>| {
-            let stopping = api.stopping.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    outcome = task => {
-                        if let Err(status) = outcome {
-                            tracing::error!(controller = name, message = status.message, "a controller ended");
-                        }
-                    }
-                    () = stopping.cancelled() => {}
-                }
-            });
+pub fn start(api: &Arc<Api>, authority: Arc<crate::pki::Authority>, signing_lifetime: Duration) {
+    run(api, "rbac", follow_rbac);
+    run(api, "crd", follow_definitions);
+    run(api, "webhooks", follow_hooks);
+    run(api, "quotas", follow_quotas);
+    run(api, "protection", follow_protected);
+    run(api, "namespaces", follow_namespaces);
+    run(api, "garbage", crate::garbage::collect);
+    run(api, "certificates", move |api| crate::certificates::follow(api, authority.clone(), signing_lifetime));
+    run(api, "compaction", compact);
+}
+
+/// One controller. A store that is away for a while ends its work and not the controller: it begins anew, from what there
+/// is then.
+fn run<F, Fut>(api: &Arc<Api>, name: &'static str, task: F)
+where
+    F: Fn(Arc<Api>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome<()>> + Send,
+{
+    const PAUSE: Duration = Duration::from_millis(500);
+    let (api, stopping) = (api.clone(), api.stopping.clone());
+    tokio::spawn(async move {
+        let work = async {
+            while let Err(status) = task(api.clone()).await {
+                tracing::warn!(controller = name, message = status.message, "a controller begins anew");
+                tokio::time::sleep(PAUSE).await;
+            }
         };
-    run("rbac", Box::pin(follow_rbac(api.clone())), api);
-    run("crd", Box::pin(follow_definitions(api.clone())), api);
-    run("webhooks", Box::pin(follow_hooks(api.clone())), api);
-    run("quotas", Box::pin(follow_quotas(api.clone())), api);
-    run("protection", Box::pin(follow_protected(api.clone())), api);
-    run("namespaces", Box::pin(follow_namespaces(api.clone())), api);
-    run("garbage", Box::pin(crate::garbage::collect(api.clone())), api);
-    run("compaction", Box::pin(compact(api.clone())), api);
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = stopping.cancelled() => {}
+        }
+    });
 }
 
 /// Calls `work` at once and again after every change below `prefix`; changes that come together are one call.
@@ -232,21 +244,33 @@ async fn follow_rbac(api: Arc<Api>) -> Outcome<()> {
 pub async fn load_definitions(api: &Api) -> Outcome<()> {
     let definitions = api.builtin("apiextensions.k8s.io", "customresourcedefinitions");
     let mut catalog = Catalog::builtin();
-    for definition in api.list_objects(&definitions, "").await? {
-        establish(api, &definitions, &definition).await?;
-        if meta::is_terminating(&definition) {
-            continue;
+    let mut all = api.list_objects(&definitions, "").await?;
+    let mut changed = Vec::new();
+    for at in 0..all.len() {
+        let mut now = all[at].clone();
+        if establish(&mut now, &all) {
+            changed.push(definitions.key("", meta::name(&now)));
+            all[at] = now;
         }
-        add_custom(&mut catalog, &definition);
+        if !meta::is_terminating(&all[at]) && is_established(&all[at]) {
+            add_custom(&mut catalog, &all[at]);
+        }
     }
     api.set_catalog(catalog);
+    // Said when it is so: who has waited for a definition to be established uses it at once.
+    for key in changed {
+        api.modify(&key, |object| establish(object, &all)).await?;
+    }
     // Definitions that are being deleted go when their objects have gone.
-    for definition in api.list_objects(&definitions, "").await? {
-        if meta::is_terminating(&definition) {
-            finish_definition(api, &definitions, &definition).await?;
-        }
+    for definition in all.iter().filter(|definition| meta::is_terminating(definition)) {
+        finish_definition(api, &definitions, definition).await?;
     }
     Ok(())
+}
+
+fn is_established(definition: &Value) -> bool {
+    let conditions = meta::list_at(definition, &["status", "conditions"]);
+    conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
 }
 
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -254,11 +278,15 @@ const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 fn add_custom(catalog: &mut Catalog, definition: &Value) {
     let spec = &definition["spec"];
     let text = |path: &[&str]| meta::str_at(spec, path).to_owned();
-    let words = |path: &[&str]| -> Vec<String> {
-        meta::list_at(spec, path).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    let words = |field: &str| -> Vec<String> {
+        let accepted = meta::list_at(&definition["status"]["acceptedNames"], &[field]);
+        accepted.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let group = text(&["group"]);
     let plural = text(&["names", "plural"]);
+    // Names that another definition has are not served, whatever is asked for.
+    let accepted = &definition["status"]["acceptedNames"];
+    let name = |field: &str| meta::str_at(accepted, &[field]).to_owned();
     let versions = crd::versions(definition);
     let Some(stored) = versions.iter().find(|version| version.storage).map(|version| version.name.clone()) else {
         return;
@@ -270,12 +298,11 @@ fn add_custom(catalog: &mut Catalog, definition: &Value) {
         let mut subresources = Vec::new();
         let usual = || ["get", "patch", "update"].map(str::to_owned).to_vec();
         if version.has_status {
-            let kind = text(&["names", "kind"]);
             subresources.push(Subresource {
                 name: "status".into(),
                 group: String::new(),
                 version: String::new(),
-                kind,
+                kind: name("kind"),
                 verbs: usual(),
             });
         }
@@ -292,17 +319,17 @@ fn add_custom(catalog: &mut Catalog, definition: &Value) {
             group: group.clone(),
             version: version.name.clone(),
             plural: plural.clone(),
-            singular: text(&["names", "singular"]),
-            kind: text(&["names", "kind"]),
-            list_kind: text(&["names", "listKind"]),
+            singular: name("singular"),
+            kind: name("kind"),
+            list_kind: name("listKind"),
             namespaced: spec["scope"] == "Namespaced",
             verbs: resources::facts::USUAL_VERBS.map(str::to_owned).to_vec(),
-            short_names: words(&["names", "shortNames"]),
-            categories: words(&["names", "categories"]),
+            short_names: words("shortNames"),
+            categories: words("categories"),
             subresources,
             node: version.node.clone(),
             prefix: format!("/registry/{group}/{plural}/"),
-            stored_as: (crate::catalog::api_version(&group, &stored), text(&["names", "kind"])),
+            stored_as: (crate::catalog::api_version(&group, &stored), name("kind")),
             strategy: resources::kinds::Strategy::PLAIN,
             custom: Some(Arc::new(version.clone())),
         };
@@ -310,39 +337,40 @@ fn add_custom(catalog: &mut Catalog, definition: &Value) {
     }
 }
 
-/// Says in its status that a definition is in effect.
-async fn establish(api: &Api, definitions: &Resource, definition: &Value) -> Outcome<()> {
-    let conditions = meta::list_at(definition, &["status", "conditions"]);
-    let names = &definition["spec"]["names"];
-    let done = conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
-        && definition["status"]["acceptedNames"] == *names;
-    if done {
-        return Ok(());
+/// Says in a definition's status whether it is in effect, and under which names; answers whether that changed anything.
+fn establish(object: &mut Value, all: &[Value]) -> bool {
+    use resources::kinds::conditions_set as set;
+    let (before, time) = (object.clone(), jiff::Timestamp::now());
+    let names = crd::accept(object, all);
+    match &names.conflict {
+        None => set(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", time),
+        Some((reason, message)) => set(object, "NamesAccepted", "False", reason, message, time),
     }
-    let key = definitions.key("", meta::name(definition));
-    api.modify(&key, |object| {
-        let time = jiff::Timestamp::now();
-        use resources::kinds::conditions_set as set;
-        set(object, "NamesAccepted", "True", "NoConflicts", "no conflicts found", time);
-        set(object, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", time);
-        let versions = meta::list_at(object, &["spec", "versions"]).iter().find(|version| version["storage"] == true);
-        let stored = versions.map(|version| version["name"].clone()).unwrap_or(Value::Null);
-        object["status"]["acceptedNames"] = object["spec"]["names"].clone();
-        let known = meta::object_at(object, &["status"]).entry("storedVersions").or_insert_with(|| json!([]));
-        if let Some(known) = known.as_array_mut()
-            && !known.contains(&stored)
-        {
-            known.push(stored);
+    // What was in effect stays so under the names that it had.
+    if !is_established(object) {
+        match names.conflict {
+            None => {
+                let message = "the initial names have been accepted";
+                set(object, "Established", "True", "InitialNamesAccepted", message, time);
+            }
+            Some(_) => set(object, "Established", "False", "NotAccepted", "not all names are accepted", time),
         }
-        let mut finalizers = meta::finalizers(object);
-        if !meta::is_terminating(object) && !finalizers.iter().any(|name| name == CLEANUP) {
-            finalizers.push(CLEANUP.into());
-            meta::set_finalizers(object, finalizers);
-        }
-        true
-    })
-    .await?;
-    Ok(())
+    }
+    object["status"]["acceptedNames"] = names.accepted;
+    let versions = meta::list_at(object, &["spec", "versions"]).iter().find(|version| version["storage"] == true);
+    let stored = versions.map(|version| version["name"].clone()).unwrap_or(Value::Null);
+    let known = meta::object_at(object, &["status"]).entry("storedVersions").or_insert_with(|| json!([]));
+    if let Some(known) = known.as_array_mut()
+        && !known.contains(&stored)
+    {
+        known.push(stored);
+    }
+    let mut finalizers = meta::finalizers(object);
+    if !meta::is_terminating(object) && !finalizers.iter().any(|name| name == CLEANUP) {
+        finalizers.push(CLEANUP.into());
+        meta::set_finalizers(object, finalizers);
+    }
+    *object != before
 }
 
 async fn finish_definition(api: &Api, definitions: &Resource, definition: &Value) -> Outcome<()> {
@@ -502,7 +530,7 @@ async fn empty_namespace(api: &Arc<Api>, namespaces: &Resource, namespace: &Valu
         let reason = if held.is_empty() { "ContentHasNoFinalizers" } else { "SomeFinalizersRemain" };
         api.modify(&key, |namespace| {
             let before = namespace.clone();
-            let time = jiff::Timestamp::now();
+            let time = client::now();
             resources::kinds::conditions_set(
                 namespace,
                 "NamespaceFinalizersRemaining",

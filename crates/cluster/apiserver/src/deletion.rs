@@ -39,7 +39,7 @@ pub async fn delete(api: &Api, resource: &Resource, key: &str, options: &Options
         let object = codec::decode(&kv.value);
         preconditions(resource, &object, options)?;
         let mut marked = object.clone();
-        let now = jiff::Timestamp::now();
+        let now = client::now();
         if !mark(&mut marked, resource, options, now) {
             if options.dry || api.delete_at(key, kv.mod_revision).await? {
                 return Ok(Deleted::Gone(object));

@@ -11,9 +11,9 @@ use resources::{Status, Value};
 use serde_json::json;
 
 use crate::api::{Api, Outcome};
-use crate::body::Body;
 use crate::catalog::{Catalog, Resource};
 use crate::respond::{self, Format};
+use client::Body;
 
 /// Documents by path, for one state of the catalog.
 #[derive(Default)]
@@ -39,7 +39,7 @@ fn served(resource: &Resource) -> Served<'_> {
     }
 }
 
-async fn document(api: &Api, catalog: &Catalog, path: &str, make: impl FnOnce() -> Value) -> Arc<Document> {
+async fn document(api: &Api, catalog: &Catalog, path: &str, make: impl FnOnce() -> Vec<u8>) -> Arc<Document> {
     let mut cache = api.openapi.0.lock().await;
     if cache.0 != catalog.serial {
         *cache = (catalog.serial, HashMap::new());
@@ -47,7 +47,7 @@ async fn document(api: &Api, catalog: &Catalog, path: &str, make: impl FnOnce() 
     if let Some(found) = cache.1.get(path) {
         return found.clone();
     }
-    let bytes: Bytes = serde_json::to_vec(&make()).expect("trees always encode").into();
+    let bytes: Bytes = make().into();
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
     let etag = digest.as_ref()[..16].iter().map(|byte| format!("{byte:02X}")).collect();
     let made = Arc::new(Document { bytes, etag });
@@ -72,22 +72,42 @@ fn respond(document: &Document, headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// A client that takes nothing but protobuf.
-fn protobuf_only(headers: &HeaderMap) -> bool {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    !accept.is_empty() && accept.split(',').all(|entry| entry.contains("protobuf"))
+/// gnostic's protobuf, under both names that clients know it by, and the one that answers carry.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
+/// The first entry that can be served; `Some(true)` is protobuf.
+fn wants_protobuf(headers: &HeaderMap) -> Option<bool> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    accept.split(',').find_map(|entry| match entry.split(';').next().unwrap_or_default().trim() {
+        "" | "*/*" | "application/*" | "application/json" => Some(false),
+        kind if PROTOBUF.contains(&kind) => Some(true),
+        _ => None,
+    })
 }
 
 pub async fn v2(api: &Api, catalog: &Catalog, headers: &HeaderMap) -> Outcome<Response<Body>> {
-    if protobuf_only(headers) {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
-    let document = document(api, catalog, "v2", || {
+    let Some(protobuf) = wants_protobuf(headers) else {
+        return Err(Status::not_acceptable(&["application/json", PROTOBUF[1]]));
+    };
+    let make = || {
         let all = catalog.groups.iter().flat_map(|group| &group.versions).flat_map(|version| &version.resources);
         openapi::v2(&all.map(|resource| served(resource)).collect::<Vec<_>>())
-    })
-    .await;
+    };
+    if protobuf {
+        let document = document(api, catalog, "v2.pb", || resources::openapi_proto::encode(&make())).await;
+        let mut response = respond(&document, headers);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF[1]));
+        return Ok(response);
+    }
+    let document = document(api, catalog, "v2", || encode(&make())).await;
     Ok(respond(&document, headers))
+}
+
+fn encode(document: &Value) -> Vec<u8> {
+    serde_json::to_vec(document).expect("trees always encode")
 }
 
 /// Where the document of a group and version lies.
@@ -118,14 +138,14 @@ async fn v3_document(api: &Api, catalog: &Catalog, path: &str) -> Option<Arc<Doc
     let (_, version) = found?;
     Some(
         document(api, catalog, path, || {
-            openapi::v3(&version.resources.iter().map(|resource| served(resource)).collect::<Vec<_>>())
+            encode(&openapi::v3(&version.resources.iter().map(|resource| served(resource)).collect::<Vec<_>>()))
         })
         .await,
     )
 }
 
 pub async fn v3(api: &Api, catalog: &Catalog, path: &str, headers: &HeaderMap) -> Outcome<Response<Body>> {
-    if protobuf_only(headers) {
+    if wants_protobuf(headers) != Some(false) {
         return Err(Status::not_acceptable(&["application/json"]));
     }
     let document = v3_document(api, catalog, path).await.ok_or_else(Status::no_such_path)?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -98,6 +98,18 @@ impl Authority {
             der: made.der().clone(),
             key_der: keys.serialize_der(),
         })
+    }
+
+    /// Signs a request as it stands; whether it may be signed is for the caller to have judged.
+    pub fn sign_request(
+        &self,
+        mut request: CertificateSigningRequestParams,
+        name: &str,
+        lifetime: Duration,
+    ) -> Result<String, PkiError> {
+        validity(&mut request.params, lifetime);
+        let made = request.signed_by(&self.issuer).map_err(|error| PkiError::Certificate(name.to_owned(), error))?;
+        Ok(made.pem())
     }
 
     /// A certificate by which clients prove who they are.

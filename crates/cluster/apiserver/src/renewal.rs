@@ -33,8 +33,10 @@ impl ResolvesServerCert for Serving {
 
 /// What is needed to make the certificates again.
 pub struct Renewal {
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     pub serving: Arc<Serving>,
+    /// What this server shows to nodes.
+    pub to_nodes: client::Identity,
     pub addresses: Vec<IpAddr>,
     pub names: Vec<String>,
     pub lifetime: Duration,
@@ -50,7 +52,13 @@ impl Renewal {
         Ok(pki::kubeconfig(&self.url, &self.authority.pem, &admin))
     }
 
+    pub fn renew_to_nodes(&self) -> Result<(), PkiError> {
+        let leaf = self.authority.client("kube-apiserver-kubelet-client", &["system:masters"], self.lifetime)?;
+        self.to_nodes.set(&leaf.certificate, &leaf.key).map_err(|error| PkiError::Tls(error.to_string()))
+    }
+
     fn renew(&self) -> Result<(), PkiError> {
+        self.renew_to_nodes()?;
         self.serving.set(&self.authority.server(&self.addresses, &self.names, self.lifetime)?)?;
         if let Some(path) = &self.kubeconfig {
             pki::write_secret(path, self.kubeconfig()?.as_bytes())?;

@@ -1,18 +1,21 @@
 //! What a client wants to get back, and making it: content negotiation, tables, partial objects, Status errors.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING,
+};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use resources::schema::Node;
 use resources::{Status, Value, proto, table};
 use serde_json::json;
 
-use crate::body::Body;
 use crate::catalog::Resource;
 use crate::codec;
+use client::Body;
 
 /// The encoding asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +99,7 @@ pub fn content_type(format: Format) -> HeaderValue {
 pub fn bytes(code: u16, json: Bytes, format: Format) -> Response<Body> {
     let (body, format) = match format {
         Format::Json => (Body::from(json), format),
-        Format::Yaml => (Body::from(codec::to_yaml(&codec::decode(&json))), format),
+        Format::Yaml => (Body::from(resources::yaml::to_yaml(&codec::decode(&json))), format),
         Format::Proto => match protobuf(&json) {
             Some(bytes) => (Body::from(bytes), format),
             None => (Body::from(json), Format::Json),
@@ -130,18 +133,62 @@ pub fn protobuf(json: &[u8]) -> Option<Vec<u8>> {
     Some(proto::wrap(&head.api_version, &head.kind, &message))
 }
 
-/// A list in protobuf. Its length stands at its beginning, so all items are encoded before the first is sent.
+/// A list in protobuf. Its length stands at its beginning: all items are measured first, and encoded while those before
+/// them are sent.
 fn protobuf_list(api_version: &str, kind: &str, node: &Node, items: VecDeque<Bytes>, metadata: &Value) -> Option<Body> {
+    /// Bytes of a piece, and how many of them wait to be sent.
+    const PIECE: usize = 128 << 10;
+    const WAITING: usize = 4;
     let meta = proto::list_meta(metadata.to_string().as_bytes()).ok()?;
-    let encoded: VecDeque<Bytes> = items
-        .into_iter()
-        .map(|item| proto::encode_item(&item, node).map(Bytes::from))
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let length = meta.len() + encoded.iter().map(Bytes::len).sum::<usize>();
-    let mut head = proto::head(api_version, kind, length);
-    head.extend_from_slice(&meta);
-    Some(Body::parts(head, encoded))
+    let items = Vec::from(items);
+    let length = meta.len() + protobuf_length(&items, node)?;
+    let mut piece = proto::head(api_version, kind, length);
+    let left = piece.len() + length;
+    piece.reserve(left.min(PIECE + (16 << 10)));
+    piece.extend_from_slice(&meta);
+    if left <= PIECE {
+        for item in &items {
+            proto::encode_item(item, node, &mut piece).ok()?;
+        }
+        return Some(Body::from(piece));
+    }
+    let (send, pieces) = tokio::sync::mpsc::channel(WAITING);
+    let node = node.clone();
+    tokio::spawn(async move {
+        for item in items {
+            // What was measured is encoded by the same code.
+            if proto::encode_item(&item, &node, &mut piece).is_err() {
+                return;
+            }
+            if piece.len() >= PIECE {
+                let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + (16 << 10)));
+                if send.send(full.into()).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if !piece.is_empty() {
+            let _ = send.send(piece.into()).await;
+        }
+    });
+    Some(Body::Piped { pieces, left: left as u64 })
+}
+
+/// Items from which on a list is long enough for two threads to measure it.
+const LONG: usize = 2000;
+
+/// The bytes that items take in a list.
+fn protobuf_length(items: &[Bytes], node: &Node) -> Option<usize> {
+    let sum = |items: &[Bytes]| items.iter().try_fold(0, |sum, item| Some(sum + proto::item_length(item, node).ok()?));
+    if items.len() < LONG {
+        return sum(items);
+    }
+    std::thread::scope(|scope| {
+        let (first, second) = items.split_at(items.len() / 2);
+        let second = scope.spawn(|| sum(second));
+        let first = sum(first)?;
+        Some(first + second.join().ok()??)
+    })
 }
 
 fn with_type(code: u16, body: Body, kind: HeaderValue) -> Response<Body> {
@@ -171,6 +218,28 @@ pub fn status(status: &Status, format: Format) -> Response<Body> {
         response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer realm=\"kubernetes\""));
     }
     response
+}
+
+/// Whether the client takes gzip; one that weighs it with 0 does not.
+pub fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|entry| {
+        let (name, weight) = entry.split_once(';').unwrap_or((entry, ""));
+        let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.trim().parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
+}
+
+/// Compresses a large answer.
+pub fn gzip(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if !body.is_worth_gzip() || parts.headers.contains_key(CONTENT_ENCODING) {
+        return Response::from_parts(parts, body);
+    }
+    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, body.gzip())
 }
 
 /// Adds warnings as upstream writes them: `299 - "text"`.
@@ -233,9 +302,40 @@ pub fn table_value(resource: &Resource, rows: Vec<Value>, metadata: Value) -> Va
     })
 }
 
+/// A table whose rows are made while it is sent: a row takes many times the room of what it is made of.
+fn table_list(resource: &Arc<Resource>, items: VecDeque<Bytes>, metadata: Value, include: &str) -> Response<Body> {
+    let empty = table_value(resource, Vec::new(), metadata).to_string();
+    let head = empty.strip_suffix("]}").expect("the rows are the last of its fields").to_owned();
+    let (resource, include) = (resource.clone(), include.to_owned());
+    let make = move |item: &Bytes, out: &mut BytesMut| {
+        let row = row(&resource, &codec::decode(item), &include);
+        serde_json::to_writer(out.writer(), &row).expect("trees always encode into memory");
+    };
+    with_type(200, Body::made(head, items, Box::new(make), "]}"), content_type(Format::Json))
+}
+
+/// The metadata of many objects, made while it is sent.
+fn partial_list(items: VecDeque<Bytes>, metadata: &Value) -> Response<Body> {
+    #[derive(serde::Deserialize)]
+    struct Of<'a> {
+        #[serde(borrow)]
+        metadata: &'a serde_json::value::RawValue,
+    }
+    let head = format!(
+        "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"items\":["
+    );
+    let make = |item: &Bytes, out: &mut BytesMut| {
+        let of: Of<'_> = serde_json::from_slice(item).expect("what is stored was encoded here");
+        out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+        out.extend_from_slice(of.metadata.get().as_bytes());
+        out.extend_from_slice(b"}");
+    };
+    with_type(200, Body::made(head, items, Box::new(make), "]}"), content_type(Format::Json))
+}
+
 /// A list in the form asked for.
 pub fn list(
-    resource: &Resource,
+    resource: &Arc<Resource>,
     items: VecDeque<Bytes>,
     metadata: Value,
     wanted: Wanted,
@@ -267,10 +367,12 @@ pub fn list(
                 }
             }
         }
+        As::Table if wanted.format == Format::Json => table_list(resource, items, metadata, include),
         As::Table => {
             let rows = items.iter().map(|item| row(resource, &codec::decode(item), include)).collect();
             value(200, &table_value(resource, rows, metadata), wanted.format)
         }
+        As::Metadata if wanted.format == Format::Json => partial_list(items, &metadata),
         As::Metadata if wanted.format == Format::Proto => {
             let (version, kind) = ("meta.k8s.io/v1", "PartialObjectMetadataList");
             match protobuf_list(version, kind, proto::partial_node(), items, &metadata) {

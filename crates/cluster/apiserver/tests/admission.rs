@@ -1,9 +1,12 @@
 //! Admission: webhooks that change, judge, fail and stay away; the built-in plugins; nodes.
 
 mod support;
+#[path = "support/weakened.rs"]
+mod weakened;
 
-use apiserver::{Config, DeleteOptions, Gvr, Local, PODS, Patch, Request, Server, Status, User};
+use apiserver::{Client, Config, Server, Status, User};
 use base64::Engine as _;
+use client::{DeleteOptions, Gvr, PODS, Patch, Request};
 use serde_json::{Value, json};
 use support::Webhook;
 
@@ -16,7 +19,7 @@ fn map(name: &str) -> Value {
     json!({"metadata": {"name": name}, "data": {"k": "v"}})
 }
 
-async fn create(api: &Local, object: &Value) -> Result<Value, Status> {
+async fn create(api: &Client, object: &Value) -> Result<Value, Status> {
     api.create(&MAPS, "default", object).await
 }
 
@@ -128,7 +131,7 @@ async fn who_wants_to_is_asked_again_after_others() {
     server.stop().await;
 }
 
-async fn namespace(api: &Local, name: &str, labels: Value) {
+async fn namespace(api: &Client, name: &str, labels: Value) {
     api.create(&NAMESPACES, "", &json!({"metadata": {"name": name, "labels": labels}})).await.unwrap();
 }
 
@@ -202,7 +205,7 @@ async fn namespaces_limit_what_pods_may() {
 async fn a_nodes_agent_minds_its_own_business() {
     let server = Server::start(Config::default()).await.unwrap();
     let admin = server.local(User::admin(), "test");
-    let agent = admin.as_user(User::node("n1"), "kubelet");
+    let agent = server.local(User::node("n1"), "kubelet");
     let nodes = Gvr::new("", "v1", "nodes");
     let secrets = Gvr::new("", "v1", "secrets");
     agent.create(&nodes, "", &json!({"metadata": {"name": "n1"}})).await.unwrap();
@@ -215,7 +218,7 @@ async fn a_nodes_agent_minds_its_own_business() {
     admin.create(&PODS, "default", &pod("q", json!({"spec": {"nodeName": "n2"}}))).await.unwrap();
     assert!(agent.get(&secrets, "default", "mine").await.is_ok());
     assert_eq!(agent.get(&secrets, "default", "other").await.unwrap_err().code, 403);
-    assert_eq!(agent.list(&secrets, "default", &apiserver::Selectors::default()).await.unwrap_err().code, 403);
+    assert_eq!(agent.list(&secrets, "default", &client::Selectors::default()).await.unwrap_err().code, 403);
     let running = Patch::Merge(json!({"status": {"phase": "Running"}}));
     agent.patch(&PODS, "default", "p", "status", &running).await.unwrap();
     assert_eq!(agent.patch(&PODS, "default", "q", "status", &running).await.unwrap_err().code, 403);
@@ -224,4 +227,9 @@ async fn a_nodes_agent_minds_its_own_business() {
     agent.delete(&PODS, "default", "p", &gone).await.unwrap();
     assert_eq!(agent.get(&secrets, "default", "mine").await.unwrap_err().code, 403, "nothing here needs it any more");
     server.stop().await;
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened::check(&[("pods", "namespaces_limit_what_pods_may"), ("nodes", "a_nodes_agent_minds_its_own_business")]);
 }

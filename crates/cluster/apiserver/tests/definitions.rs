@@ -2,7 +2,8 @@
 
 mod support;
 
-use apiserver::{Config, Gvr, Happened, Local, Patch, Selectors, Server, User};
+use apiserver::{Client, Config, Server, User};
+use client::{Gvr, Happened, Patch, Selectors};
 use serde_json::{Value, json};
 use support::Webhook;
 
@@ -33,9 +34,9 @@ fn definition(hook: &Webhook) -> Value {
             "conversion": {"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]}}}})
 }
 
-async fn served(api: &Local) {
+async fn served(api: &Client) {
     let begun = std::time::Instant::now();
-    while api.resource(&V2).is_none() {
+    while api.list(&V2, "", &Selectors::default()).await.is_err() {
         assert!(begun.elapsed().as_secs() < 120, "the definition takes effect");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
@@ -55,7 +56,7 @@ async fn versions_with_different_shapes_are_one_resource() {
     let made = api.create(&V1, "default", &boat("a", "v1", "ann,bob".into())).await.unwrap();
     assert_eq!((&made["apiVersion"], &made["spec"]["crew"]), (&json!("example.com/v1"), &json!("ann,bob")));
     api.create(&V2, "default", &boat("b", "v2", json!(["cid"]))).await.unwrap();
-    let names = |list: &apiserver::List| list.items.iter().map(|boat| boat["spec"]["crew"].clone()).collect::<Vec<_>>();
+    let names = |list: &client::List| list.items.iter().map(|boat| boat["spec"]["crew"].clone()).collect::<Vec<_>>();
     assert_eq!(names(&api.list(&V1, "default", &all).await.unwrap()), [json!("ann,bob"), json!("cid")]);
     assert_eq!(names(&api.list(&V2, "default", &all).await.unwrap()), [json!(["ann", "bob"]), json!(["cid"])]);
     let patch = Patch::Merge(json!({"spec": {"crew": "ann,bob,dan"}}));

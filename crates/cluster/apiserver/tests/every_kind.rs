@@ -62,12 +62,15 @@ fn sample(group: &str, version: &str, kind: &str) -> Value {
         ("certificates.k8s.io", "CertificateSigningRequest") => {
             json!({"spec": {"request": "LS0tLS1CRUdJTg==", "signerName": "example.com/s", "usages": ["client auth"]}})
         }
-        ("certificates.k8s.io", "ClusterTrustBundle") => json!({"spec": {"trustBundle": ""}}),
+        ("certificates.k8s.io", "ClusterTrustBundle") => {
+            json!({"spec": {"trustBundle": "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"}})
+        }
         ("certificates.k8s.io", _) => json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "u",
             "serviceAccountName": "default", "serviceAccountUID": "u", "nodeName": "n", "nodeUID": "u",
-            "stubPKCS10Request": "AA==", "pkixPublicKey": "AA==", "proofOfPossession": "AA=="}}),
+            "maxExpirationSeconds": 86400, "stubPKCS10Request": "AA==", "pkixPublicKey": "AA==", "proofOfPossession": "AA=="}}),
         ("coordination.k8s.io", "LeaseCandidate") => {
-            json!({"spec": {"leaseName": "l", "strategy": "OldestEmulationVersion", "binaryVersion": "1.36.0"}})
+            json!({"spec": {"leaseName": "l", "strategy": "OldestEmulationVersion", "binaryVersion": "1.36.0",
+                "emulationVersion": "1.36.0"}})
         }
         ("discovery.k8s.io", _) => json!({"addressType": "IPv4", "endpoints": []}),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => {
@@ -108,7 +111,7 @@ fn sample(group: &str, version: &str, kind: &str) -> Value {
         ("storage.k8s.io", "VolumeAttachment") => {
             json!({"spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
         }
-        ("storage.k8s.io", _) => json!({"driverName": "d.example.com"}),
+        ("storage.k8s.io", _) => json!({"driverName": "d.example.com", "parameters": {"iops": "1"}}),
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
             json!({"spec": {"matchConstraints": rules, "validations": [{"expression": "true"}]}})
         }
@@ -135,6 +138,18 @@ fn sample(group: &str, version: &str, kind: &str) -> Value {
     }
 }
 
+/// What `replace --raw` and its like are to be answered where the state of things or the lack of a node does not allow more.
+fn wanted(plural: &str, sub: &str) -> &'static str {
+    match (plural, sub) {
+        // The pod is on no node.
+        ("pods", "attach" | "exec" | "portforward") => "does not have a host assigned",
+        ("pods", "proxy") => "address not allowed",
+        ("nodes", "proxy") => "cannot be reached: it has told no address",
+        ("services", "proxy") => "no endpoints available for service",
+        _ => "",
+    }
+}
+
 fn name(group: &str, version: &str, plural: &str) -> String {
     match (group, plural) {
         ("apiextensions.k8s.io", _) => "boats.example.com".into(),
@@ -157,7 +172,8 @@ fn kubectl_does_everything_with_every_kind() {
             for resource in &version.resources {
                 let has = |verb: &str| resource.verbs.iter().any(|own| own == verb);
                 if !["create", "get", "patch", "update", "delete"].into_iter().all(has) {
-                    let reviews = !has("get");
+                    // What pods and nodes use is nobody's to write.
+                    let reviews = !has("get") || group.name == "metrics.k8s.io";
                     assert!(
                         reviews || NOT_MADE.iter().any(|(plural, _)| *plural == resource.plural),
                         "{}",
@@ -222,4 +238,175 @@ fn kubectl_does_everything_with_every_kind() {
     let said = cluster.ok("delete -f all.json --wait=false --grace-period=0 --force");
     let gone = said.lines().filter(|line| line.contains("deleted")).count();
     assert_eq!(gone, count, "{said}");
+}
+
+/// Every subresource of every kind that is served, by every verb that it is served with: as kubectl's own flag where there is one
+/// (`--subresource`), and by its raw requests else. What cannot be done where there is no node says why.
+#[test]
+fn kubectl_reaches_every_subresource() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    let catalog = Catalog::builtin();
+    let mut tried = 0;
+    for group in &catalog.groups {
+        for version in &group.versions {
+            for resource in version.resources.iter().filter(|resource| !resource.subresources.is_empty()) {
+                let has = |verb: &str| resource.verbs.iter().any(|own| own == verb);
+                assert!(has("create") && has("get"), "{}", resource.plural);
+                let mut object = sample(&group.name, &version.name, &resource.kind);
+                let name = name(&group.name, &version.name, &resource.plural);
+                object["apiVersion"] = resource.api_version().into();
+                object["kind"] = resource.kind.as_str().into();
+                object["metadata"] = json!({"name": name});
+                if resource.namespaced {
+                    object["metadata"]["namespace"] = "default".into();
+                }
+                cluster.ok_with("create -f -", &object.to_string());
+                let root = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+                let place = if resource.namespaced { "namespaces/default/" } else { "" };
+                let path = format!("{root}/{}/{place}{}/{name}", version.name, resource.plural);
+                let words = Words {
+                    cluster: &cluster,
+                    path: &path,
+                    plural: &resource.plural,
+                    group: &group.name,
+                    version: &version.name,
+                    name: &name,
+                };
+                for sub in &resource.subresources {
+                    for verb in &sub.verbs {
+                        words.try_out(&sub.name, verb);
+                        tried += 1;
+                    }
+                }
+                cluster.ok(&format!("delete --raw {path}?gracePeriodSeconds=0"));
+            }
+        }
+    }
+    assert!(tried > 100, "{tried}");
+}
+
+struct Words<'a> {
+    cluster: &'a Cluster,
+    path: &'a str,
+    plural: &'a str,
+    group: &'a str,
+    version: &'a str,
+    name: &'a str,
+}
+
+impl Words<'_> {
+    fn try_out(&self, sub: &str, verb: &str) {
+        let (cluster, path) = (self.cluster, self.path);
+        let what = if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}.{}", self.plural, self.version, self.group)
+        };
+        let raw = format!("{path}/{sub}");
+        let read = || -> Value { serde_json::from_str(&cluster.ok(&format!("get --raw {raw}"))).unwrap() };
+        // Those that kubectl knows by name.
+        let known = matches!(sub, "status" | "scale" | "resize");
+        let expected = wanted(self.plural, sub);
+        let does = |line: &str, input: &str| match expected {
+            "" => drop(cluster.ok_with(line, input)),
+            expected => cluster.fails(line, input, expected),
+        };
+        let now: Value = serde_json::from_str(&cluster.ok(&format!("get --raw {path}"))).unwrap();
+        match (sub, verb) {
+            ("log", "get") => does(&format!("get --raw {raw}"), ""),
+            ("attach" | "exec" | "portforward" | "proxy", "get") => {
+                does(&format!("get --raw {raw}?command=id&ports=80&stdout=true"), "")
+            }
+            ("attach" | "exec" | "portforward" | "proxy", "create") => {
+                does(&format!("create --raw {raw}?command=id&ports=80&stdout=true -f -"), "{}")
+            }
+            ("proxy", "update") => does(&format!("replace --raw {raw} -f -"), "{}"),
+            ("proxy", "delete") => does(&format!("delete --raw {raw}"), ""),
+            // kubectl has no raw patch, and nothing else that sends one there.
+            ("proxy", "patch") => {}
+            ("binding", "create") => {
+                // Not this pod, which others are tried on: one of its own.
+                let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "to-bind"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+                cluster.ok_with("create -f -", &pod.to_string());
+                let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "to-bind"}, "target": {"kind": "Node", "name": "n"}});
+                cluster
+                    .ok_with("create --raw /api/v1/namespaces/default/pods/to-bind/binding -f -", &binding.to_string());
+                assert_eq!(cluster.field("pod/to-bind", ".spec.nodeName"), "n");
+            }
+            ("eviction", "create") => {
+                let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "to-evict"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+                cluster.ok_with("create -f -", &pod.to_string());
+                let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "to-evict", "namespace": "default"}});
+                cluster.ok_with(
+                    "create --raw /api/v1/namespaces/default/pods/to-evict/eviction -f -",
+                    &eviction.to_string(),
+                );
+                cluster.eventually("get pod to-evict", "not found");
+            }
+            ("token", "create") => {
+                let said = cluster.ok(&format!("create token {} --duration=10m", self.name));
+                assert_eq!(said.split('.').count(), 3, "{said}");
+            }
+            (_, "get") if known => {
+                cluster.ok(&format!("get {what} {} --subresource={sub}", self.name));
+                cluster.ok(&format!("get {what} {} --subresource={sub} -o yaml", self.name));
+            }
+            (_, "get") => drop(read()),
+            (_, "update") if sub == "ephemeralcontainers" => {
+                let mut changed = now;
+                changed["spec"]["ephemeralContainers"] =
+                    json!([{"name": "debug", "image": "i", "terminationMessagePolicy": "File"}]);
+                cluster.ok_with(&format!("replace --raw {raw} -f -"), &changed.to_string());
+                assert_eq!(cluster.field(&format!("pod/{}", self.name), ".spec.ephemeralContainers[0].name"), "debug");
+            }
+            (_, "update") if sub == "approval" => {
+                let mut changed = now;
+                changed["status"]["conditions"] =
+                    json!([{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]);
+                cluster.ok_with(&format!("replace --raw {raw} -f -"), &changed.to_string());
+                cluster.ok(&format!("wait --for=condition=Approved csr/{} --timeout=10s", self.name));
+            }
+            (_, "update") => {
+                let current = if sub == "scale" { read() } else { now };
+                let said = cluster.ok_with(&format!("replace --raw {raw} -f -"), &current.to_string());
+                assert!(said.starts_with('{'), "{said}");
+                // kubectl finds no resource of the kind Scale.
+                if known && sub != "scale" {
+                    cluster.ok_with(
+                        &format!("replace --subresource={sub} -f -"),
+                        &current_of(self.cluster, path).to_string(),
+                    );
+                }
+            }
+            (_, "patch") if known => {
+                let patch = if sub == "scale" {
+                    r#"{"spec":{"replicas":2}}"#
+                } else {
+                    r#"{"metadata":{"annotations":{"by":"sub"}}}"#
+                };
+                cluster.ok(&format!("patch {what} {} --subresource={sub} --type=merge -p {patch}", self.name));
+                if sub == "scale" {
+                    assert_eq!(read()["spec"]["replicas"], 2);
+                    cluster.ok(&format!("scale {what} {} --replicas=3", self.name));
+                    assert_eq!(read()["spec"]["replicas"], 3);
+                }
+                let applied =
+                    json!({"apiVersion": now["apiVersion"], "kind": now["kind"], "metadata": {"name": self.name}});
+                if sub == "status" {
+                    cluster.ok_with(
+                        "apply --server-side --subresource=status --field-manager=sweep -f -",
+                        &applied.to_string(),
+                    );
+                }
+            }
+            // kubectl sends patches to those alone that it knows; of the others their update is tried.
+            (_, "patch") => {}
+            (sub, verb) => panic!("nothing tries {verb} of {sub} of {}", self.plural),
+        }
+    }
+}
+
+/// The object as it is now.
+fn current_of(cluster: &Cluster, path: &str) -> Value {
+    serde_json::from_str(&cluster.ok(&format!("get --raw {path}"))).unwrap()
 }

@@ -1,111 +1,44 @@
 //! The API as clients see it on the wire: paging, watches, media types, hostile input.
 
-use std::sync::Arc;
+#[path = "support/weakened.rs"]
+mod weakened;
+#[path = "support/wire.rs"]
+mod wire;
 
-use apiserver::{Config, Server};
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use http::Method;
 use serde_json::{Value, json};
-
-/// A connection as administrator (by a static token), over TLS that trusts the server's own authority.
-struct Client {
-    server: Server,
-    sender: SendRequest<Full<Bytes>>,
-    token: String,
-    _dir: tempfile::TempDir,
-}
-
-struct Answer {
-    code: u16,
-    headers: http::HeaderMap,
-    body: Bytes,
-}
-
-impl Answer {
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
-    }
-}
-
-async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
-    let pem = server.authority_pem();
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, body).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(der.into()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
-impl Client {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let tokens = dir.path().join("tokens");
-        std::fs::write(&tokens, "secret,admin,1,\"system:masters\"\nplain,ann,2\n").unwrap();
-        let server = Server::start(Config { tokens: Some(tokens), ..Config::default() }).await.unwrap();
-        let sender = connect(&server).await;
-        Self { server, sender, token: "secret".into(), _dir: dir }
-    }
-
-    async fn send(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
-        if !self.token.is_empty() {
-            request = request.header("authorization", format!("Bearer {}", self.token));
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).unwrap();
-        if self.sender.ready().await.is_err() {
-            self.sender = connect(&self.server).await;
-        }
-        let response = match self.sender.send_request(request).await {
-            Ok(response) => response,
-            // The server may end a connection on which it refuses a body.
-            Err(_) => {
-                self.sender = connect(&self.server).await;
-                return Answer { code: 0, headers: http::HeaderMap::new(), body: Bytes::new() };
-            }
-        };
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
-    }
-
-    async fn get(&mut self, path: &str) -> Answer {
-        self.send(Method::GET, path, &[], "").await
-    }
-
-    async fn post(&mut self, path: &str, value: &Value) -> Answer {
-        self.send(Method::POST, path, &[("content-type", "application/json")], value.to_string()).await
-    }
-
-    async fn config_map(&mut self, name: &str, labels: Value) -> Answer {
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"a": "b"}});
-        self.post("/api/v1/namespaces/default/configmaps", &map).await
-    }
-}
+use wire::{Wire, tls};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 #[tokio::test]
+async fn large_answers_are_compressed_for_those_who_ask() {
+    let mut client = Wire::start().await;
+    let small = client.send(Method::GET, MAPS, &[("accept-encoding", "gzip")], "").await;
+    assert!(small.headers.get("content-encoding").is_none(), "not worth it");
+    let kilobyte = "v".repeat(1000);
+    for n in 0..150 {
+        let map = json!({"metadata": {"name": format!("m{n}")}, "data": {"k": kilobyte}});
+        assert_eq!(client.post(MAPS, &map).await.code, 201);
+    }
+    for path in [MAPS.to_owned(), format!("{MAPS}?limit=140"), "/openapi/v2".to_owned()] {
+        let plain = client.get(&path).await;
+        assert!(plain.headers.get("content-encoding").is_none(), "nobody asked");
+        let none = client.send(Method::GET, &path, &[("accept-encoding", "gzip;q=0, identity")], "").await;
+        assert_eq!(none.body, plain.body);
+        let packed = client.send(Method::GET, &path, &[("accept-encoding", "deflate, gzip")], "").await;
+        assert_eq!((packed.code, &packed.headers["content-encoding"]), (200, &"gzip".parse().unwrap()));
+        assert!(packed.body.len() < plain.body.len() / 4, "{} of {}", packed.body.len(), plain.body.len());
+        let mut read = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed.body[..]), &mut read).unwrap();
+        assert!(read == plain.body, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn lists_come_in_pages_of_one_revision() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     for n in 0..7 {
         let answer = client.config_map(&format!("m{n}"), json!({"even": (n % 2 == 0).to_string()})).await;
         assert_eq!(answer.code, 201, "{:?}", answer.body);
@@ -143,12 +76,14 @@ fn lines(body: &Bytes) -> Vec<Value> {
 
 #[tokio::test]
 async fn watches_begin_where_they_are_asked_to() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     let made = client.config_map("w", json!({})).await.json();
     let version = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     client.send(Method::DELETE, &format!("{MAPS}/w"), &[], "").await;
     let from = client.get(&format!("{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1")).await;
-    let events = lines(&from.body);
+    let mut events = lines(&from.body);
+    // The authority's certificate may come into the namespace meanwhile.
+    events.retain(|event| event["object"]["metadata"]["name"] == "w");
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0]["type"], "DELETED");
     let gone: u64 = events[0]["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
@@ -167,7 +102,7 @@ async fn watches_begin_where_they_are_asked_to() {
 
 #[tokio::test]
 async fn answers_come_in_the_form_asked_for() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
     let found = client.send(Method::GET, "/api/v1/namespaces", &[table], "").await.json();
     assert_eq!((&found["kind"], &found["columnDefinitions"][0]["name"]), (&json!("Table"), &json!("Name")));
@@ -196,7 +131,7 @@ async fn answers_come_in_the_form_asked_for() {
 
 #[tokio::test]
 async fn writers_that_saw_an_old_revision_are_told() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     let made = client.config_map("c", json!({})).await.json();
     let path = format!("{MAPS}/c");
     let mut first = made.clone();
@@ -227,7 +162,7 @@ async fn writers_that_saw_an_old_revision_are_told() {
 
 #[tokio::test]
 async fn hostile_input_is_refused() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     let deep_json = "[".repeat(200_000);
     let deep_object = "{\"a\":".repeat(5000) + "1" + &"}".repeat(5000);
     let bomb = {
@@ -319,7 +254,7 @@ fn parts(mut rest: &[u8], wanted: u64) -> Vec<&[u8]> {
 
 #[tokio::test]
 async fn protobuf_says_the_same_as_json() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     let pod = json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i",
         "resources": {"limits": {"cpu": "500m"}}, "livenessProbe": {"httpGet": {"port": "http"}}}],
         "volumes": [{"name": "v", "emptyDir": {}}]}});
@@ -372,9 +307,56 @@ async fn protobuf_says_the_same_as_json() {
     assert_eq!(back.body, one.body, "nothing changed");
 }
 
+/// A list that is sent while it is encoded: as long as it says, whole, in order, and the same compressed.
+#[tokio::test]
+async fn a_long_list_in_protobuf_is_whole() {
+    const COUNT: usize = 2100;
+    let mut client = Wire::start().await;
+    let maps = apiserver::Gvr::new("", "v1", "configmaps");
+    let admin = client.server.local(apiserver::User::admin(), "tests");
+    for n in 0..COUNT {
+        let map = json!({"metadata": {"name": format!("m{n:05}")}, "data": {"k": "é\"\n".repeat(n % 97)}});
+        admin.create(&maps, "default", &map).await.unwrap();
+    }
+    let expected = client.get(MAPS).await.json();
+    let proto = ("accept", "application/vnd.kubernetes.protobuf");
+    let plain = client.send(Method::GET, MAPS, &[proto], "").await;
+    assert_eq!(plain.headers["content-length"], plain.body.len().to_string().as_str());
+    assert!(plain.body.len() > 512 << 10);
+    let opened = resources::proto::envelope(&plain.body).unwrap();
+    let items = parts(opened.raw, 2);
+    assert_eq!(items.len(), expected["items"].as_array().unwrap().len());
+    let node = resources::facts::facts().node("a:core.v1.ConfigMap");
+    for (item, expected) in items.iter().zip(expected["items"].as_array().unwrap()) {
+        let mut expected = expected.clone();
+        for field in ["apiVersion", "kind"] {
+            expected.as_object_mut().unwrap().remove(field);
+        }
+        if expected["data"]["k"] == "" {
+            // In protobuf an empty text is one that is not there.
+            expected["data"] = resources::proto::decode(item, &node).unwrap()["data"].clone();
+        }
+        assert_eq!(resources::proto::decode(item, &node).unwrap(), expected);
+    }
+    let packed = client.send(Method::GET, MAPS, &[proto, ("accept-encoding", "gzip")], "").await;
+    assert_eq!(packed.headers["content-encoding"], "gzip");
+    let mut unpacked = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed.body[..]), &mut unpacked).unwrap();
+    assert!(unpacked == plain.body);
+    // Who leaves in the middle leaves nothing behind, and others are served.
+    let stream = tls(&client.server, &[], None, "localhost").await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let request =
+        format!("GET {MAPS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer secret\r\naccept: {}\r\n\r\n", proto.1);
+    tokio::io::AsyncWriteExt::write_all(&mut write, request.as_bytes()).await.unwrap();
+    tokio::io::AsyncReadExt::read_exact(&mut read, &mut [0; 1000]).await.unwrap();
+    drop((read, write));
+    assert!(client.send(Method::GET, MAPS, &[proto], "").await.body == plain.body);
+}
+
 #[tokio::test]
 async fn nobody_gets_in_with_a_token_of_their_own_making() {
-    let mut client = Client::start().await;
+    let mut client = Wire::start().await;
     client.token = "plain".into();
     let refused = client.get(MAPS).await;
     let text = "configmaps is forbidden: User \"ann\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\"";
@@ -396,4 +378,9 @@ async fn nobody_gets_in_with_a_token_of_their_own_making() {
         .send(Method::GET, MAPS, &[("impersonate-user", "admin"), ("impersonate-group", "system:masters")], "")
         .await;
     assert_eq!(sent.code, 403);
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened::check(&[("body", "hostile_input_is_refused")]);
 }

@@ -2,18 +2,12 @@
 
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "support/weakened.rs"]
+mod weakened;
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use cluster::Cluster;
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
-            self.runtime.block_on(server.stop());
-        }
-    }
-}
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -110,6 +104,30 @@ fn patches_labels_and_scale_work() {
     cluster.fails("autoscale deploy nope --max=3", "", "not found");
     assert!(cluster.ok("get deploy -o name").contains("deployment.apps/web"));
     assert!(cluster.ok("get deploy -l app=web,tier!=x -o custom-columns=N:.metadata.name").ends_with("web"));
+}
+
+#[test]
+fn a_list_is_checked_by_the_client_itself() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    let list = |field: &str| {
+        format!(
+            "apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: a}}, {field}: {{k: v}}}}\n\
+             - {{apiVersion: v1, kind: Service, metadata: {{name: b}}, spec: {{ports: [{{port: 80}}]}}}}\n"
+        )
+    };
+    cluster.fails("create -f -", &list("dataa"), "unknown field \"dataa\"");
+    assert_eq!(cluster.ok_with("create -f -", &list("data")), "configmap/a created\nservice/b created");
+    cluster.ok_with("apply -f -", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\n\
+        metadata: {name: boats.example.com}\nspec: {group: example.com, scope: Namespaced, names: {plural: boats, kind: Boat},\n\
+        versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object,\n\
+        properties: {sails: {type: integer, minimum: 1}}}}}}}]}\n");
+    cluster.ok("wait --for=condition=Established crd/boats.example.com");
+    let boat = |field: &str| {
+        format!(
+            "apiVersion: v1\nkind: List\nitems: [{{apiVersion: example.com/v1, kind: Boat, metadata: {{name: a}}, spec: {{{field}: 2}}}}]\n"
+        )
+    };
+    cluster.ok_with("create -f -", &boat("sails"));
 }
 
 #[test]
@@ -403,11 +421,16 @@ fn discovery_and_explain_are_complete() {
     let Some(cluster) = Cluster::start(false) else { return };
     let resources = cluster.ok("api-resources --no-headers");
     assert!(resources.lines().count() >= 70, "{resources}");
-    for kind in
-        ["pods", "deployments", "statefulsets", "ingresses", "customresourcedefinitions", "hpa", "csidrivers", "leases"]
-    {
-        let said = cluster.ok(&format!("explain {kind} --recursive"));
-        assert!(said.contains("metadata\t<ObjectMeta>"), "{kind}: {said}");
+    let names = cluster.ok("api-resources --verbs=create -o name");
+    assert!(names.lines().count() > 70, "{names}");
+    for name in names.lines() {
+        // kubectl takes what follows the first dot of this one for a field.
+        let asked = match name {
+            "events.events.k8s.io" => "events --api-version=events.k8s.io/v1",
+            name => name,
+        };
+        let said = cluster.ok(&format!("explain {asked} --recursive"));
+        assert!(said.contains("FIELDS:") && said.contains("metadata\t<ObjectMeta>"), "{name}: {said}");
     }
     assert!(cluster.ok("explain pod.spec.containers.ports").contains("containerPort\t<integer> -required-"));
     assert!(cluster.ok("api-versions").contains("apps/v1"));
@@ -430,66 +453,91 @@ fn everything_is_there_after_a_restart() {
     assert!(cluster.ok("auth whoami --user=sa").contains("serviceaccount:default:default"));
 }
 
-/// An etcd of our own on loopback; ends with the value. `None`, said aloud, where there is none installed.
-struct Datastore {
-    child: std::process::Child,
-    client: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Datastore {
-    fn start() -> Option<Self> {
-        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
-        let dir = tempfile::tempdir().unwrap();
-        let started = Command::new("etcd")
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
-            .arg("--data-dir")
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = started else {
-            eprintln!("SKIPPED: there is no etcd here");
-            return None;
-        };
-        let made = Self { child, client, _dir: dir };
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while std::net::TcpStream::connect(made.client.trim_start_matches("http://")).is_err() {
-            assert!(std::time::Instant::now() < deadline, "etcd does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        Some(made)
-    }
-}
-
-impl Drop for Datastore {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+#[test]
+fn kustomizations_are_built_and_applied() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    let write = |name: &str, text: &str| {
+        let path = cluster.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("base/web.yaml", DEPLOYMENT);
+    write("base/kustomization.yaml", "resources: [web.yaml]\nconfigMapGenerator: [{name: words, literals: [a=b]}]\n");
+    write(
+        "over/kustomization.yaml",
+        "resources: [../base]\nnamePrefix: my-\nreplicas: [{name: web, count: 6}]\nimages: [{name: nginx, newTag: '3'}]\n",
+    );
+    let built = cluster.ok("kustomize over");
+    assert!(built.contains("name: my-web") && built.contains("name: my-words-"), "{built}");
+    cluster.ok("apply -k over");
+    assert_eq!(cluster.field("deploy/my-web", ".spec.replicas"), "6");
+    assert_eq!(cluster.field("deploy/my-web", ".spec.template.spec.containers[0].image"), "nginx:3");
+    assert!(cluster.ok("diff -k over").is_empty());
+    cluster.ok("delete -k over");
+    cluster.fails("get deploy my-web", "", "not found");
 }
 
 #[test]
-fn a_real_etcd_serves_as_well() {
-    let Some(datastore) = Datastore::start() else { return };
-    let options = apiserver::EtcdOptions::new([&datastore.client]);
-    let Some(mut cluster) = Cluster::start_on(true, Some(options)) else { return };
-    cluster.ok_with("apply -f -", DEPLOYMENT);
-    cluster.ok("scale deploy/web --replicas=4");
-    cluster.ok("create ns one");
-    cluster.ok("-n one create cm a --from-literal=x=y");
-    cluster.ok_with("apply -f -", DEFINITION);
-    cluster.ok("wait --for=condition=Established crd/boats.example.com --timeout=20s");
-    cluster.ok_with("create -f -", "apiVersion: example.com/v1\nkind: Boat\nmetadata: {name: b}\nspec: {crew: 2}");
-    cluster.restart();
-    assert_eq!(cluster.field("deploy/web", ".spec.replicas"), "4");
-    assert_eq!(cluster.field("boat/b", ".spec.crew"), "2");
+fn waits_end_and_rights_are_listed() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    cluster.ok("create configmap a --from-literal=k=v");
+    cluster.ok("wait --for=jsonpath={.data.k}=v configmap/a --timeout=20s");
+    let mut gone = cluster.command(&["wait", "--for=delete", "configmap/a", "--timeout=30s"]).spawn().unwrap();
+    cluster.ok("delete configmap a");
+    assert!(gone.wait().unwrap().success());
+    // Forced replacement makes it anew.
+    cluster.ok_with("create -f -", DEPLOYMENT);
+    let first = cluster.field("deploy/web", ".metadata.uid");
+    cluster.ok_with("replace --force -f -", DEPLOYMENT);
+    assert_ne!(cluster.field("deploy/web", ".metadata.uid"), first);
     cluster.ok("create sa robot");
-    cluster.ok("create rolebinding rb --clusterrole=view --serviceaccount=default:robot");
-    cluster.eventually("auth can-i list pods --as=system:serviceaccount:default:robot", "yes");
-    cluster.ok("delete ns one");
-    cluster.fails("get ns one", "", "not found");
-    cluster.ok("delete deploy web --cascade=foreground");
+    cluster.ok("create role reader --verb=get,list --resource=pods,pods/log --resource-name=one");
+    cluster.ok("create rolebinding rb --role=reader --serviceaccount=default:robot");
+    let who = "--as=system:serviceaccount:default:robot";
+    cluster.eventually(&format!("auth can-i get pods/one {who}"), "yes");
+    let listed = cluster.ok(&format!("auth can-i --list {who}"));
+    let has = |words: &[&str]| {
+        let same = |line: &str| line.split_whitespace().collect::<Vec<_>>() == words;
+        assert!(listed.lines().any(same), "{words:?} in\n{listed}");
+    };
+    has(&["pods", "[]", "[one]", "[get", "list]"]);
+    has(&["pods/log", "[]", "[one]", "[get", "list]"]);
+    has(&["selfsubjectreviews.authentication.k8s.io", "[]", "[]", "[create]"]);
+    assert!(!listed.contains("secrets"), "{listed}");
+    assert!(cluster.ok("auth can-i --list").contains("*.*"), "the administrator may everything");
+}
+
+#[test]
+fn a_namespace_that_gets_stricter_says_which_pods_would_not_fit() {
+    let Some(cluster) = Cluster::start(false) else { return };
+    for name in ["a", "b"] {
+        cluster.ok(&format!("run {name} --image=busybox"));
+    }
+    cluster.ok_with(
+        "create -f -",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: h}\nspec: {hostNetwork: true, containers: [{name: c, image: i}]}",
+    );
+    let said = cluster.ok("label ns default pod-security.kubernetes.io/enforce=restricted pod-security.kubernetes.io/enforce-version=v1.36");
+    let rest = "allowPrivilegeEscalation != false, unrestricted capabilities, runAsNonRoot != true, seccompProfile";
+    for line in [
+        "existing pods in namespace \"default\" violate the new PodSecurity enforce level \"restricted:v1.36\""
+            .to_owned(),
+        format!("a (and 1 other pod): {rest}"),
+        format!("h: host namespaces, {rest}"),
+    ] {
+        assert!(said.contains(&format!("Warning: {line}")), "{line}\n{said}");
+    }
+    cluster.fails(
+        "label ns default pod-security.kubernetes.io/enforce-version=1.36 --overwrite",
+        "",
+        "must be \"latest\" or \"v1.x\"",
+    );
+    // Loosening says nothing.
+    let said = cluster.ok("label ns default pod-security.kubernetes.io/enforce=baseline --overwrite");
+    assert!(!said.contains("a (and"), "{said}");
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    weakened::check(&[("escalation", "access_is_by_roles")]);
 }

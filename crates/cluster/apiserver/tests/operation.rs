@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiserver::data::{self, Place};
-use apiserver::{Config, Gvr, Selectors, Server, User};
+use apiserver::{Config, Server, User};
+use client::{Gvr, Selectors};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 

@@ -1,10 +1,12 @@
 //! LimitRanger: what a namespace's limit ranges give to containers and what they keep out. Pure.
 
+use std::sync::Arc;
+
 use resources::quantity::Quantity;
 use resources::{Value, meta};
 
 /// Fills in default requests and limits of a pod's containers and says so in an annotation.
-pub fn default(pod: &mut Value, ranges: &[Value]) {
+pub fn default(pod: &mut Value, ranges: &[Arc<Value>]) {
     let mut said = Vec::new();
     for limit in ranges.iter().flat_map(|range| meta::list_at(range, &["spec", "limits"])) {
         if limit["type"] != "Container" {
@@ -51,7 +53,7 @@ fn amounts(value: &Value) -> Amounts {
 }
 
 /// What the ranges forbid in an object; nothing if it is no pod and no claim.
-pub fn faults(group: &str, plural: &str, object: &Value, ranges: &[Value]) -> Vec<String> {
+pub fn faults(group: &str, plural: &str, object: &Value, ranges: &[Arc<Value>]) -> Vec<String> {
     let mut out = Vec::new();
     for limit in ranges.iter().flat_map(|range| meta::list_at(range, &["spec", "limits"])) {
         match (limit["type"].as_str().unwrap_or_default(), group, plural) {
@@ -160,9 +162,10 @@ mod tests {
 
     #[test]
     fn defaults_are_given_and_bounds_are_kept() {
-        let ranges = [json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "1", "memory": "1Gi"},
+        let ranges =
+            [Arc::new(json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "1", "memory": "1Gi"},
             "defaultRequest": {"cpu": "100m"}, "min": {"cpu": "50m"}, "max": {"cpu": "2", "memory": "2Gi"},
-            "maxLimitRequestRatio": {"cpu": "10"}}, {"type": "Pod", "max": {"cpu": "3"}}]}})];
+            "maxLimitRequestRatio": {"cpu": "10"}}, {"type": "Pod", "max": {"cpu": "3"}}]}}))];
         let mut pod = json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "512Mi"}}}]}});
         default(&mut pod, &ranges);
         assert_eq!(

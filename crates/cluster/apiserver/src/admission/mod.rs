@@ -7,6 +7,7 @@
 pub mod hooks;
 pub mod limits;
 pub mod node_restriction;
+pub mod placement;
 mod plugins;
 pub mod pod_security;
 pub mod quota;

@@ -37,6 +37,29 @@ fn is_own_label(key: &str) -> bool {
             .any(|own| space == *own || space.ends_with(&format!(".{own}")))
 }
 
+/// A volume that is being deleted loses the finalizer by which it waits for this node, and changes in nothing else.
+fn lets_go(node: &str, new: &Value, old: &Value) -> bool {
+    use resources::binding::{LOCAL_PATH_FINALIZER, SELECTED_NODE};
+    let mut wanted = old.clone();
+    let mut left = meta::finalizers(old);
+    left.retain(|name| name != LOCAL_PATH_FINALIZER);
+    meta::set_finalizers(&mut wanted, left);
+    let mut given = new.clone();
+    for object in [&mut wanted, &mut given] {
+        for books in ["managedFields", "resourceVersion"] {
+            meta::unset(object, books);
+        }
+    }
+    meta::is_terminating(old)
+        && meta::str_at(old, &["metadata", "annotations", SELECTED_NODE]) == node
+        && meta::finalizers(&given) == meta::finalizers(&wanted)
+        && {
+            meta::unset(&mut given, "finalizers");
+            meta::unset(&mut wanted, "finalizers");
+            given == wanted
+        }
+}
+
 /// Why the agent of `node` may not do this; `None` if it may.
 pub fn refusal(node: &str, attributes: &Attributes<'_>, object: Option<&Value>) -> Option<String> {
     let nothing = Value::Null;
@@ -138,6 +161,10 @@ pub fn refusal(node: &str, attributes: &Attributes<'_>, object: Option<&Value>) 
                 }
             }
         }
+        ("", "persistentvolumes", _) => match lets_go(node, new, old) {
+            true => None,
+            false => Some(format!("node {node:?} can only let go of volumes that it has removed from its own disk")),
+        },
         ("storage.k8s.io", "csinodes", _) => match attributes.name == node {
             true => None,
             false => Some(format!("can only access CSINode with the same name as the requesting node, {node:?}")),
@@ -174,8 +201,37 @@ mod tests {
         let labelled = |key: &str| json!({"metadata": {"name": "n1", "labels": {key: "1"}}, "spec": {}});
         let tainted = json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "a"}]}});
         let plain = json!({"metadata": {"name": "n1"}, "spec": {}});
+        let volume = |node: &str, finalizers: Value, size: &str| {
+            let annotations = json!({resources::binding::SELECTED_NODE: node});
+            json!({"metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z", "annotations": annotations,
+                "finalizers": finalizers}, "spec": {"capacity": {"storage": size}}})
+        };
+        let held = json!(["knarr.io/local-path", "x"]);
+        let going = volume("n1", held.clone(), "1");
         use Operation::*;
         let rows = [
+            (
+                "",
+                "persistentvolumes",
+                "",
+                Update,
+                "p",
+                Some(volume("n1", json!(["x"]), "1")),
+                Some(going.clone()),
+                true,
+            ),
+            ("", "persistentvolumes", "", Update, "p", Some(volume("n1", json!([]), "1")), Some(going.clone()), false),
+            ("", "persistentvolumes", "", Update, "p", Some(volume("n1", json!(["x"]), "2")), Some(going), false),
+            (
+                "",
+                "persistentvolumes",
+                "",
+                Update,
+                "p",
+                Some(volume("n2", json!(["x"]), "1")),
+                Some(volume("n2", held, "1")),
+                false,
+            ),
             ("", "pods", "", Create, "p", Some(on("n1")), None, false),
             ("", "pods", "", Create, "p", Some(mirror), None, true),
             ("", "pods", "", Create, "p", Some(secretive), None, false),

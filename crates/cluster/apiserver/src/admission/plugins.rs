@@ -173,15 +173,14 @@ async fn mutate_by(
     let Some((request, shown)) = question(api, hook, attributes, given, namespace)? else { return Ok(false) };
     let mut changed = request["object"].clone();
     let Some(response) = answer(api, hook, request, warnings).await? else { return Ok(true) };
-    let Some(encoded) = response["patch"].as_str().filter(|text| !text.is_empty()) else { return Ok(true) };
-    if attributes.operation == Operation::Delete {
+    let failed = |why: String| Status::internal(format!("webhook {:?}: {why}", hook.name));
+    let raw = patch_bytes(&response["patch"]).map_err(failed)?;
+    if raw.is_empty() || attributes.operation == Operation::Delete {
         return Ok(true);
     }
-    let failed = |why: String| Status::internal(format!("webhook {:?}: {why}", hook.name));
     if response["patchType"] != "JSONPatch" {
         return Err(failed(format!("unsupported patch type {}", response["patchType"])));
     }
-    let raw = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|error| failed(error.to_string()))?;
     let operations: Value = serde_json::from_slice(&raw).map_err(|error| failed(error.to_string()))?;
     patch::json_patch(&mut changed, &operations).map_err(|error| failed(error.to_string()))?;
     if attributes.sub.is_empty() || attributes.sub == "status" {
@@ -197,6 +196,21 @@ async fn mutate_by(
     }
     *object = changed;
     Ok(true)
+}
+
+/// The bytes of a patch: base64, or a list of numbers. Upstream's decoder takes both, and kube-rs writes the latter.
+fn patch_bytes(patch: &Value) -> Result<Vec<u8>, String> {
+    match patch {
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) => {
+            base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| format!("patch: {error}"))
+        }
+        Value::Array(numbers) => {
+            let byte = |number: &Value| number.as_u64().and_then(|number| u8::try_from(number).ok());
+            numbers.iter().map(byte).collect::<Option<_>>().ok_or_else(|| "patch: not all numbers are bytes".into())
+        }
+        _ => Err("patch: neither text nor bytes".into()),
+    }
 }
 
 /// Lets webhooks judge the object. They are asked side by side; the first in order that refuses is answered.

@@ -20,28 +20,80 @@ impl Level {
     }
 }
 
-/// One of a namespace's three policies: the level and the version as it is written.
+/// A release whose rules are meant, by its minor number; the newest is greater than all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32);
+
+impl Version {
+    pub const LATEST: Self = Self(u32::MAX);
+
+    /// `latest`, or `v1.` and a number without leading zeros.
+    fn parse(text: &str) -> Option<Self> {
+        if text == "latest" {
+            return Some(Self::LATEST);
+        }
+        let minor = text.strip_prefix("v1.")?;
+        let number = minor.parse::<u32>().ok()?;
+        (number.to_string() == minor).then_some(Self(number))
+    }
+
+    /// Whether a rule that came with `v1.MINOR` is meant.
+    fn since(self, minor: u32) -> bool {
+        self.0 >= minor
+    }
+}
+
+/// One of a namespace's three policies: the level, whose rules are meant, and how it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub level: Level,
+    pub version: Version,
     pub shown: String,
 }
 
-/// The policy of a mode (`enforce`, `warn`, `audit`). A level that is none counts as the strictest.
+pub const MODES: [&str; 3] = ["enforce", "audit", "warn"];
+
+/// The policy of a mode (`enforce`, `warn`, `audit`). A level that is none counts as the strictest, a version that is none
+/// as the newest.
 pub fn policy(namespace: &Value, mode: &str) -> Policy {
     let label = |suffix: &str| {
         let key = format!("pod-security.kubernetes.io/{mode}{suffix}");
         meta::str_at(namespace, &["metadata", "labels", &key]).to_owned()
     };
-    let (level, version) = (label(""), label("-version"));
-    if level.is_empty() {
-        return Policy { level: Level::Privileged, shown: "privileged:latest".into() };
+    let level = match label("").as_str() {
+        "" => Level::Privileged,
+        text => Level::parse(text).unwrap_or(Level::Restricted),
+    };
+    let (version, word) = match label("-version").as_str() {
+        text if !text.is_empty() && Version::parse(text).is_some() => {
+            (Version::parse(text).unwrap_or(Version::LATEST), text.to_owned())
+        }
+        _ => (Version::LATEST, "latest".to_owned()),
+    };
+    let name = match level {
+        Level::Privileged => "privileged",
+        Level::Baseline => "baseline",
+        Level::Restricted => "restricted",
+    };
+    Policy { level, version, shown: format!("{name}:{word}") }
+}
+
+/// Labels of a namespace that are no levels or versions, each with what it must be.
+pub fn label_faults(namespace: &Value) -> Vec<resources::FieldError> {
+    let mut out = Vec::new();
+    for mode in MODES {
+        for (suffix, detail) in
+            [("", "must be one of privileged, baseline, restricted"), ("-version", "must be \"latest\" or \"v1.x\"")]
+        {
+            let key = format!("pod-security.kubernetes.io/{mode}{suffix}");
+            let Some(text) = namespace["metadata"]["labels"][&key].as_str() else { continue };
+            let good = if suffix.is_empty() { Level::parse(text).is_some() } else { Version::parse(text).is_some() };
+            if !good {
+                out.push(resources::FieldError::invalid(format!("metadata.labels[{key}]"), text, detail));
+            }
+        }
     }
-    let version = if version.is_empty() { "latest" } else { &version };
-    match Level::parse(&level) {
-        Some(known) => Policy { level: known, shown: format!("{level}:{version}") },
-        None => Policy { level: Level::Restricted, shown: "restricted:latest".into() },
-    }
+    out
 }
 
 /// The pod inside an object that makes pods, with the path at which its spec lies; `None` if it makes none.
@@ -59,13 +111,13 @@ pub fn pod_of<'a>(group: &str, plural: &str, object: &'a Value) -> Option<&'a Va
 }
 
 /// What a pod does that the level forbids; each as the rule's name with the places in parentheses.
-pub fn faults(pod: &Value, level: Level) -> Vec<String> {
+pub fn faults(pod: &Value, level: Level, version: Version) -> Vec<String> {
     let mut out = Vec::new();
     if level >= Level::Baseline {
-        baseline(pod, &mut out);
+        baseline(pod, version, &mut out);
     }
     if level >= Level::Restricted {
-        restricted(pod, &mut out);
+        restricted(pod, version, &mut out);
     }
     out
 }
@@ -94,7 +146,7 @@ fn is_windows(pod: &Value) -> bool {
     meta::str_at(pod, &["spec", "os", "name"]) == "windows"
 }
 
-fn baseline(pod: &Value, out: &mut Vec<String>) {
+fn baseline(pod: &Value, version: Version, out: &mut Vec<String>) {
     let spec = &pod["spec"];
     let all = containers(pod);
     let context = |one: &Value, key: &str| one["securityContext"][key].clone();
@@ -161,8 +213,12 @@ fn baseline(pod: &Value, out: &mut Vec<String>) {
         let word = if numbers.len() == 1 { "hostPort" } else { "hostPorts" };
         out.push(format!("hostPort ({} uses {word} {})", named(&bad), numbers.join(", ")));
     }
+    // Until v1.33 a probe could be sent anywhere.
     let elsewhere = |handler: &Value| {
-        ["httpGet", "tcpSocket"].iter().any(|kind| handler[*kind]["host"].as_str().is_some_and(|host| !host.is_empty()))
+        version.since(34)
+            && ["httpGet", "tcpSocket"]
+                .iter()
+                .any(|kind| handler[*kind]["host"].as_str().is_some_and(|host| !host.is_empty()))
     };
     let bad = which(&all, |one| {
         let probes = ["livenessProbe", "readinessProbe", "startupProbe"];
@@ -187,7 +243,8 @@ fn baseline(pod: &Value, out: &mut Vec<String>) {
     let selinux = contexts().any(|context| {
         let options = &context["seLinuxOptions"];
         let kind = options["type"].as_str().unwrap_or_default();
-        let known = matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t" | "container_engine_t");
+        let known = matches!(kind, "" | "container_t" | "container_init_t" | "container_kvm_t")
+            || (kind == "container_engine_t" && version.since(31));
         let set = |key: &str| options[key].as_str().is_some_and(|text| !text.is_empty());
         !known || set("user") || set("role")
     });
@@ -195,30 +252,32 @@ fn baseline(pod: &Value, out: &mut Vec<String>) {
         out.push("seLinuxOptions (forbidden user, role or type)".into());
     }
     let bad = which(&all, |one| matches!(context(one, "procMount").as_str(), Some(kind) if kind != "Default"));
-    if !bad.is_empty() && spec["hostUsers"] != false {
+    // A pod in a user namespace is not root outside, whoever it is inside.
+    let inside = version.since(35) && spec["hostUsers"] == false;
+    if !bad.is_empty() && !inside {
         out.push(format!("procMount ({} must not set securityContext.procMount)", named(&bad)));
     }
-    if profile("seccompProfile") {
+    if version.since(19) && profile("seccompProfile") {
         out.push("seccompProfile (must not set securityContext.seccompProfile.type to \"Unconfined\")".into());
     }
-    const SYSCTLS: [&str; 10] = [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
+    // Each with the release since which it is safe.
+    const SYSCTLS: [(&str, u32); 12] = [
+        ("kernel.shm_rmid_forced", 0),
+        ("net.ipv4.ip_local_port_range", 0),
+        ("net.ipv4.tcp_syncookies", 0),
+        ("net.ipv4.ping_group_range", 0),
+        ("net.ipv4.ip_unprivileged_port_start", 0),
+        ("net.ipv4.ip_local_reserved_ports", 27),
+        ("net.ipv4.tcp_keepalive_time", 29),
+        ("net.ipv4.tcp_fin_timeout", 29),
+        ("net.ipv4.tcp_keepalive_intvl", 29),
+        ("net.ipv4.tcp_keepalive_probes", 29),
+        ("net.ipv4.tcp_rmem", 32),
+        ("net.ipv4.tcp_wmem", 32),
     ];
+    let safe = |name: &str| SYSCTLS.iter().any(|(known, minor)| *known == name && version.since(*minor));
     let sysctls = meta::list_at(pod, &["spec", "securityContext", "sysctls"]);
-    let bad: Vec<&str> = sysctls
-        .iter()
-        .filter_map(|one| one["name"].as_str())
-        .filter(|name| !SYSCTLS.contains(name) && !matches!(*name, "net.ipv4.tcp_rmem" | "net.ipv4.tcp_wmem"))
-        .collect();
+    let bad: Vec<&str> = sysctls.iter().filter_map(|one| one["name"].as_str()).filter(|name| !safe(name)).collect();
     if !bad.is_empty() {
         out.push(format!("forbidden sysctls ({})", bad.join(", ")));
     }
@@ -227,13 +286,15 @@ fn baseline(pod: &Value, out: &mut Vec<String>) {
     }
 }
 
-fn restricted(pod: &Value, out: &mut Vec<String>) {
+fn restricted(pod: &Value, version: Version, out: &mut Vec<String>) {
     let spec = &pod["spec"];
     let all = containers(pod);
     let own = &spec["securityContext"];
-    if !is_windows(pod) {
+    // Since v1.25 pods may say that they are for Windows, where these mean nothing.
+    let linux = !(version.since(25) && is_windows(pod));
+    if linux {
         let bad = which(&all, |one| one["securityContext"]["allowPrivilegeEscalation"] != false);
-        if !bad.is_empty() {
+        if version.since(8) && !bad.is_empty() {
             out.push(format!(
                 "allowPrivilegeEscalation != false ({} must set securityContext.allowPrivilegeEscalation=false)",
                 named(&bad)
@@ -255,7 +316,7 @@ fn restricted(pod: &Value, out: &mut Vec<String>) {
                 named(&adds)
             ));
         }
-        if !parts.is_empty() {
+        if version.since(22) && !parts.is_empty() {
             out.push(format!("unrestricted capabilities ({})", parts.join("; ")));
         }
     }
@@ -288,7 +349,7 @@ fn restricted(pod: &Value, out: &mut Vec<String>) {
         ));
     }
     // A pod in a user namespace is not root outside, whoever it is inside.
-    if spec["hostUsers"] != false {
+    if !(version.since(35) && spec["hostUsers"] == false) {
         let whole = own["runAsNonRoot"] == true;
         let denied = which(&all, |one| one["securityContext"]["runAsNonRoot"] == false);
         let unset = which(&all, |one| one["securityContext"]["runAsNonRoot"].is_null());
@@ -300,12 +361,12 @@ fn restricted(pod: &Value, out: &mut Vec<String>) {
             out.push(format!("runAsNonRoot != true ({detail})"));
         }
         let bad = which(&all, |one| one["securityContext"]["runAsUser"] == 0);
-        if own["runAsUser"] == 0 || !bad.is_empty() {
+        if version.since(23) && (own["runAsUser"] == 0 || !bad.is_empty()) {
             let who = if bad.is_empty() { "pod".to_owned() } else { named(&bad) };
             out.push(format!("runAsUser=0 ({who} must not set runAsUser=0)"));
         }
     }
-    if !is_windows(pod) {
+    if linux && version.since(19) {
         let good = |context: &Value| {
             matches!(context["seccompProfile"]["type"].as_str(), Some("RuntimeDefault" | "Localhost"))
         };
@@ -359,14 +420,15 @@ mod tests {
         ];
         for (spec, baseline, restricted) in rows {
             let pod = pod(spec.clone());
-            let found = [Level::Baseline, Level::Restricted].map(|level| faults(&pod, level));
+            let found = [Level::Baseline, Level::Restricted].map(|level| faults(&pod, level, Version::LATEST));
             assert_eq!((found[0].len(), found[1].len()), (baseline, restricted), "{spec} {found:?}");
-            assert!(faults(&pod, Level::Privileged).is_empty());
+            assert!(faults(&pod, Level::Privileged, Version::LATEST).is_empty());
         }
         assert_eq!(
             faults(
                 &pod(json!({"containers": [{"name": "c", "securityContext": {"privileged": true}}]})),
-                Level::Baseline
+                Level::Baseline,
+                Version::LATEST
             ),
             ["privileged (container \"c\" must not set securityContext.privileged=true)"]
         );
@@ -376,8 +438,61 @@ mod tests {
     fn namespaces_choose_levels_by_label() {
         let namespace = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline",
             "pod-security.kubernetes.io/enforce-version": "v1.30", "pod-security.kubernetes.io/warn": "strange"}}});
-        assert_eq!(policy(&namespace, "enforce"), Policy { level: Level::Baseline, shown: "baseline:v1.30".into() });
+        assert_eq!(
+            policy(&namespace, "enforce"),
+            Policy { level: Level::Baseline, version: Version(30), shown: "baseline:v1.30".into() }
+        );
         assert_eq!(policy(&namespace, "warn").level, Level::Restricted);
         assert_eq!(policy(&namespace, "audit").level, Level::Privileged);
+    }
+
+    /// A rule holds from the release that it came with.
+    #[test]
+    fn versions_choose_whose_rules_are_meant() {
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name}]}});
+        let plain = json!({"containers": [{"name": "c"}]});
+        let probe = json!({"containers": [{"name": "c", "livenessProbe": {"httpGet": {"host": "10.0.0.1"}}}]});
+        let engine = json!({"securityContext": {"seLinuxOptions": {"type": "container_engine_t"}}});
+        let windows = json!({"os": {"name": "windows"}, "containers": [{"name": "c"}]});
+        let inside = json!({"hostUsers": false, "securityContext": {"runAsUser": 0}});
+        let rows = [
+            (sysctl("net.ipv4.tcp_rmem"), Level::Baseline, vec![(31, 1), (32, 0)]),
+            (sysctl("net.ipv4.ip_local_reserved_ports"), Level::Baseline, vec![(26, 1), (27, 0)]),
+            (sysctl("net.ipv4.tcp_fin_timeout"), Level::Baseline, vec![(28, 1), (29, 0)]),
+            (probe, Level::Baseline, vec![(33, 0), (34, 1)]),
+            (engine, Level::Baseline, vec![(30, 1), (31, 0)]),
+            // Not root; then no escalation; then a seccomp profile; then no capabilities.
+            (plain, Level::Restricted, vec![(0, 1), (8, 2), (19, 3), (22, 4), (36, 4)]),
+            (windows, Level::Restricted, vec![(24, 4), (25, 1)]),
+            (inside, Level::Restricted, vec![(22, 0), (23, 1), (34, 1), (35, 0)]),
+        ];
+        for (spec, level, expected) in rows {
+            for (minor, count) in expected {
+                let found = faults(&pod(spec.clone()), level, Version(minor));
+                assert_eq!(found.len(), count, "v1.{minor} {spec} {found:?}");
+            }
+        }
+        for (text, version) in
+            [("latest", Some(Version::LATEST)), ("v1.0", Some(Version(0))), ("v1.36", Some(Version(36)))]
+        {
+            assert_eq!(Version::parse(text), version);
+        }
+        for text in ["", "1.30", "v1", "v1.", "v1.030", "v2.1", "v1.x", "newest"] {
+            assert_eq!(Version::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_that_mean_nothing_are_told() {
+        let namespace = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "loose",
+            "pod-security.kubernetes.io/warn": "baseline", "pod-security.kubernetes.io/warn-version": "1.30"}}});
+        let texts: Vec<String> = label_faults(&namespace).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \"loose\": must be one of privileged, baseline, restricted",
+                "metadata.labels[pod-security.kubernetes.io/warn-version]: Invalid value: \"1.30\": must be \"latest\" or \"v1.x\"",
+            ]
+        );
     }
 }

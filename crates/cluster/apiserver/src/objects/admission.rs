@@ -2,10 +2,11 @@
 
 use resources::{Status, Value, meta};
 use serde_json::json;
+use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Call;
-use crate::admission::{self, Attributes, Operation, limits, node_restriction, pod_security, quota};
+use crate::admission::{self, Attributes, Operation, limits, node_restriction, placement, pod_security, quota};
 use crate::api::Outcome;
 use crate::authn::User;
 use crate::authz::{Rule, role_rules};
@@ -45,7 +46,12 @@ impl Call {
                 self.pod_defaults(object).await?;
                 let ranges = self.of_namespace("limitranges", meta::namespace(object)).await?;
                 limits::default(object, &ranges);
+                let node = meta::str_at(object, &["spec", "nodeName"]).to_owned();
+                if let Some(node) = self.node(&node).await? {
+                    placement::label(object, &node, false);
+                }
             }
+            "/registry/core/nodes/" => placement::taint(object),
             "/registry/core/persistentvolumeclaims/" => {
                 if object["spec"].get("storageClassName").is_none() {
                     self.default_storage_class(object).await?;
@@ -71,6 +77,14 @@ impl Call {
             _ => {}
         }
         self.mutate(Operation::Create, object, None, "").await
+    }
+
+    /// A node that pods are to be placed on; it may not be there (yet).
+    pub(super) async fn node(&self, name: &str) -> Outcome<Option<Arc<Value>>> {
+        match name {
+            "" => Ok(None),
+            name => self.api.get_shared(&self.api.builtin("", "nodes"), "", name).await,
+        }
     }
 
     pub(super) async fn admit_update(&mut self, new: &mut Value, old: &Value, sub: &str) -> Outcome<()> {
@@ -110,23 +124,30 @@ impl Call {
         sub: &str,
     ) -> Outcome<Option<OwnedMutexGuard<()>>> {
         let (resource, user) = (self.resource.clone(), self.user.clone());
-        let shown = object.or(old).cloned().unwrap_or(Value::Null);
-        let namespace = match meta::namespace(&shown) {
+        let shown = object.or(old).unwrap_or(&Value::Null);
+        let namespace = match meta::namespace(shown) {
             "" => self.path.namespace.clone(),
             namespace => namespace.to_owned(),
         };
         let name = match self.path.name.as_str() {
-            "" => meta::name(&shown).to_owned(),
+            "" => meta::name(shown).to_owned(),
             name => name.to_owned(),
         };
         let attributes = self.attributes(operation, (&resource, &user, sub), (&namespace, &name), old)?;
         if let Some(node) = node_restriction::node_of(&user)
             && let Some(why) = node_restriction::refusal(node, &attributes, object)
+            && !vocab::weak::without("nodes")
         {
             return Err(attributes.forbidden(&why));
         }
         if let Some(object) = object {
             self.pod_security(object, old, sub).await?;
+            if resource.prefix == "/registry/core/namespaces/" && sub.is_empty() {
+                self.pod_security_labels(object, old).await?;
+            }
+            if resource.prefix == "/registry/certificates.k8s.io/certificatesigningrequests/" {
+                self.may_sign(object, old, sub)?;
+            }
             let ranged = sub == "resize"
                 || sub.is_empty() && (operation == Operation::Create || resource.plural == "persistentvolumeclaims");
             if ranged
@@ -149,13 +170,13 @@ impl Call {
     }
 
     /// Objects of one kind of the core group in a namespace.
-    async fn of_namespace(&self, plural: &str, namespace: &str) -> Outcome<Vec<Value>> {
-        self.api.list_objects(&self.api.builtin("", plural), namespace).await
+    async fn of_namespace(&self, plural: &str, namespace: &str) -> Outcome<Vec<Arc<Value>>> {
+        self.api.list_shared(&self.api.builtin("", plural), namespace).await
     }
 
     /// PodSecurity: refuses pods that break the level their namespace enforces, and warns of those that break another one.
     async fn pod_security(&mut self, object: &Value, old: Option<&Value>, sub: &str) -> Outcome<()> {
-        if !matches!(sub, "" | "ephemeralcontainers") {
+        if !matches!(sub, "" | "ephemeralcontainers") || vocab::weak::without("pods") {
             return Ok(());
         }
         let (group, plural) = (self.resource.group.clone(), self.resource.plural.clone());
@@ -171,22 +192,105 @@ impl Call {
             return Ok(());
         }
         let namespaces = self.api.builtin("", "namespaces");
-        let Some((namespace, _)) = self.api.get_object(&namespaces, "", meta::namespace(object)).await? else {
+        let Some(namespace) = self.api.get_shared(&namespaces, "", meta::namespace(object)).await? else {
             return Ok(());
         };
         let is_pod = group.is_empty() && plural == "pods";
         let enforced = pod_security::policy(&namespace, "enforce");
-        let faults = pod_security::faults(pod, enforced.level);
+        let faults = pod_security::faults(pod, enforced.level, enforced.version);
         if is_pod && !faults.is_empty() {
             let why = format!("violates PodSecurity {:?}: {}", enforced.shown, faults.join(", "));
             return Err(self.forbidden(object, &why));
         }
         let warned = pod_security::policy(&namespace, "warn");
-        let faults = pod_security::faults(pod, warned.level);
+        let faults = pod_security::faults(pod, warned.level, warned.version);
         if !faults.is_empty() {
             self.warnings.push(format!("would violate PodSecurity {:?}: {}", warned.shown, faults.join(", ")));
         }
         Ok(())
+    }
+
+    /// PodSecurity: labels of a namespace mean something, and whoever makes it stricter is told which pods would not fit.
+    async fn pod_security_labels(&mut self, new: &Value, old: Option<&Value>) -> Outcome<()> {
+        let faults = pod_security::label_faults(new);
+        if !faults.is_empty() && old.is_none_or(|old| pod_security::label_faults(old) != faults) {
+            return Err(Status::invalid("", "Namespace", meta::name(new), &faults));
+        }
+        let Some(old) = old else { return Ok(()) };
+        let (now, before) = (pod_security::policy(new, "enforce"), pod_security::policy(old, "enforce"));
+        let looser = now.version == before.version && now.level <= before.level;
+        if now == before || looser || now.level == pod_security::Level::Privileged {
+            return Ok(());
+        }
+        let mut by_reason: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+        for pod in self.of_namespace("pods", meta::name(new)).await? {
+            let faults = pod_security::faults(&pod, now.level, now.version);
+            if !faults.is_empty() {
+                // The rules' names alone: where each is broken would be too much for many pods.
+                let names = faults.iter().map(|fault| fault.split(" (").next().unwrap_or_default());
+                let reason = names.collect::<Vec<_>>().join(", ");
+                by_reason.entry(reason).or_default().push(meta::name(&pod).to_owned());
+            }
+        }
+        if by_reason.is_empty() {
+            return Ok(());
+        }
+        self.warnings.push(format!(
+            "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
+            meta::name(new),
+            now.shown
+        ));
+        let mut lines: Vec<String> = by_reason
+            .into_iter()
+            .map(|(reason, mut pods)| {
+                pods.sort();
+                let first = pods.swap_remove(0);
+                match pods.len() {
+                    0 => format!("{first}: {reason}"),
+                    1 => format!("{first} (and 1 other pod): {reason}"),
+                    more => format!("{first} (and {more} other pods): {reason}"),
+                }
+            })
+            .collect();
+        lines.sort();
+        self.warnings.append(&mut lines);
+        Ok(())
+    }
+
+    /// CertificateApproval and CertificateSigning: who decides about a signer's certificates, and who gives them out, may do
+    /// that for this signer.
+    fn may_sign(&self, new: &Value, old: Option<&Value>, sub: &str) -> Outcome<()> {
+        let field = |object: &Value, name: &str| object["status"].get(name).cloned();
+        let failed = |object: &Value| {
+            let conditions = meta::list_at(object, &["status", "conditions"]);
+            conditions.iter().any(|condition| condition["type"] == "Failed")
+        };
+        let verb = match (sub, old) {
+            ("approval", _) => "approve",
+            ("status", Some(old))
+                if field(new, "certificate") != field(old, "certificate") || failed(new) != failed(old) =>
+            {
+                "sign"
+            }
+            _ => return Ok(()),
+        };
+        let signer = meta::str_at(old.unwrap_or(new), &["spec", "signerName"]);
+        let whole = format!("{}/*", signer.split('/').next().unwrap_or_default());
+        let view = self.api.rbac.view();
+        let may = [signer, &whole].into_iter().any(|name| {
+            let action = crate::authz::Action {
+                verb: verb.into(),
+                group: "certificates.k8s.io".into(),
+                resource: "signers".into(),
+                name: name.into(),
+                ..Default::default()
+            };
+            view.allows(&self.user, &action).is_some()
+        });
+        if may || self.user.is_master() {
+            return Ok(());
+        }
+        Err(self.forbidden(new, &format!("user not permitted to {verb} requests with signerName {signer:?}")))
     }
 
     /// ResourceQuota: takes the room that the object needs, or says which quota has none.
@@ -196,7 +300,7 @@ impl Call {
             let mut entries = meta::map_at(quota, &["spec", "hard"]);
             entries.any(|(name, _)| quota::counted(name).is_some_and(|(g, p)| g == group && p == plural))
         };
-        if !self.of_namespace("resourcequotas", attributes.namespace).await?.iter().any(counts) {
+        if !self.of_namespace("resourcequotas", attributes.namespace).await?.iter().any(|quota| counts(quota)) {
             return Ok(None);
         }
         let guard = self.api.quota.clone().lock_owned().await;
@@ -204,7 +308,10 @@ impl Call {
         let new = quota::usage(group, plural, object);
         let old = attributes.old.map(|old| quota::usage(group, plural, old)).unwrap_or_default();
         let mut takes = Vec::new();
-        for quota in self.of_namespace("resourcequotas", attributes.namespace).await?.into_iter().filter(counts) {
+        for quota in self.of_namespace("resourcequotas", attributes.namespace).await? {
+            if !counts(&quota) {
+                continue;
+            }
             if !quota::covers(&quota, group, plural, object) {
                 continue;
             }
@@ -360,9 +467,9 @@ impl Call {
         }
         let name = meta::namespace(object);
         let namespaces = self.api.builtin("", "namespaces");
-        match self.api.get_object(&namespaces, "", name).await? {
+        match self.api.get_shared(&namespaces, "", name).await? {
             None => Err(Status::not_found("", "namespaces", name)),
-            Some((namespace, _)) if meta::is_terminating(&namespace) => {
+            Some(namespace) if meta::is_terminating(&namespace) => {
                 let why = format!("unable to create new content in namespace {name} because it is being terminated");
                 let message = format!("namespace {name} is being terminated");
                 Err(self.forbidden(object, &why).cause("NamespaceTerminating", message, "metadata.namespace"))
@@ -373,32 +480,9 @@ impl Call {
 
     /// ServiceAccount, DefaultTolerationSeconds and Priority.
     async fn pod_defaults(&mut self, pod: &mut Value) -> Outcome<()> {
-        let namespace = meta::namespace(pod).to_owned();
-        let name = match meta::str_at(pod, &["spec", "serviceAccountName"]) {
-            "" => "default".to_owned(),
-            name => name.to_owned(),
-        };
-        let accounts = self.api.builtin("", "serviceaccounts");
-        let mut account = self.api.get_object(&accounts, &namespace, &name).await?;
-        if account.is_none() && name == "default" {
-            // The controller may be a moment behind a new namespace.
-            crate::controllers::ensure_service_account(&self.api, &namespace).await?;
-            account = self.api.get_object(&accounts, &namespace, &name).await?;
-        }
-        let Some((account, _)) = account else {
-            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-            return Err(self.forbidden(pod, &why));
-        };
-        pod["spec"]["serviceAccountName"] = name.as_str().into();
-        pod["spec"]["serviceAccount"] = name.into();
-        if pod["spec"].get("imagePullSecrets").is_none()
-            && let Some(secrets) = account.get("imagePullSecrets")
-        {
-            pod["spec"]["imagePullSecrets"] = secrets.clone();
-        }
-        let mounts = pod["spec"]["automountServiceAccountToken"].as_bool();
-        if mounts.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
-            mount_token(pod);
+        // A mirror pod shows what its node runs already: it has no identity, and none is put into it.
+        if meta::str_at(pod, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_empty() {
+            self.service_account(pod).await?;
         }
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
             let list = meta::list_at(pod, &["spec", "tolerations"]);
@@ -418,6 +502,37 @@ impl Call {
         }
         self.runtime_class(pod).await?;
         self.priority(pod).await
+    }
+
+    async fn service_account(&mut self, pod: &mut Value) -> Outcome<()> {
+        let namespace = meta::namespace(pod).to_owned();
+        let name = match meta::str_at(pod, &["spec", "serviceAccountName"]) {
+            "" => "default".to_owned(),
+            name => name.to_owned(),
+        };
+        let accounts = self.api.builtin("", "serviceaccounts");
+        let mut account = self.api.get_shared(&accounts, &namespace, &name).await?;
+        if account.is_none() && name == "default" {
+            // The controller may be a moment behind a new namespace.
+            crate::controllers::ensure_service_account(&self.api, &namespace).await?;
+            account = self.api.get_shared(&accounts, &namespace, &name).await?;
+        }
+        let Some(account) = account else {
+            let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+            return Err(self.forbidden(pod, &why));
+        };
+        pod["spec"]["serviceAccountName"] = name.as_str().into();
+        pod["spec"]["serviceAccount"] = name.into();
+        if pod["spec"].get("imagePullSecrets").is_none()
+            && let Some(secrets) = account.get("imagePullSecrets")
+        {
+            pod["spec"]["imagePullSecrets"] = secrets.clone();
+        }
+        let mounts = pod["spec"]["automountServiceAccountToken"].as_bool();
+        if mounts.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
+            mount_token(pod);
+        }
+        Ok(())
     }
 
     /// RuntimeClass: a pod pays its runtime's overhead and goes where the runtime is.
@@ -471,11 +586,11 @@ impl Call {
         let classes = self.api.builtin("scheduling.k8s.io", "priorityclasses");
         let name = meta::str_at(pod, &["spec", "priorityClassName"]).to_owned();
         let class = if name.is_empty() {
-            let all = self.api.list_objects(&classes, "").await?;
+            let all = self.api.list_shared(&classes, "").await?;
             all.into_iter().filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
         } else {
-            match self.api.get_object(&classes, "", &name).await? {
-                Some((class, _)) => Some(class),
+            match self.api.get_shared(&classes, "", &name).await? {
+                Some(class) => Some(class),
                 None => return Err(self.forbidden(pod, &format!("no PriorityClass with name {name} was found"))),
             }
         };
@@ -517,7 +632,8 @@ impl Call {
 
     /// Nobody may grant by a role or binding what he does not hold.
     fn escalation(&self, new: &Value, old: Option<&Value>) -> Outcome<()> {
-        if self.resource.group != "rbac.authorization.k8s.io" || self.user.is_master() {
+        let other = self.resource.group != "rbac.authorization.k8s.io";
+        if other || self.user.is_master() || vocab::weak::without("escalation") {
             return Ok(());
         }
         let view = self.api.rbac.view();

@@ -7,9 +7,30 @@ use serde_json::json;
 use super::Call;
 use super::decode::parse;
 use crate::api::Outcome;
-use crate::body::Body;
+use crate::catalog::Resource;
 use crate::deletion::{self, Deleted, Options, Policy};
 use crate::respond;
+use client::Body;
+
+/// Whether a delete answers what was deleted instead of a Status; upstream differs by kind, and typed clients read
+/// the one that its OpenAPI document names.
+fn answers_object(resource: &Resource) -> bool {
+    match resource.group.as_str() {
+        "" => matches!(
+            resource.plural.as_str(),
+            "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "pods"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
+                | "services"
+        ),
+        "storage.k8s.io" => resource.plural != "csistoragecapacities",
+        "resource.k8s.io" => true,
+        _ => false,
+    }
+}
 
 impl Call {
     fn delete_options(&self) -> Outcome<Options> {
@@ -84,6 +105,10 @@ impl Call {
         match deleted {
             Deleted::Missing => Err(self.not_found()),
             Deleted::Waiting(object) => {
+                let bytes = serde_json::to_vec(&object).expect("trees always encode");
+                self.respond(200, bytes.into()).await
+            }
+            Deleted::Gone(object) if answers_object(&self.resource) => {
                 let bytes = serde_json::to_vec(&object).expect("trees always encode");
                 self.respond(200, bytes.into()).await
             }

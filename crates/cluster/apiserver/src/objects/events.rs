@@ -1,64 +1,39 @@
-//! Reads for parts of the same process: the items of a list and the changes of a watch, as values.
+//! Reads for parts of the same process: the items of a list and the changes of a watch, as they are stored.
 
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use resources::{Status, Value};
+use client::{Answer, EventSource, Happened, Told};
+use resources::Status;
 use store::{Change, RangeRequest, Watch, WatchRequest};
 
 use super::Call;
 use super::read::Selection;
 use crate::api::{Api, Outcome, store_error};
 use crate::catalog::Resource;
-use crate::codec;
 
-/// What happened to an object, as a watcher with selectors sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happened {
-    Added,
-    Modified,
-    Deleted,
-}
-
-impl Happened {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    pub happened: Happened,
-    pub object: Value,
-}
-
-/// A running watch. A reader that is slow costs no memory; dropping it ends it.
-pub struct Events {
+/// A running watch. A reader that is slow costs no memory.
+pub struct Changes {
     api: Weak<Api>,
     watch: Box<dyn Watch>,
     resource: Arc<Resource>,
     selection: Selection,
 }
 
-impl Events {
-    /// Waits for the next changes; answers them with the revision up to which nothing was missed. Fails with 410 when
-    /// the reader fell too far behind: list again. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Outcome<(Vec<Event>, u64)> {
-        loop {
-            let batch = self.watch.next().await.map_err(store_error)?;
-            let api =
-                self.api.upgrade().ok_or_else(|| Status::new(503, "ServiceUnavailable", "the server has stopped"))?;
-            let seen = seen(&api, &batch.events, &self.selection, &self.resource).await?;
-            let decoded = |(happened, bytes): (Happened, Bytes)| Event { happened, object: codec::decode(&bytes) };
-            let events: Vec<Event> = seen.into_iter().map(decoded).collect();
-            if !events.is_empty() {
-                return Ok((events, batch.through));
+impl EventSource for Changes {
+    fn next(&mut self) -> Answer<'_, (Vec<Told>, u64)> {
+        Box::pin(async move {
+            loop {
+                let batch = self.watch.next().await.map_err(store_error)?;
+                let gone = || Status::new(503, "ServiceUnavailable", "the server has stopped");
+                let api = self.api.upgrade().ok_or_else(gone)?;
+                let seen = seen(&api, &batch.events, &self.selection, &self.resource).await?;
+                let events: Vec<Told> = seen.into_iter().map(|(happened, object)| Told { happened, object }).collect();
+                if !events.is_empty() {
+                    return Ok((events, batch.through));
+                }
             }
-        }
+        })
     }
 }
 
@@ -122,11 +97,12 @@ impl Call {
         Ok((items, reply.revision))
     }
 
-    pub(crate) async fn events(&mut self, after: u64) -> Outcome<Events> {
+    pub(crate) async fn events(&mut self, after: u64) -> Outcome<client::Events> {
         let selection = self.selection()?;
         let request = WatchRequest { span: self.span(&selection), start: after + 1 };
         let watch = self.api.store.watch(request).await.map_err(store_error)?;
         self.api.metrics.watches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(Events { api: Arc::downgrade(&self.api), watch, resource: self.resource.clone(), selection })
+        let (api, resource) = (Arc::downgrade(&self.api), self.resource.clone());
+        Ok(client::Events::new(Changes { api, watch, resource, selection }))
     }
 }

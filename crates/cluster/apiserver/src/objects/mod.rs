@@ -4,6 +4,7 @@ mod admission;
 mod decode;
 mod delete;
 mod events;
+mod proxy;
 mod read;
 mod sub;
 mod watch;
@@ -17,13 +18,12 @@ use resources::Status;
 
 use crate::api::{Api, Outcome};
 use crate::authn::User;
-use crate::body::Body;
 use crate::catalog::Resource;
 use crate::request::{Query, ResourcePath};
 use crate::respond::{self, Wanted};
+use client::Body;
 
 pub use decode::limit_json;
-pub use events::{Event, Events, Happened};
 
 /// One request about a resource.
 pub struct Call {
@@ -48,6 +48,7 @@ pub struct Stream {
     pub method: http::Method,
     pub headers: http::HeaderMap,
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+    pub uri: http::Uri,
 }
 
 impl Call {
@@ -67,6 +68,9 @@ impl Call {
         }
         if !self.resource.namespaced && !self.path.namespace.is_empty() {
             return Err(Status::no_such_path());
+        }
+        if self.resource.group == crate::usage::GROUP {
+            return crate::usage::answer(self).await;
         }
         match self.verb {
             "get" => self.get().await,

@@ -10,13 +10,13 @@ use resources::selector::{FieldSelector, LabelSelector};
 use resources::{Status, Value, meta};
 use serde::Deserialize;
 use serde_json::json;
-use store::{KeyValue, RangeRequest, Span};
+use store::{RangeRequest, Span};
 
 use super::Call;
 use crate::api::{Outcome, store_error};
-use crate::body::Body;
 use crate::catalog::Resource;
 use crate::codec;
+use client::Body;
 
 /// Label and field selectors of a request.
 #[derive(Debug, Clone, Default)]
@@ -219,7 +219,7 @@ impl Call {
     pub(super) async fn list(&mut self) -> Outcome<Response<Body>> {
         let selection = self.selection()?;
         let span = self.span(&selection);
-        let limit = self.query.number("limit")?.unwrap_or(0) as usize;
+        let limit = self.query.number("limit")?.filter(|_| !vocab::weak::without("pages")).unwrap_or(0) as usize;
         let asked = self.resource_version()?;
         let exact = match self.query.get("resourceVersionMatch") {
             "" | "NotOlderThan" => false,
@@ -260,7 +260,7 @@ impl Call {
         // Pages are cut from one revision; what selectors reject does not count towards the limit.
         let mut items: VecDeque<Bytes> = VecDeque::new();
         let mut at = revision;
-        let mut last = None::<String>;
+        let mut last = None::<Bytes>;
         let (more, remaining);
         loop {
             let start = from.clone().map_or_else(|| span.clone(), |from| span.starting_at(from));
@@ -272,7 +272,7 @@ impl Call {
             let at_now = *at.get_or_insert(reply.revision);
             let got = reply.kvs.len();
             let mut used = 0;
-            let keys: Vec<String> = reply.kvs.iter().map(key_text).collect();
+            let keys: Vec<Bytes> = reply.kvs.iter().map(|kv| kv.key.clone()).collect();
             let shown = self.shown(reply.kvs.into_iter().map(|kv| kv.value).collect()).await?;
             for (key, shown) in keys.into_iter().zip(shown) {
                 if limit > 0 && items.len() == limit {
@@ -291,12 +291,12 @@ impl Call {
                 remaining = reply.count.map(|count| count - used);
                 break;
             }
-            from = last.as_ref().map(|last| format!("{last}\0"));
+            from = last.as_ref().map(|last| format!("{}\0", text(last)));
         }
         let revision = at.unwrap_or(0);
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if more && let Some(after) = last {
-            metadata["continue"] = Continue { revision, after }.encode().into();
+            metadata["continue"] = Continue { revision, after: text(&after) }.encode().into();
             if let Some(remaining) = remaining {
                 metadata["remainingItemCount"] = remaining.into();
             }
@@ -312,6 +312,9 @@ impl Call {
                 "The provided continue parameter is too old to display a consistent list result. You can start a new list \
                  without the continue parameter.",
             ),
+            store::StoreError::Compacted { .. } => {
+                Status::expired("The resourceVersion for the provided list is too old.")
+            }
             error => store_error(error),
         }
     }
@@ -332,6 +335,6 @@ impl Call {
     }
 }
 
-fn key_text(kv: &KeyValue) -> String {
-    String::from_utf8_lossy(&kv.key).into_owned()
+fn text(key: &Bytes) -> String {
+    String::from_utf8_lossy(key).into_owned()
 }

@@ -7,10 +7,13 @@ use serde_json::json;
 
 use super::Call;
 use super::write::Change;
+use client::Nodes as _;
+
+use crate::admission::placement;
 use crate::api::{Outcome, now};
-use crate::body::Body;
 use crate::deletion::{self, Options};
 use crate::{codec, respond};
+use client::Body;
 
 /// Verbs of a subresource where discovery and requests name them differently.
 fn verb_of(verb: &str) -> &str {
@@ -30,12 +33,10 @@ impl Call {
             ("pods", "binding", "create") => self.bind().await,
             ("pods", "eviction", "create") => self.evict().await,
             ("serviceaccounts", "token", "create") => self.token_request().await,
-            ("pods", "log" | "exec" | "attach" | "portforward" | "proxy", _) => self.through_node().await,
+            ("pods", "log" | "exec" | "attach" | "portforward", _) => self.through_node().await,
             ("nodes", "proxy", _) => self.node_proxy().await,
-            ("services", "proxy", _) => {
-                let message = "no endpoints available: this server runs without nodes";
-                Err(Status::new(503, "ServiceUnavailable", message))
-            }
+            ("pods", "proxy", _) => self.pod_proxy().await,
+            ("services", "proxy", _) => self.service_proxy().await,
             (_, "status" | "approval" | "ephemeralcontainers" | "resize", "get") => self.get().await,
             (_, "status", "update") => self.update("status").await,
             (_, "status", "patch") => self.patch("status").await,
@@ -51,6 +52,8 @@ impl Call {
         let (pod, _) = found.ok_or_else(|| self.not_found())?;
         let name = &self.path.name;
         match meta::str_at(&pod, &["spec", "nodeName"]).to_owned() {
+            // As upstream: nothing has been said yet.
+            node if node.is_empty() && self.path.subresource == "log" => Ok(respond::text(204, "")),
             node if node.is_empty() => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
             node => self.ask_node(node, Some(pod)).await,
         }
@@ -66,11 +69,12 @@ impl Call {
         if self.path.subresource != "log" {
             self.admit_connect().await?;
         }
-        let (Some(nodes), Some(stream)) = (self.api.nodes.get().cloned(), self.stream.take()) else {
+        let api = self.api.clone();
+        let (Some(nodes), Some(stream)) = (api.nodes.get(), self.stream.take()) else {
             let message = format!("the agent of node {node:?} cannot be reached: this server runs without nodes");
             return Err(Status::new(503, "ServiceUnavailable", message));
         };
-        let request = crate::local::NodeRequest {
+        let request = client::NodeRequest {
             node,
             pod,
             subresource: self.path.subresource.clone(),
@@ -203,6 +207,19 @@ impl Call {
         }
     }
 
+    /// The older way to bind: a collection of its own, nothing of which is kept; the pod is named in the body.
+    pub(super) async fn bind_named(&mut self) -> Outcome<Response<Body>> {
+        let body = self.parse_body()?;
+        let name = meta::name(&body).to_owned();
+        if name.is_empty() {
+            let error = FieldError::required("metadata.name", "name or generateName is required");
+            return Err(Status::invalid("", "Binding", "", &[error]));
+        }
+        self.path.name = name;
+        self.resource = self.api.builtin("", "pods");
+        self.bind().await
+    }
+
     async fn bind(&mut self) -> Outcome<Response<Body>> {
         let mut body = self.parse_body()?;
         self.admit_sub(&mut body, &Value::Null, "binding").await?;
@@ -210,6 +227,9 @@ impl Call {
         if target.is_empty() {
             let error = FieldError::required("target.name", "");
             return Err(Status::invalid("", "Binding", &self.path.name, &[error]));
+        }
+        if let Some(node) = self.node(&target).await? {
+            placement::label(&mut body, &node, false);
         }
         let key = self.resource.key(&self.path.namespace, &self.path.name);
         let mut taken = None;
@@ -227,7 +247,8 @@ impl Call {
                     return false;
                 }
                 pod["spec"]["nodeName"] = target.as_str().into();
-                conditions_set(pod, "PodScheduled", "True", "", "", jiff::Timestamp::now());
+                placement::label(pod, &body, true);
+                conditions_set(pod, "PodScheduled", "True", "", "", client::now());
                 true
             })
             .await?;
@@ -249,35 +270,11 @@ impl Call {
         let found = self.api.get_object(&self.resource, &self.path.namespace, &self.path.name).await?;
         let (pod, _) = found.ok_or_else(|| self.not_found())?;
         self.admit_sub(&mut body, &pod, "eviction").await?;
-        let budgets = self.api.builtin("policy", "poddisruptionbudgets");
-        let pending = matches!(meta::str_at(&pod, &["status", "phase"]), "Pending" | "Succeeded" | "Failed");
-        if !pending && !meta::is_terminating(&pod) {
-            for budget in self.api.list_objects(&budgets, &self.path.namespace).await? {
-                let selector = resources::selector::LabelSelector::from_object(&budget["spec"]["selector"]);
-                if !selector
-                    .is_ok_and(|selector| !budget["spec"]["selector"].is_null() && selector.matches_object(&pod))
-                {
-                    continue;
-                }
-                let key = budgets.key(&self.path.namespace, meta::name(&budget));
-                let mut allowed = false;
-                self.api
-                    .modify(&key, |budget| {
-                        let left = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
-                        allowed = left > 0;
-                        if allowed {
-                            budget["status"]["disruptionsAllowed"] = (left - 1).into();
-                            budget["status"]["disruptedPods"][meta::name(&pod)] = now().into();
-                        }
-                        allowed
-                    })
-                    .await?;
-                if !allowed {
-                    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-                    let cause =
-                        format!("The disruption budget {} does not allow this eviction now", meta::name(&budget));
-                    return Err(Status::new(429, "TooManyRequests", message).cause("DisruptionBudget", cause, ""));
-                }
+        if !crate::eviction::is_free(&pod) {
+            crate::eviction::grant(&self.api, &pod, self.dry_run()?).await?;
+            let key = self.resource.key(&self.path.namespace, &self.path.name);
+            if !self.dry_run()? {
+                self.api.modify(&key, crate::eviction::mark).await?;
             }
         }
         let options = Options {
@@ -312,7 +309,7 @@ impl Call {
             Some(list) if !list.is_empty() => list.clone(),
             _ => vec![keys.issuer.as_str().into()],
         };
-        let issued = jiff::Timestamp::now().as_second();
+        let issued = client::now().as_second();
         let namespace = &self.path.namespace;
         let mut private = json!({"namespace": namespace,
             "serviceaccount": {"name": meta::name(&account), "uid": meta::uid(&account)}});

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use super::Call;
 use super::read::Selection;
 use crate::api::{Api, Outcome, store_error};
-use crate::body::Body;
 use crate::catalog::Resource;
 use crate::codec;
 use crate::respond::{self, As, Format, Wanted};
+use client::Body;
 
 /// Time between bookmarks.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);

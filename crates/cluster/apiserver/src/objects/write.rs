@@ -12,9 +12,9 @@ use super::admission::Held;
 use super::decode::{parse, parse_yaml};
 use crate::admission::Operation;
 use crate::api::{Created, Outcome, name_suffix, new_uid, now};
-use crate::body::Body;
 use crate::catalog::Resource;
 use crate::{codec, convert};
+use client::Body;
 
 /// How often a write is tried again when others write the same object in between.
 const RACES_MAX: usize = 100;
@@ -62,6 +62,9 @@ impl Call {
     }
 
     pub(super) async fn create(&mut self) -> Outcome<Response<Body>> {
+        if self.resource.group.is_empty() && self.resource.plural == "bindings" {
+            return self.bind_named().await;
+        }
         let object = self.body_object()?;
         if !self.path.name.is_empty() {
             return Err(self.not_supported());
@@ -79,7 +82,7 @@ impl Call {
         let generate = meta::get(&object, "generateName").to_owned();
         let generated = meta::name(&object).is_empty() && !generate.is_empty();
         for attempt in 0..NAMES_MAX {
-            let mut object = object.clone();
+            let mut object = if generated { object.clone() } else { std::mem::take(&mut object) };
             if generated {
                 let base: String = generate.chars().take(58).collect();
                 meta::set(&mut object, "name", format!("{base}{}", name_suffix()));
@@ -585,22 +588,23 @@ fn has_spec_finalizers(namespace: &Value) -> bool {
 
 /// Everything but metadata and status is the same.
 fn same_spec(new: &Value, old: &Value) -> bool {
-    let rest = |object: &Value| -> Vec<(String, Value)> {
-        let fields = object.as_object().into_iter().flatten();
-        let fields = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
-        fields.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    rest(new) == rest(old)
+    same_but(new, old, &["metadata", "status", "apiVersion", "kind"])
+}
+
+/// All fields but these are the same.
+fn same_but(new: &Value, old: &Value, but: &[&str]) -> bool {
+    fn rest<'a>(object: &'a Value, but: &'a [&'a str]) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        object.as_object().into_iter().flatten().filter(|(key, _)| !but.contains(&key.as_str()))
+    }
+    rest(new, but).eq(rest(old, but))
 }
 
 /// Nothing changed, save perhaps the times in the books.
 fn same_but_books_time(new: &Value, old: &Value) -> bool {
-    let plain = |object: &Value| {
-        let mut object = object.clone();
-        for entry in meta::items_mut(&mut object, &["metadata", "managedFields"]) {
-            entry.as_object_mut().map(|entry| entry.remove("time"));
-        }
-        object
-    };
-    plain(new) == plain(old)
+    let books = |object| meta::list_at(object, &["metadata", "managedFields"]);
+    let (mine, theirs) = (books(new), books(old));
+    same_but(new, old, &["metadata"])
+        && same_but(&new["metadata"], &old["metadata"], &["managedFields"])
+        && mine.len() == theirs.len()
+        && mine.iter().zip(theirs).all(|(new, old)| same_but(new, old, &["time"]))
 }

@@ -16,6 +16,14 @@ pub struct Cluster {
     pub config: Config,
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.stop());
+        }
+    }
+}
+
 /// The kubectl to use: `KUBECTL`, or the one in the path.
 pub fn kubectl() -> Option<&'static PathBuf> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
