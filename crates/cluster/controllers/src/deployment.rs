@@ -291,7 +291,11 @@ impl<'a> Rollout<'a> {
         order.sort_by_key(|at| std::cmp::Reverse(self.set(*at).map_or(0, |set| set.wanted)));
         for at in order.clone() {
             let Some(set) = self.set(at) else { continue };
-            let share = if total == 0 { 0 } else { (set.wanted * (allowed - total)).div_euclid(total) };
+            // Rounded to the nearest, as upstream does.
+            let share = match total {
+                0 => 0,
+                total => (2 * set.wanted * allowed + total).div_euclid(2 * total) - set.wanted,
+            };
             let change = if left >= 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
             let to = (set.wanted + change).max(0);
             left -= to - set.wanted;
@@ -352,8 +356,10 @@ impl<'a> Rollout<'a> {
                 self.scale(Some(at), to);
             }
         }
-        let available: i64 = self.old.iter().chain(&self.new).map(|set| set.count("availableReplicas")).sum();
-        let mut spare = (available - least).max(0);
+        // A set that was told to shrink counts its pods as available until they have gone.
+        let lasting = |set: &Set| set.count("availableReplicas").min(set.wanted);
+        let available: i64 = self.old.iter().chain(&self.new).map(lasting).sum();
+        let mut spare = (available - least).min(room).max(0);
         for at in 0..self.old.len() {
             let set = &self.old[at];
             let gone = set.wanted.min(spare);
@@ -448,8 +454,6 @@ impl<'a> Rollout<'a> {
         available: i64,
         new_available: i64,
     ) -> Option<Duration> {
-        let Some(new) = &self.new else { return None };
-        let name = meta::name(&new.object).to_owned();
         let before = &self.deployment["status"];
         let had = pods::condition(self.deployment, "Progressing");
         let reason = had.and_then(|condition| condition["reason"].as_str()).unwrap_or_default();
@@ -459,6 +463,8 @@ impl<'a> Rollout<'a> {
             }
             return None;
         }
+        let new = self.new.as_ref()?;
+        let name = meta::name(&new.object).to_owned();
         let complete = updated == self.replicas
             && total == self.replicas
             && available == self.replicas
@@ -517,3 +523,6 @@ fn same_template(template: &Value, of_set: &Value) -> bool {
     meta::object_at(&mut wanted, &["metadata", "labels"]).remove(HASH);
     stripped == wanted
 }
+
+#[cfg(test)]
+mod tests;

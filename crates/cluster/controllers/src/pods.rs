@@ -70,7 +70,10 @@ pub fn one_of_many(owner: &Value, suffix: &str) -> (String, String) {
 /// A selector that selects something; none matches nothing.
 pub fn selector(object: &Value) -> Option<LabelSelector> {
     let selector = meta::at(object, &["spec", "selector"]).filter(|selector| !selector.is_null())?;
-    LabelSelector::from_object(selector).ok().filter(|selector| !selector.is_empty())
+    // A ReplicationController's is a plain map of labels.
+    let plain = selector.get("matchLabels").is_none() && selector.get("matchExpressions").is_none();
+    let wrapped = plain.then(|| json!({"matchLabels": selector}));
+    LabelSelector::from_object(wrapped.as_ref().unwrap_or(selector)).ok().filter(|selector| !selector.is_empty())
 }
 
 /// The controller of an object.
@@ -131,6 +134,8 @@ pub fn claim<'a>(
             references.extend(owner_reference(owner_kind, owner).as_array().into_iter().flatten().cloned());
             let patch = json!({"metadata": {"uid": meta::uid(object), "ownerReferences": references}});
             writes.push(Write::Merge { kind, key: Key::of(object), sub: "", patch });
+            // Counted at once: else one too many would be made before the view shows it.
+            claimed.push(object);
         }
     }
     claimed

@@ -11,45 +11,54 @@ use crate::pods;
 /// Pods made or ended for one set at a time: the next look goes on.
 const BURST: usize = 500;
 
+/// ReplicaSets, or ReplicationControllers: the same but for the words.
 pub struct ReplicaSets {
     names: Names,
+    kind: Kind,
 }
 
 impl ReplicaSets {
     pub fn new(names: Names) -> Self {
-        Self { names }
+        Self { names, kind: Kind::ReplicaSet }
+    }
+
+    pub fn of_controllers(names: Names) -> Self {
+        Self { names, kind: Kind::ReplicationController }
     }
 }
 
 impl Part for ReplicaSets {
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        if self.kind == Kind::ReplicaSet { "replicaset-controller" } else { "replication-controller" }
     }
 
     fn watches(&self) -> &'static [Kind] {
-        &[Kind::ReplicaSet, Kind::Pod]
+        match self.kind {
+            Kind::ReplicationController => &[Kind::ReplicationController, Kind::Pod],
+            _ => &[Kind::ReplicaSet, Kind::Pod],
+        }
     }
 
     fn keys(&self, view: &View, kind: Kind, object: &Value) -> Vec<Key> {
         match kind {
-            Kind::ReplicaSet => vec![Key::of(object)],
-            _ => pods::owner_keys(view, Kind::ReplicaSet, object),
+            kind if kind == self.kind => vec![Key::of(object)],
+            _ => pods::owner_keys(view, self.kind, object),
         }
     }
 
     fn reconcile(&mut self, view: &View, key: &Key, now: Timestamp) -> Outcome {
-        let Some(set) = view.at(Kind::ReplicaSet, key) else { return Outcome::default() };
+        let Some(set) = view.at(self.kind, key) else { return Outcome::default() };
         let mut writes = Vec::new();
-        let claimed = pods::claim(view, Kind::Pod, Kind::ReplicaSet, set, &mut writes);
+        let claimed = pods::claim(view, Kind::Pod, self.kind, set, &mut writes);
         let mut active: Vec<_> = claimed.iter().copied().filter(|pod| pods::is_active(pod)).collect();
         let wanted = set["spec"]["replicas"].as_i64().unwrap_or(1).max(0) as usize;
         if !meta::is_terminating(set) && wanted > active.len() {
             for _ in 0..(wanted - active.len()).min(BURST) {
                 let (name, base) = pods::one_of_many(set, &self.names.suffix());
-                let mut pod = pods::from_template(Kind::ReplicaSet, set, &set["spec"]["template"], &name);
+                let mut pod = pods::from_template(self.kind, set, &set["spec"]["template"], &name);
                 pod["metadata"]["generateName"] = base.into();
                 writes.push(Write::Create(Kind::Pod, pod));
-                writes.push(Write::normal(Kind::ReplicaSet, set, "SuccessfulCreate", format!("Created pod: {name}")));
+                writes.push(Write::normal(self.kind, set, "SuccessfulCreate", format!("Created pod: {name}")));
             }
         } else if !meta::is_terminating(set) && wanted < active.len() {
             let everywhere: Vec<&Value> = active.iter().map(|pod| &***pod).collect();
@@ -60,11 +69,11 @@ impl Part for ReplicaSets {
             for pod in active.iter().take((everywhere.len() - wanted).min(BURST)) {
                 writes.push(Write::delete(Kind::Pod, pod));
                 let text = format!("Deleted pod: {}", meta::name(pod));
-                writes.push(Write::normal(Kind::ReplicaSet, set, "SuccessfulDelete", text));
+                writes.push(Write::normal(self.kind, set, "SuccessfulDelete", text));
             }
         }
         let (status, again) = status(set, &claimed, now);
-        writes.extend(pods::status_write(Kind::ReplicaSet, set, status));
+        writes.extend(pods::status_write(self.kind, set, status));
         Outcome { writes, again }
     }
 }
@@ -107,4 +116,77 @@ fn status(set: &Value, claimed: &[&std::sync::Arc<Value>], now: Timestamp) -> (V
         status["conditions"] = conditions.clone();
     }
     (status, again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    fn world(kind: Kind) -> World {
+        let mut world = World::new();
+        let selector =
+            if kind == Kind::ReplicaSet { json!({"matchLabels": {"app": "w"}}) } else { json!({"app": "w"}) };
+        let spec = json!({"replicas": 2, "selector": selector, "template": {"metadata": {"labels": {"app": "w"}}, "spec": {}}});
+        world
+            .put(kind, json!({"metadata": {"name": "w", "namespace": "d", "uid": "u", "generation": 1}, "spec": spec}));
+        world
+    }
+
+    #[test]
+    fn as_many_pods_as_are_asked_for_under_both_names() {
+        for (kind, mut part) in [
+            (Kind::ReplicaSet, ReplicaSets::new(Names::new(1))),
+            (Kind::ReplicationController, ReplicaSets::of_controllers(Names::new(1))),
+        ] {
+            let mut world = world(kind);
+            world.settle(&mut part, "w");
+            assert_eq!(world.live().len(), 2);
+            assert_eq!(
+                world.view.list(Kind::Pod).next().unwrap()["metadata"]["ownerReferences"][0]["kind"],
+                kind.as_str()
+            );
+            world.all_ready();
+            world.settle(&mut part, "w");
+            let status = world.find(kind, "w")["status"].clone();
+            let expected = json!({"replicas": 2, "observedGeneration": 1, "fullyLabeledReplicas": 2, "readyReplicas": 2,
+                "availableReplicas": 2});
+            assert_eq!(status, expected);
+            assert!(world.events[0].starts_with("SuccessfulCreate: Created pod: w-"));
+            // One that is not ready goes first.
+            world.change(kind, "w", |set| set["spec"]["replicas"] = 1.into());
+            let broken = world.live()[1].clone();
+            world.change(Kind::Pod, &broken, |pod| pod["status"]["conditions"] = json!([]));
+            world.settle(&mut part, "w");
+            assert!(!world.live().contains(&broken));
+            assert_eq!(world.events.last().unwrap(), &format!("SuccessfulDelete: Deleted pod: {broken}"));
+        }
+    }
+
+    #[test]
+    fn orphans_are_taken_in_and_strangers_let_go() {
+        let (mut world, mut part) = (world(Kind::ReplicaSet), ReplicaSets::new(Names::new(1)));
+        world.put(Kind::Pod, json!({"metadata": {"name": "lone", "namespace": "d", "labels": {"app": "w"}}}));
+        world.settle(&mut part, "w");
+        assert_eq!(
+            (world.live().len(), world.find(Kind::Pod, "lone")["metadata"]["ownerReferences"][0]["uid"].as_str()),
+            (2, Some("u"))
+        );
+        world.change(Kind::Pod, "lone", |pod| pod["metadata"]["labels"]["app"] = "other".into());
+        world.settle(&mut part, "w");
+        assert_eq!(world.live().len(), 3);
+        assert_eq!(world.find(Kind::Pod, "lone")["metadata"]["ownerReferences"], json!([]));
+    }
+
+    #[test]
+    fn a_pod_is_available_after_a_while() {
+        let (mut world, mut part) = (world(Kind::ReplicaSet), ReplicaSets::new(Names::new(1)));
+        world.change(Kind::ReplicaSet, "w", |set| set["spec"]["minReadySeconds"] = 30.into());
+        world.settle(&mut part, "w");
+        world.all_ready();
+        assert_eq!(world.step(&mut part, "w"), Some(std::time::Duration::from_secs(30)));
+        world.pass(30);
+        world.settle(&mut part, "w");
+        assert_eq!(world.find(Kind::ReplicaSet, "w")["status"]["availableReplicas"], 2);
+    }
 }
