@@ -1,16 +1,30 @@
 //! Which node a pod runs on.
 //!
-//! * `facts` — pods and nodes as the rules see them: numbers and lists, read once
-//! * `rules` — one rule a file: which nodes can take a pod ([`rules::FILTERS`]), and which of them is best ([`rules::SCORES`])
+//! * `amounts`, `pods`, `nodes`, `groups` — pods and nodes as the rules see them: numbers and lists, read once
+//! * `facts` — all of them, kept up to date by what changes
+//! * `rules` — one rule a file: which nodes can take a pod, and which of them is best
+//! * `profile` — how a scheduler of some name decides: weights, strategies, defaults
+//! * `place` — asks the rules about nodes
 //! * `preempt` — which pods of lower priority would have to go
+//! * `queue` — pods that wait, for how long and for what
 //! * `schedule` — the scheduler as a part of the cluster: pods in, bindings and events out
 //!
-//! Pure: the same view gives the same answer. A decision under way is remembered until the view shows it.
+//! Pure: the same changes give the same answer. A decision under way is remembered until the view shows it.
 
+mod amounts;
 mod facts;
+mod groups;
+mod nodes;
+mod place;
+mod pods;
 mod preempt;
-pub mod rules;
+mod profile;
+mod queue;
+mod rules;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
-pub use facts::{Facts, NodeFacts, PodFacts, Resources};
+pub use amounts::{Resources, amounts, requests};
+pub use profile::{Defaults, Profile, Strategy, parse as parse_profiles};
 pub use schedule::Scheduler;

@@ -1,56 +1,68 @@
 //! Node selector and node affinity.
 
-use resources::selector::LabelSelector;
+use resources::placement::{self, matches_term};
 use resources::{Value, meta};
-use serde_json::json;
 
-use super::Refusal;
-use crate::{Facts, NodeFacts, PodFacts};
+use super::{Happened, Judge, Refusal, Rule, normalize_by_most};
+use crate::facts::Facts;
+use crate::nodes::NodeFacts;
+use crate::pods::PodFacts;
+use crate::profile::Profile;
 
-/// Whether a node meets one term of a node selector. An empty term meets nothing.
-pub fn matches_term(term: &Value, node: &Value) -> bool {
-    let (labels, fields) = (meta::list_at(term, &["matchExpressions"]), meta::list_at(term, &["matchFields"]));
-    if labels.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let by_label = labels.iter().all(|expression| {
-        holds(expression, |key| meta::at(node, &["metadata", "labels", key]).and_then(Value::as_str).map(str::to_owned))
-    });
-    by_label
-        && fields
-            .iter()
-            .all(|expression| holds(expression, |key| (key == "metadata.name").then(|| meta::name(node).to_owned())))
+pub struct Affinity;
+
+struct Wants<'a> {
+    pod: &'a PodFacts,
+    profile: &'a Profile,
+    preferred: &'a [Value],
 }
 
-fn holds(expression: &Value, value: impl Fn(&str) -> Option<String>) -> bool {
-    let have = value(expression["key"].as_str().unwrap_or_default());
-    let number = |text: &str| text.parse::<i64>().ok();
-    let bound = meta::list_at(expression, &["values"]).first().and_then(Value::as_str).and_then(number);
-    let compared = have.as_deref().and_then(number).zip(bound);
-    match expression["operator"].as_str().unwrap_or_default() {
-        "Gt" => compared.is_some_and(|(have, bound)| have > bound),
-        "Lt" => compared.is_some_and(|(have, bound)| have < bound),
-        _ => LabelSelector::from_object(&json!({"matchExpressions": [expression]}))
-            .is_ok_and(|selector| selector.matches(&|_| have.as_deref())),
+impl Rule for Affinity {
+    fn name(&self) -> &'static str {
+        "NodeAffinity"
+    }
+
+    fn judge<'a>(&self, pod: &'a PodFacts, _: Facts<'a>, profile: &'a Profile) -> Option<Box<dyn Judge + 'a>> {
+        let spec = pod.spec();
+        let nothing = |name: &str| spec.get(name).is_none_or(Value::is_null);
+        if nothing("nodeSelector") && spec["affinity"]["nodeAffinity"].is_null() && profile.added_affinity.is_null() {
+            return None;
+        }
+        let path = ["affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"];
+        Some(Box::new(Wants { pod, profile, preferred: meta::list_at(spec, &path) }))
+    }
+
+    fn may_help(&self, happened: Happened) -> bool {
+        matches!(happened, Happened::NodeCame | Happened::NodeChanged)
     }
 }
 
-pub fn filter(pod: &PodFacts, node: &NodeFacts, _: &Facts<'_>) -> Result<(), Refusal> {
-    let spec = pod.spec();
-    let selected = meta::map_at(spec, &["nodeSelector"]).all(|(key, value)| node.label(key) == value.as_str());
-    let required = meta::at(spec, &["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
-    let terms = required.map(|required| meta::list_at(required, &["nodeSelectorTerms"]));
-    if selected && terms.is_none_or(|terms| terms.iter().any(|term| matches_term(term, &node.node))) {
-        return Ok(());
-    }
-    Err(Refusal::lasting("node(s) didn't match Pod's node affinity/selector"))
+/// Whether a pod's own selector and required affinity let it be on a node.
+pub fn selects(pod: &PodFacts, node: &NodeFacts) -> bool {
+    placement::selects_node(pod.spec(), &node.node)
 }
 
-pub fn score(pod: &PodFacts, node: &NodeFacts, _: &Facts<'_>) -> i64 {
-    let path = ["affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"];
-    let preferred = meta::list_at(pod.spec(), &path);
-    let weight = |term: &Value| term["weight"].as_i64().unwrap_or(0);
-    let all: i64 = preferred.iter().map(weight).sum();
-    let met: i64 = preferred.iter().filter(|term| matches_term(&term["preference"], &node.node)).map(weight).sum();
-    if all == 0 { 0 } else { met * 100 / all }
+impl Judge for Wants<'_> {
+    fn filter(&self, node: &NodeFacts) -> Result<(), Refusal> {
+        // What the profile adds comes first, and says that it was the profile's.
+        let added = serde_json::json!({"affinity": {"nodeAffinity": self.profile.added_affinity}});
+        if !self.profile.added_affinity.is_null() && !placement::selects_node(&added, &node.node) {
+            return Err(Refusal::lasting("node(s) didn't match scheduler-enforced node affinity"));
+        }
+        match selects(self.pod, node) {
+            true => Ok(()),
+            false => Err(Refusal::lasting("node(s) didn't match Pod's node affinity/selector")),
+        }
+    }
+
+    fn score(&self, node: &NodeFacts) -> i64 {
+        let path = ["preferredDuringSchedulingIgnoredDuringExecution"];
+        let added = meta::list_at(&self.profile.added_affinity, &path);
+        let met = self.preferred.iter().chain(added).filter(|term| matches_term(&term["preference"], &node.node));
+        met.map(|term| term["weight"].as_i64().unwrap_or(0)).sum()
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        normalize_by_most(scores, false);
+    }
 }

@@ -1,43 +1,57 @@
 //! Taints and tolerations.
 
-use resources::{Value, meta};
+use resources::meta;
+use resources::placement::{tolerates, untolerated};
 
-use super::Refusal;
-use crate::{Facts, NodeFacts, PodFacts};
+use super::{Happened, Judge, Refusal, Rule, normalize_by_most};
+use crate::facts::Facts;
+use crate::nodes::NodeFacts;
+use crate::pods::PodFacts;
+use crate::profile::Profile;
 
-/// Whether a pod's spec tolerates a taint.
-pub fn tolerates(spec: &Value, taint: &Value) -> bool {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    meta::list_at(spec, &["tolerations"]).iter().any(|toleration| {
-        let effect = text(&toleration["effect"]);
-        if !effect.is_empty() && effect != text(&taint["effect"]) {
-            return false;
-        }
-        let (key, exists) = (text(&toleration["key"]), toleration["operator"] == "Exists");
-        if key.is_empty() {
-            return exists;
-        }
-        key == text(&taint["key"]) && (exists || text(&toleration["value"]) == text(&taint["value"]))
-    })
-}
+pub struct Taints;
 
-pub fn filter(pod: &PodFacts, node: &NodeFacts, _: &Facts<'_>) -> Result<(), Refusal> {
-    let hard = |taint: &&Value| matches!(taint["effect"].as_str(), Some("NoSchedule" | "NoExecute"));
-    let refused =
-        meta::list_at(&node.node, &["spec", "taints"]).iter().filter(hard).find(|taint| !tolerates(pod.spec(), taint));
-    match refused {
-        None => Ok(()),
-        Some(taint) => {
-            let (key, value) = (taint["key"].as_str().unwrap_or_default(), taint["value"].as_str().unwrap_or_default());
-            Err(Refusal::lasting(format!("node(s) had untolerated taint {{{key}: {value}}}")))
-        }
+struct Tolerates<'a>(&'a PodFacts);
+
+impl Rule for Taints {
+    fn name(&self) -> &'static str {
+        "TaintToleration"
+    }
+
+    fn judge<'a>(&self, pod: &'a PodFacts, _: Facts<'a>, _: &'a Profile) -> Option<Box<dyn Judge + 'a>> {
+        Some(Box::new(Tolerates(pod)))
+    }
+
+    fn may_help(&self, happened: Happened) -> bool {
+        matches!(happened, Happened::NodeCame | Happened::NodeChanged)
     }
 }
 
-pub fn score(pod: &PodFacts, node: &NodeFacts, _: &Facts<'_>) -> i64 {
-    let soft = meta::list_at(&node.node, &["spec", "taints"])
-        .iter()
-        .filter(|taint| taint["effect"] == "PreferNoSchedule" && !tolerates(pod.spec(), taint))
-        .count();
-    100 - (soft as i64 * 25).min(100)
+/// Whether a pod may not be on a node because of a taint.
+pub fn refused(pod: &PodFacts, node: &NodeFacts) -> Option<Refusal> {
+    if !node.has_taints {
+        return None;
+    }
+    let taint = untolerated(pod.spec(), &node.node, &["NoSchedule", "NoExecute"])?;
+    let text = |name: &str| taint[name].as_str().unwrap_or_default();
+    Some(Refusal::lasting(format!("node(s) had untolerated taint {{{}: {}}}", text("key"), text("value"))))
+}
+
+impl Judge for Tolerates<'_> {
+    fn filter(&self, node: &NodeFacts) -> Result<(), Refusal> {
+        refused(self.0, node).map_or(Ok(()), Err)
+    }
+
+    fn score(&self, node: &NodeFacts) -> i64 {
+        if !node.has_taints {
+            return 0;
+        }
+        let taints = meta::list_at(&node.node, &["spec", "taints"]).iter();
+        let soft = taints.filter(|taint| taint["effect"] == "PreferNoSchedule" && !tolerates(self.0.spec(), taint));
+        soft.count() as i64
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        normalize_by_most(scores, true);
+    }
 }
