@@ -11,8 +11,11 @@ use crate::runtime::{ContainerSeen, State};
 
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const DELAY_MAX: Duration = Duration::from_secs(300);
-/// A container that ran this long starts again at once.
-const HEALTHY_SECS: i64 = 600;
+const CONFIG_DELAY_MAX: Duration = Duration::from_secs(15);
+/// A container that ran this long is forgiven its past.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+/// How long the reason of a failed pull is shown before the waiting is.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// What probes said about one running container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub struct Health {
 pub struct Trouble {
     pub reason: &'static str,
     pub message: String,
+    pub image: String,
     pub tries: u32,
     pub at: Timestamp,
 }
@@ -37,9 +41,30 @@ pub struct Trouble {
 impl Trouble {
     pub fn delay(&self) -> Duration {
         // Configuration is looked at again soon; images come from afar.
-        let first = if self.reason.contains("Image") { FIRST_DELAY } else { Duration::from_secs(2) };
-        first.saturating_mul(1 << self.tries.saturating_sub(1).min(8)).min(DELAY_MAX)
+        let of_image = self.reason.contains("Image");
+        let (first, most) =
+            if of_image { (FIRST_DELAY, DELAY_MAX) } else { (Duration::from_secs(2), CONFIG_DELAY_MAX) };
+        first.saturating_mul(1 << self.tries.saturating_sub(1).min(8)).min(most)
     }
+
+    /// Reason and message, as a status tells them: first what failed, then that it is waited.
+    pub fn shown(&self, now: Timestamp) -> (&'static str, String) {
+        if self.reason != "ErrImagePull" || passed(self.at, now) < FRESH {
+            return (self.reason, self.message.clone());
+        }
+        ("ImagePullBackOff", format!("Back-off pulling image {:?}: ErrImagePull: {}", self.image, self.message))
+    }
+}
+
+fn passed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// How long a container has to wait after its next end, and when that was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackOff {
+    pub delay: Duration,
+    pub since: Timestamp,
 }
 
 /// What a worker knows beyond spec and runtime.
@@ -49,6 +74,41 @@ pub struct Memory {
     pub health: BTreeMap<String, Health>,
     /// By container name.
     pub troubles: BTreeMap<String, Trouble>,
+    /// Resources that running containers have been given, by their names.
+    pub allocated: BTreeMap<String, Value>,
+    /// Condition, reason and message of a resize that is not done.
+    pub resize: Option<(&'static str, &'static str, String)>,
+    /// By container name.
+    pub backoffs: BTreeMap<String, BackOff>,
+}
+
+impl Memory {
+    /// A container was started; a first start owes nothing.
+    pub fn note_start(&mut self, name: &str, attempt: u32, now: Timestamp) {
+        if attempt == 0 {
+            return;
+        }
+        let delay = match self.backoffs.get(name) {
+            Some(have) if passed(have.since, now) <= FORGIVEN_AFTER => (have.delay * 2).min(DELAY_MAX),
+            _ => FIRST_DELAY,
+        };
+        self.backoffs.insert(name.to_owned(), BackOff { delay, since: now });
+    }
+
+    /// How long to wait after the end of a container before it is started again.
+    pub fn restart_delay(&self, seen: &ContainerSeen) -> Duration {
+        let State::Exited { finished, .. } = &seen.state else { return Duration::ZERO };
+        match self.backoffs.get(&seen.name) {
+            Some(have) if passed(have.since, *finished) <= FORGIVEN_AFTER => have.delay,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What is left of the delay.
+    pub fn delay_left(&self, seen: &ContainerSeen, now: Timestamp) -> Duration {
+        let State::Exited { finished, .. } = &seen.state else { return Duration::ZERO };
+        self.restart_delay(seen).saturating_sub(passed(*finished, now))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +126,19 @@ pub enum Step {
 pub struct End {
     pub phase: &'static str,
     pub reason: &'static str,
-    pub message: &'static str,
+    pub message: String,
+    /// All the time that the node has for the pod's goodbye, if that is less than the pod asks for.
+    pub within: Option<Duration>,
+}
+
+impl End {
+    /// The node cannot wait: what is left is a signal that is heard.
+    pub const AT_ONCE: Duration = Duration::from_secs(1);
+
+    /// The node has a reason of its own.
+    pub fn failed(reason: &'static str, message: String) -> Self {
+        Self { phase: "Failed", reason, message, within: Some(Self::AT_ONCE) }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -97,9 +169,13 @@ pub fn previous<'a>(seen: &'a [ContainerSeen], name: &str) -> Option<&'a Contain
 /// Whether a container that ended this way is started again.
 pub fn restarts(pod: &Value, role: Role, container: &Value, code: i32) -> bool {
     let policy = match container["restartPolicy"].as_str() {
-        Some(own) if role == Role::Main => own,
+        Some(own) if role != Role::Ephemeral => own,
         _ => pod["spec"]["restartPolicy"].as_str().unwrap_or("Always"),
     };
+    let rules = meta::list_at(container, &["restartPolicyRules"]);
+    if role != Role::Ephemeral && rules.iter().any(|rule| rule_applies(rule, code)) {
+        return true;
+    }
     match role {
         Role::Sidecar => true,
         Role::Ephemeral => false,
@@ -112,21 +188,15 @@ pub fn restarts(pod: &Value, role: Role, container: &Value, code: i32) -> bool {
     }
 }
 
-/// How long to wait after the end of a container before it is started again.
-pub fn restart_delay(seen: &ContainerSeen) -> Duration {
-    let State::Exited { started, finished, .. } = &seen.state else { return Duration::ZERO };
-    let ran = started.map_or(0, |started| finished.duration_since(started).as_secs());
-    if seen.attempt == 0 || ran >= HEALTHY_SECS {
-        return Duration::ZERO;
-    }
-    FIRST_DELAY.saturating_mul(1 << (seen.attempt - 1).min(8)).min(DELAY_MAX)
-}
-
-/// What is left of the delay.
-pub fn delay_left(seen: &ContainerSeen, now: Timestamp) -> Duration {
-    let State::Exited { finished, .. } = &seen.state else { return Duration::ZERO };
-    let passed = Duration::try_from(now.duration_since(*finished)).unwrap_or_default();
-    restart_delay(seen).saturating_sub(passed)
+/// A rule that restarts by exit code.
+fn rule_applies(rule: &Value, code: i32) -> bool {
+    let listed = meta::list_at(rule, &["exitCodes", "values"]).iter().any(|value| value.as_i64() == Some(code.into()));
+    rule["action"] == "Restart"
+        && match rule["exitCodes"]["operator"].as_str() {
+            Some("In") => listed,
+            Some("NotIn") => !listed,
+            _ => false,
+        }
 }
 
 pub fn pod_actions(pod: &Value, seen: &[ContainerSeen], memory: &Memory, now: Timestamp) -> Actions {
@@ -144,8 +214,8 @@ pub fn pod_actions(pod: &Value, seen: &[ContainerSeen], memory: &Memory, now: Ti
     {
         let left = limit - now.duration_since(start).as_secs();
         if left <= 0 {
-            let message = "Pod was active on the node longer than the specified deadline";
-            actions.end = Some(Some(End { phase: "Failed", reason: "DeadlineExceeded", message }));
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            actions.end = Some(Some(End { phase: "Failed", reason: "DeadlineExceeded", message, within: None }));
             return actions;
         }
         actions.look_again(Duration::from_secs(left.unsigned_abs()));
@@ -167,7 +237,7 @@ pub fn pod_actions(pod: &Value, seen: &[ContainerSeen], memory: &Memory, now: Ti
     let codes: Vec<i32> = main.iter().filter_map(ended).collect();
     if codes.len() == main.len() && !main.is_empty() {
         let phase = if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" };
-        actions.end = Some(Some(End { phase, reason: "", message: "" }));
+        actions.end = Some(Some(End { phase, reason: "", message: String::new(), within: None }));
         return actions;
     }
     for (role, container) in main {
@@ -202,7 +272,7 @@ fn init(pod: &Value, seen: &[ContainerSeen], memory: &Memory, now: Timestamp, ac
             Role::Init => match current(seen, name).map(|seen| &seen.state) {
                 Some(State::Exited { code: 0, error, .. }) if error.is_empty() => {}
                 Some(State::Exited { code, .. }) if !restarts(pod, role, container, *code) => {
-                    actions.end = Some(Some(End { phase: "Failed", reason: "", message: "" }));
+                    actions.end = Some(Some(End { phase: "Failed", reason: "", message: String::new(), within: None }));
                     return false;
                 }
                 _ => {
@@ -227,10 +297,13 @@ fn keep_running(
     let name = pod::name(container);
     let start = |attempt| Step::Start { role, name: name.to_owned(), attempt };
     if let Some(trouble) = memory.troubles.get(name) {
-        let passed = Duration::try_from(now.duration_since(trouble.at)).unwrap_or_default();
-        let left = trouble.delay().saturating_sub(passed);
+        let since = passed(trouble.at, now);
+        let left = trouble.delay().saturating_sub(since);
         if !left.is_zero() {
             actions.look_again(left);
+            if since < FRESH {
+                actions.look_again(FRESH - since);
+            }
             return;
         }
     }
@@ -243,10 +316,13 @@ fn keep_running(
         State::Running { .. } => {
             if let Some(why) = memory.health.get(&have.id).and_then(|health| health.sick.clone()) {
                 actions.steps.push(Step::Stop { id: have.id.clone(), name: name.to_owned(), why });
+            } else if container["image"].as_str().is_some_and(|image| image != have.image) {
+                let why = "definition changed".to_owned();
+                actions.steps.push(Step::Stop { id: have.id.clone(), name: name.to_owned(), why });
             }
         }
         State::Exited { code, .. } if restarts(pod, role, container, *code) => {
-            let left = delay_left(have, now);
+            let left = memory.delay_left(have, now);
             if left.is_zero() {
                 actions.steps.push(start(have.attempt + 1));
             } else {
@@ -288,7 +364,7 @@ mod tests {
                 pod_uid: "u".into(),
                 name: words[0].into(),
                 attempt: words[1].parse().unwrap(),
-                image: "i".into(),
+                image: String::new(),
                 image_id: "sha".into(),
                 state,
                 message: String::new(),
@@ -343,7 +419,10 @@ mod tests {
             ("Never", &["s 0 running", "a 0 exit:3:99", "b 0 exit:0:99"], "end Failed"),
         ];
         for (policy, have, expected) in rows {
-            let actions = pod_actions(&pod(policy), &seen(have), &Memory::default(), at(100));
+            let mut memory = Memory::default();
+            let have = seen(have);
+            have.iter().for_each(|seen| memory.note_start(&seen.name, seen.attempt, at(90)));
+            let actions = pod_actions(&pod(policy), &have, &memory, at(100));
             assert_eq!(shown(&actions), *expected, "{policy} {have:?}");
         }
     }
@@ -356,7 +435,8 @@ mod tests {
         memory.health.insert("a-0".into(), sick);
         let actions = pod_actions(&pod("Always"), &have, &memory, at(100));
         assert_eq!(shown(&actions), "stop a-0");
-        let trouble = Trouble { reason: "ErrImagePull", message: String::new(), tries: 1, at: at(96) };
+        let trouble =
+            Trouble { reason: "ErrImagePull", message: String::new(), image: String::new(), tries: 1, at: at(96) };
         let memory = Memory { troubles: [("i".to_owned(), trouble)].into(), ..Memory::default() };
         let actions = pod_actions(&pod("Always"), &[], &memory, at(100));
         assert_eq!(shown(&actions), "again 6");

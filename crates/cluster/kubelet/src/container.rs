@@ -7,9 +7,9 @@ use base64::Engine as _;
 use resources::quantity::Quantity;
 use resources::{Value, meta};
 
-use crate::pod;
-use crate::runtime::{ContainerRequest, ImageSeen, Mount, Sandbox};
+use crate::runtime::{ContainerRequest, ImageSeen, Mount, Sandbox, Seccomp};
 use crate::status::NodeFacts;
+use crate::{pod, qos};
 
 /// ConfigMaps and Secrets that a pod names, as found; `None` is missing.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -53,6 +53,14 @@ pub fn references(pod: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
     (maps, secrets)
 }
 
+/// Whether a container's environment takes anything from them.
+pub fn refers(container: &Value) -> bool {
+    let variables = meta::list_at(container, &["env"]).iter();
+    let mut sources = variables.map(|variable| &variable["valueFrom"]);
+    !meta::list_at(container, &["envFrom"]).is_empty()
+        || sources.any(|source| source.get("configMapKeyRef").is_some() || source.get("secretKeyRef").is_some())
+}
+
 /// Data of a ConfigMap or Secret as bytes.
 pub fn data(object: &Value) -> BTreeMap<String, Vec<u8>> {
     let decoded = |text: &Value| {
@@ -83,9 +91,9 @@ pub fn field(pod: &Value, path: &str, sandbox: Option<&Sandbox>, node: &NodeFact
             return Some(meta::str_at(pod, &["metadata", kind, key]).to_owned());
         }
     }
-    let ip = || match pod::host_network(pod) {
-        true => node.ip.clone(),
-        false => sandbox.map(|sandbox| sandbox.ip.clone()).unwrap_or_default(),
+    let ips = || match pod::host_network(pod) {
+        true => vec![node.ip.clone()],
+        false => sandbox.map(|sandbox| sandbox.ips.clone()).unwrap_or_default(),
     };
     Some(match path {
         "metadata.name" => meta::name(pod).to_owned(),
@@ -94,7 +102,8 @@ pub fn field(pod: &Value, path: &str, sandbox: Option<&Sandbox>, node: &NodeFact
         "spec.nodeName" => node.name.clone(),
         "spec.serviceAccountName" => meta::str_at(pod, &["spec", "serviceAccountName"]).to_owned(),
         "status.hostIP" | "status.hostIPs" => node.ip.clone(),
-        "status.podIP" | "status.podIPs" => ip(),
+        "status.podIP" => ips().into_iter().next().unwrap_or_default(),
+        "status.podIPs" => ips().join(","),
         _ => return None,
     })
 }
@@ -287,6 +296,7 @@ pub fn request(
     image: &ImageSeen,
     sandbox: &Sandbox,
     node: &NodeFacts,
+    node_memory: i64,
 ) -> Result<ContainerRequest, String> {
     let words = |field: &str| -> Option<Vec<String>> {
         let list = meta::list_at(container, &[field]);
@@ -299,16 +309,17 @@ pub fn request(
     let gid = either("runAsGroup").and_then(Value::as_i64);
     if either("runAsNonRoot").is_some_and(|wanted| *wanted == true) {
         let name = image.user.split(':').next().unwrap_or_default();
+        let of = format!("(pod: {:?}, container: {})", pod::full_name(pod), pod::name(container));
         match (uid, name.parse::<i64>()) {
-            (Some(0), _) => return Err("container's runAsUser breaks non-root policy".into()),
+            (Some(0), _) => return Err(format!("container's runAsUser breaks non-root policy {of}")),
             (Some(_), _) => {}
             (None, Ok(number)) if number != 0 => {}
             (None, Err(_)) if !name.is_empty() => {
                 return Err(format!(
-                    "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root"
+                    "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {of}"
                 ));
             }
-            (None, _) => return Err("container has runAsNonRoot and image will run as root".into()),
+            (None, _) => return Err(format!("container has runAsNonRoot and image will run as root {of}")),
         }
     }
     let user = match (uid, gid) {
@@ -328,16 +339,14 @@ pub fn request(
         list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let seccomp = either("seccompProfile").and_then(|profile| profile["type"].as_str());
-    if seccomp == Some("Localhost") {
-        return Err("seccompProfile Localhost is not supported: RuntimeDefault and Unconfined are".into());
-    }
-    let amount = |which: &str, what: &str| {
-        let text = container["resources"][which].get(what).and_then(Value::as_str);
-        text.and_then(|text| Quantity::parse(text).ok())
+    let seccomp = match seccomp {
+        Some("Unconfined") => Seccomp::Unconfined,
+        Some("Localhost") => {
+            let path = either("seccompProfile").and_then(|profile| profile["localhostProfile"].as_str());
+            Seccomp::Local(path.unwrap_or_default().to_owned())
+        }
+        _ => Seccomp::Default,
     };
-    let millis = |quantity: Quantity| i64::try_from(quantity.nanos() / 1_000_000).unwrap_or(i64::MAX);
-    let cpu = amount("requests", "cpu").or_else(|| amount("limits", "cpu")).map_or(0, millis);
-    let memory = amount("limits", "memory").map_or(0, |quantity| i64::try_from(quantity.ceil()).unwrap_or(i64::MAX));
     let message = match container["terminationMessagePath"].as_str() {
         None | Some("") => None,
         Some(path) => {
@@ -364,27 +373,45 @@ pub fn request(
         host_network: pod::host_network(pod),
         host_pid: pod["spec"]["hostPID"] == true,
         host_ipc: pod["spec"]["hostIPC"] == true,
+        share_pid: pod["spec"]["shareProcessNamespace"] == true,
         pid_of: None,
+        class: qos::group(pod).class,
         user,
         groups,
         privileged: own["privileged"] == true,
         read_only_root: own["readOnlyRootFilesystem"] == true,
         no_new_privileges: own["allowPrivilegeEscalation"] == false,
-        seccomp_unconfined: seccomp == Some("Unconfined"),
+        seccomp,
+        apparmor: match either("appArmorProfile").map(|profile| (&profile["type"], &profile["localhostProfile"])) {
+            Some((kind, profile)) if kind == "Localhost" => profile.as_str().unwrap_or_default().to_owned(),
+            _ => String::new(),
+        },
+        stop_signal: container["lifecycle"]["stopSignal"].as_str().unwrap_or_default().to_owned(),
         unmasked_proc: own["procMount"] == "Unmasked",
         cap_add: capabilities("add"),
         cap_drop: capabilities("drop"),
-        cpu_shares: (cpu * 1024 / 1000).clamp(2, 262_144),
-        cpu_quota_micros: amount("limits", "cpu").map_or(0, |limit| (millis(limit) * 100).max(1000)),
-        memory_bytes: memory,
-        oom_score_adj: match pod::quality(pod) {
-            "Guaranteed" => -997,
-            "BestEffort" => 1000,
-            _ => 900,
-        },
+        limits: qos::container_limits(container),
+        oom_score_adj: oom_score(pod, container, node_memory),
         message,
+        log: None,
+        devices: Vec::new(),
+        foreign: None,
         annotations: BTreeMap::new(),
     })
+}
+
+/// How readily the kernel ends it when memory runs out: the less of the node's memory it asks for, the more.
+fn oom_score(pod: &Value, container: &Value, node_memory: i64) -> i32 {
+    match pod::quality(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let asked = qos::amount(&container["resources"], "requests", "memory").map_or(0, qos::bytes);
+            let score = 1000 - asked.saturating_mul(1000) / node_memory.max(1);
+            // Between the guaranteed, and those who asked for nothing.
+            i32::try_from(score.clamp(3, 999)).unwrap_or(999)
+        }
+    }
 }
 
 /// The mounts of a container from its pod's volumes. `sub` makes a path below a volume safe to mount.
@@ -410,7 +437,9 @@ pub fn mounts(
             Some("Bidirectional") => "rshared",
             _ => "rprivate",
         };
-        all.push(Mount { source, target, read_only: mount["readOnly"] == true, propagation });
+        let read_only = mount["readOnly"] == true;
+        let recursive_read_only = read_only && mount["recursiveReadOnly"] == "Enabled";
+        all.push(Mount { source, target, read_only, recursive_read_only, propagation });
     }
     Ok(all)
 }
@@ -455,7 +484,7 @@ mod tests {
                 json!({"metadata": {"name": "other", "namespace": "e"}, "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 80}]}}),
             ],
         };
-        let node = NodeFacts { name: "n1".into(), ip: "192.0.2.1".into() };
+        let node = NodeFacts { name: "n1".into(), ip: "192.0.2.1".into(), port: 10250, ..NodeFacts::default() };
         let pod = json!({"metadata": {"name": "p", "namespace": "d", "labels": {"app": "x"}}, "spec": {}});
         let container = json!({"name": "c", "resources": {"limits": {"cpu": "1500m"}},
             "envFrom": [{"prefix": "M_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "none", "optional": true}}],

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
 use resources::{Value, meta};
 
+use crate::ask;
 use crate::manage::Doors;
 use crate::pod;
 use crate::runtime::Runtime;
 
-/// Longest answer of an HTTP probe that is read.
-const ANSWER_BYTES_MAX: usize = 10 << 10;
 const HOOK_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// Runs a lifecycle hook.
@@ -51,65 +47,30 @@ pub async fn ask<R: Runtime>(
         };
         found.and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("no port {port}"))
     };
-    let uid = meta::uid(pod);
+    let sandbox = doors.runtime.find_sandbox(meta::uid(pod)).await;
+    let own = match sandbox.as_ref().and_then(|sandbox| sandbox.ips.first()) {
+        Some(ip) => ip.clone(),
+        None if pod::host_network(pod) => doors.node.ip.clone(),
+        None => return Err("the pod has no address".into()),
+    };
+    let host = |asked: &Value| asked["host"].as_str().filter(|host| !host.is_empty()).unwrap_or(&own).to_owned();
     let attempt = async {
         if action["tcpSocket"].is_object() {
             let port = number(&action["tcpSocket"]["port"])?;
-            return doors.runtime.connect(uid, port).await.map(drop).map_err(|error| error.to_string());
+            return ask::connect(&host(&action["tcpSocket"]), port).await.map(drop);
         }
         let get = &action["httpGet"];
         if get.is_object() {
-            if get["scheme"] == "HTTPS" {
-                return Err("HTTPS probes are not supported yet".to_owned());
-            }
-            let port = number(&get["port"])?;
-            let stream = doors.runtime.connect(uid, port).await.map_err(|error| error.to_string())?;
-            return http_get(stream, get, port).await;
+            return ask::http(get, &host(get), number(&get["port"])?).await;
         }
         if action["grpc"].is_object() {
-            return Err("gRPC probes are not supported yet".to_owned());
+            let service = action["grpc"]["service"].as_str().unwrap_or_default();
+            return ask::grpc(service, &own, number(&action["grpc"]["port"])?).await;
         }
-        Err("nothing to do".to_owned())
+        Err("missing probe handler for the container".to_owned())
     };
     match tokio::time::timeout(timeout, attempt).await {
         Ok(done) => done,
         Err(_) => Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into()),
     }
-}
-
-async fn http_get(stream: tokio::net::TcpStream, get: &Value, port: u16) -> Result<(), String> {
-    let failed = |error: hyper::Error| format!("Get {:?}: {error}", get["path"].as_str().unwrap_or("/"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let driving = tokio::spawn(connection);
-    let path = match get["path"].as_str() {
-        None | Some("") => "/".to_owned(),
-        Some(path) if path.starts_with('/') => path.to_owned(),
-        Some(path) => format!("/{path}"),
-    };
-    let mut request = http::Request::get(path);
-    let mut named = false;
-    for header in meta::list_at(get, &["httpHeaders"]) {
-        let (name, value) = (header["name"].as_str().unwrap_or_default(), header["value"].as_str().unwrap_or_default());
-        named |= name.eq_ignore_ascii_case("host");
-        request = request.header(name, value);
-    }
-    if !named {
-        let host = get["host"].as_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
-        request = request.header("Host", format!("{host}:{port}"));
-    }
-    let request = request.header("User-Agent", "kube-probe/1.36").header("Accept", "*/*");
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let answer = sender.send_request(request).await.map_err(failed);
-    let outcome = match answer {
-        Err(error) => Err(error),
-        Ok(answer) if (200..400).contains(&answer.status().as_u16()) => Ok(()),
-        Ok(answer) => {
-            let code = answer.status().as_u16();
-            // Read so that a workload that logs its answers is not cut off; what it says is not told.
-            let _ = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Err(format!("HTTP probe failed with statuscode: {code}"))
-        }
-    };
-    driving.abort();
-    outcome
 }

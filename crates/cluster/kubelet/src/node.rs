@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use apiserver::{Gvr, Local, Patch};
 use cache::Kind;
+use client::{Client, Gvr, Patch};
 use jiff::Timestamp;
 use resources::{Status, Value, decode, meta};
 use serde_json::json;
 
+use crate::pressure::Thresholds;
 use crate::runtime::ImageSeen;
 use crate::status::NodeFacts;
 
+pub const VERSION: &str = concat!("v1.36.0+knarr", env!("CARGO_PKG_VERSION"));
 pub const LEASE_SECS: i64 = 40;
 pub const LEASE_EVERY: Duration = Duration::from_secs(10);
 /// How often the node's status is told when nothing changes.
@@ -18,11 +20,36 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(300);
 /// Most images that the node's status names.
 const IMAGES_MAX: usize = 50;
 
+type Words = (&'static str, &'static str);
+/// Devices of each resource: all, and those that are healthy.
+type Counts = std::collections::BTreeMap<String, (usize, usize)>;
+
+/// Conditions of a node that is short of something: reason and message without and with it.
+pub const PRESSURES: [(&str, Words, Words); 3] = [
+    (
+        "MemoryPressure",
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    (
+        "DiskPressure",
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    (
+        "PIDPressure",
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+];
+
 /// What this machine offers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Machine {
     pub cpus: usize,
     pub memory_bytes: u64,
+    /// Kept back, so that the node never runs out of it.
+    pub memory_kept_bytes: u64,
     pub disk_bytes: u64,
     pub pods_max: u64,
     pub kernel: String,
@@ -32,7 +59,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn read(root: &std::path::Path, pods_max: u64) -> Self {
+    pub fn read(root: &std::path::Path, pods_max: u64, thresholds: &Thresholds) -> Self {
         let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let memory = text("/proc/meminfo");
         let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -43,6 +70,7 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: kib << 10,
+            memory_kept_bytes: thresholds.memory_kept(kib << 10),
             disk_bytes: disk,
             pods_max,
             kernel: text("/proc/sys/kernel/osrelease"),
@@ -50,6 +78,13 @@ impl Machine {
             machine_id: text("/etc/machine-id"),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
         }
+    }
+
+    /// What pods get of it.
+    pub fn allocatable(&self) -> Value {
+        let mut all = self.capacity();
+        all["memory"] = format!("{}Ki", self.memory_bytes.saturating_sub(self.memory_kept_bytes) >> 10).into();
+        all
     }
 
     pub fn capacity(&self) -> Value {
@@ -78,8 +113,18 @@ fn labels(node: &NodeFacts, arch: &str) -> Value {
         "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch})
 }
 
-/// Its status. Pure.
-pub fn status(node: &NodeFacts, machine: &Machine, images: &[ImageSeen], before: &Value, now: Timestamp) -> Value {
+/// Its status. `network` is what is wrong with the network of pods. Pure.
+#[allow(clippy::too_many_arguments)]
+pub fn status(
+    node: &NodeFacts,
+    machine: &Machine,
+    images: &[ImageSeen],
+    network: Option<&str>,
+    short: &[&str],
+    devices: &Counts,
+    before: &Value,
+    now: Timestamp,
+) -> Value {
     let stamp = decode::format_time(now, 0);
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         let have = meta::list_at(before, &["status", "conditions"]).iter().find(|have| have["type"] == kind);
@@ -95,24 +140,37 @@ pub fn status(node: &NodeFacts, machine: &Machine, images: &[ImageSeen], before:
     images.truncate(IMAGES_MAX);
     let images: Vec<Value> =
         images.iter().map(|image| json!({"names": image.tags, "sizeBytes": image.size_bytes})).collect();
-    let version = concat!("v1.36.0+knarr", env!("CARGO_PKG_VERSION"));
-    let capacity = machine.capacity();
-    json!({"capacity": capacity, "allocatable": capacity,
+    let version = VERSION;
+    let pressed = |at: usize| {
+        let (kind, (good, calm), (bad, alarm)) = PRESSURES[at];
+        match short.contains(&kind) {
+            false => condition(kind, "False", good, calm),
+            true => condition(kind, "True", bad, alarm),
+        }
+    };
+    let (mut capacity, mut allocatable) = (machine.capacity(), machine.allocatable());
+    for (resource, (all, healthy)) in devices {
+        capacity[resource] = all.to_string().into();
+        allocatable[resource] = healthy.to_string().into();
+    }
+    json!({"capacity": capacity, "allocatable": allocatable,
         "addresses": [{"type": "InternalIP", "address": node.ip}, {"type": "Hostname", "address": node.name}],
         "conditions": [
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            condition("Ready", "True", "KubeletReady", "kubelet is posting ready status")],
+            pressed(0), pressed(1), pressed(2),
+            match network {
+                None => condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+                Some(problem) => condition("Ready", "False", "KubeletNotReady", problem),
+            }],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": node.port}},
         "images": images,
         "nodeInfo": {"architecture": architecture(), "operatingSystem": "linux", "kernelVersion": machine.kernel,
             "osImage": machine.os, "machineID": machine.machine_id, "systemUUID": machine.machine_id,
             "bootID": machine.boot_id, "kubeletVersion": version, "kubeProxyVersion": "",
-            "containerRuntimeVersion": concat!("knarr://", env!("CARGO_PKG_VERSION"))}})
+            "containerRuntimeVersion": format!("{}://{}", node.runtime.name, node.runtime.version)}})
 }
 
 /// Makes the node if it is missing; otherwise gives it back the labels that are this machine's to say.
-pub async fn register(api: &Local, node: &NodeFacts) -> Result<Value, Status> {
+pub async fn register(api: &Client, node: &NodeFacts) -> Result<Value, Status> {
     let nodes = Kind::Node.gvr();
     match api.create(&nodes, "", &object(node)).await {
         Err(status) if status.reason == "AlreadyExists" => {
@@ -123,18 +181,26 @@ pub async fn register(api: &Local, node: &NodeFacts) -> Result<Value, Status> {
     }
 }
 
-pub async fn tell(api: &Local, node: &NodeFacts, machine: &Machine, images: &[ImageSeen]) -> Result<(), Status> {
+pub async fn tell(
+    api: &Client,
+    node: &NodeFacts,
+    machine: &Machine,
+    images: &[ImageSeen],
+    network: Option<&str>,
+    short: &[&str],
+    devices: &Counts,
+) -> Result<(), Status> {
     let nodes = Kind::Node.gvr();
     let before = match api.get(&nodes, "", &node.name).await {
         Err(status) if status.code == 404 => register(api, node).await?,
         other => other?,
     };
-    let patch = json!({"status": status(node, machine, images, &before, Timestamp::now())});
+    let patch = json!({"status": status(node, machine, images, network, short, devices, &before, Timestamp::now())});
     api.patch(&nodes, "", &node.name, "status", &Patch::Merge(patch)).await.map(drop)
 }
 
 /// Renews the lease, or makes it.
-pub async fn renew(api: &Local, node: &NodeFacts) -> Result<(), Status> {
+pub async fn renew(api: &Client, node: &NodeFacts) -> Result<(), Status> {
     let leases: Gvr = Kind::Lease.gvr();
     let stamp = decode::format_time(Timestamp::now(), 6);
     let patch = json!({"spec": {"holderIdentity": node.name, "leaseDurationSeconds": LEASE_SECS, "renewTime": stamp}});

@@ -28,6 +28,22 @@ pub fn name(container: &Value) -> &str {
     meta::str_at(container, &["name"])
 }
 
+/// `name_namespace(uid)`, as messages name a pod.
+pub fn full_name(pod: &Value) -> String {
+    format!("{}_{}({})", meta::name(pod), meta::namespace(pod), meta::uid(pod))
+}
+
+/// Where a container stands in the spec: `spec.containers{name}`.
+pub fn field_path(pod: &Value, name: &str) -> String {
+    let role = containers(pod).find(|(_, container)| self::name(container) == name).map(|(role, _)| role);
+    let list = match role {
+        Some(Role::Init | Role::Sidecar) => "initContainers",
+        Some(Role::Ephemeral) => "ephemeralContainers",
+        Some(Role::Main) | None => "containers",
+    };
+    format!("spec.{list}{{{name}}}")
+}
+
 pub fn host_network(pod: &Value) -> bool {
     pod["spec"]["hostNetwork"] == true
 }
@@ -60,12 +76,19 @@ pub fn time(value: &Value) -> Option<Timestamp> {
 pub fn quality(pod: &Value) -> &'static str {
     let mut any = false;
     let mut guaranteed = true;
-    for (role, container) in containers(pod) {
-        if role == Role::Ephemeral {
-            continue;
-        }
+    // What the pod says for all of its containers counts alone.
+    let whole = &pod["spec"]["resources"];
+    let own = ["requests", "limits"].iter().any(|which| whole[*which].as_object().is_some_and(|map| !map.is_empty()));
+    let all: Vec<&Value> = match own {
+        true => vec![whole],
+        false => containers(pod)
+            .filter(|(role, _)| *role != Role::Ephemeral)
+            .map(|(_, container)| &container["resources"])
+            .collect(),
+    };
+    for resources in all {
         for resource in ["cpu", "memory"] {
-            let amount = |which: &str| container["resources"][which].get(resource).and_then(Value::as_str);
+            let amount = |which: &str| resources[which].get(resource).and_then(Value::as_str);
             let (request, limit) = (amount("requests"), amount("limits"));
             any |= [request, limit].into_iter().flatten().any(|text| text != "0");
             guaranteed &= limit.is_some_and(|limit| limit != "0" && request.is_none_or(|request| request == limit));

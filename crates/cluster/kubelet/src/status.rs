@@ -7,20 +7,37 @@ use serde_json::{Map, json};
 use crate::actions::{self, End, Memory};
 use crate::pod::{self, Role};
 use crate::runtime::{ContainerSeen, Sandbox, State};
+use crate::shutdown;
 
 /// The node as its pods show it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     pub name: String,
     pub ip: String,
+    /// Where its agent listens.
+    pub port: u16,
+    pub runtime: RuntimeName,
+}
+
+/// What the node's pods run with, as statuses name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeName {
+    pub name: String,
+    pub version: String,
+}
+
+impl Default for RuntimeName {
+    fn default() -> Self {
+        Self { name: "knarr".into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
 }
 
 /// Conditions that the node decides about.
 const OWN: &[&str] = &["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
 
 /// A container id as statuses and clients name it.
-pub fn container_id(id: &str) -> String {
-    format!("knarr://{id}")
+fn container_id(node: &NodeFacts, id: &str) -> String {
+    format!("{}://{id}", node.runtime.name)
 }
 
 /// `status` as a strategic merge patch that leaves other people's conditions alone.
@@ -36,7 +53,7 @@ pub fn pod_status(
     let statuses = |wanted: &[Role]| -> Vec<Value> {
         pod::containers(pod)
             .filter(|(role, _)| wanted.contains(role))
-            .map(|(role, container)| container_status(pod, role, container, seen, memory, now))
+            .map(|(role, container)| container_status(pod, role, container, seen, memory, node, now))
             .collect()
     };
     let init = statuses(&[Role::Init, Role::Sidecar]);
@@ -54,25 +71,32 @@ pub fn pod_status(
         _ => decode::format_time(now, 0).into(),
     };
     status.insert("startTime".into(), start);
-    let ip = match sandbox {
-        Some(sandbox) if pod::host_network(pod) => Some((sandbox, node.ip.clone())),
-        Some(sandbox) => Some((sandbox, sandbox.ip.clone())),
-        None => None,
+    let ips = match sandbox {
+        Some(_) if pod::host_network(pod) => vec![node.ip.clone()],
+        Some(sandbox) => sandbox.ips.clone(),
+        None => Vec::new(),
     };
-    if let Some((_, ip)) = &ip
-        && !ip.is_empty()
-    {
-        status.insert("podIP".into(), ip.as_str().into());
-        status.insert("podIPs".into(), json!([{"ip": ip}]));
+    if let Some(first) = ips.first() {
+        status.insert("podIP".into(), first.as_str().into());
+        status.insert("podIPs".into(), ips.iter().map(|ip| json!({"ip": ip})).collect());
     }
     match end {
         Some(end) if !end.reason.is_empty() => {
             status.insert("reason".into(), end.reason.into());
-            status.insert("message".into(), end.message.into());
+            status.insert("message".into(), end.message.as_str().into());
         }
         _ => {}
     }
-    status.insert("conditions".into(), conditions(pod, sandbox, phase, &init, &main, now));
+    let mut conditions = conditions(pod, sandbox, phase, &init, &main, now);
+    if let Some(list) = conditions.as_array_mut() {
+        if let Some(end) = end.filter(|end| matches!(end.reason, "Evicted" | shutdown::REASON)) {
+            list.push(json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet",
+                "message": end.message, "lastTransitionTime": decode::format_time(now, 0), "lastProbeTime": null,
+                "observedGeneration": meta::generation(pod)}));
+        }
+        list.extend(["PodResizePending", "PodResizeInProgress"].map(|kind| resize_condition(pod, kind, memory, now)));
+    }
+    status.insert("conditions".into(), conditions);
     status.insert("containerStatuses".into(), main.into());
     if !init.is_empty() {
         status.insert("initContainerStatuses".into(), init.into());
@@ -88,6 +112,9 @@ pub fn differs(pod: &Value, patch: &Value) -> bool {
     let have = &pod["status"];
     meta::map_at(patch, &["status"]).any(|(field, value)| match field.as_str() {
         "conditions" => value.as_array().into_iter().flatten().any(|condition| {
+            if condition.get("$patch").is_some() {
+                return meta::list_at(have, &["conditions"]).iter().any(|has| has["type"] == condition["type"]);
+            }
             !meta::list_at(have, &["conditions"]).iter().any(|has| {
                 OWN_FIELDS.iter().all(|field| {
                     has.get(*field).unwrap_or(&Value::Null) == condition.get(*field).unwrap_or(&Value::Null)
@@ -96,6 +123,16 @@ pub fn differs(pod: &Value, patch: &Value) -> bool {
         }),
         _ => have.get(field) != Some(value),
     })
+}
+
+/// The patch as the API is to get it: it merges lists of addresses by address, and one that the pod had before must not stay.
+pub fn for_api(mut patch: Value) -> Value {
+    for list in ["podIPs", "hostIPs"] {
+        if let Some(list) = patch["status"].get_mut(list).and_then(Value::as_array_mut) {
+            list.push(json!({"$patch": "replace"}));
+        }
+    }
+    patch
 }
 
 const OWN_FIELDS: &[&str] = &["type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"];
@@ -136,6 +173,7 @@ fn container_status(
     container: &Value,
     seen: &[ContainerSeen],
     memory: &Memory,
+    node: &NodeFacts,
     now: Timestamp,
 ) -> Value {
     let name = pod::name(container);
@@ -150,9 +188,34 @@ fn container_status(
             status["state"]["waiting"]["message"] = message.into();
         }
     };
+    if role != Role::Ephemeral {
+        let resources = memory.allocated.get(name).unwrap_or(&container["resources"]);
+        if let Some(requests) = resources.get("requests") {
+            status["allocatedResources"] = requests.clone();
+        }
+        status["resources"] = if resources.is_object() { resources.clone() } else { json!({}) };
+        if let Some(object) = status["resources"].as_object_mut() {
+            object.remove("claims");
+        }
+    }
+    let mounts = meta::list_at(container, &["volumeMounts"]);
+    if !mounts.is_empty() {
+        let row = |mount: &Value| {
+            let mut row = json!({"name": mount["name"], "mountPath": mount["mountPath"]});
+            if mount["readOnly"] == true {
+                row["readOnly"] = true.into();
+                row["recursiveReadOnly"] = "Disabled".into();
+            }
+            row
+        };
+        status["volumeMounts"] = mounts.iter().map(row).collect();
+    }
     let Some(current) = current else {
         match trouble {
-            Some(trouble) => waiting(&mut status, trouble.reason, &trouble.message),
+            Some(trouble) => {
+                let (reason, message) = trouble.shown(now);
+                waiting(&mut status, reason, &message);
+            }
             None if role == Role::Main && !init_done(pod, seen) => waiting(&mut status, "PodInitializing", ""),
             None if role == Role::Main && pod["spec"]["initContainers"].is_array() => {
                 waiting(&mut status, "PodInitializing", "");
@@ -162,10 +225,10 @@ fn container_status(
         }
         return status;
     };
-    status["containerID"] = container_id(&current.id).into();
+    status["containerID"] = container_id(node, &current.id).into();
     status["imageID"] = current.image_id.as_str().into();
     if let Some(previous) = actions::previous(seen, name)
-        && let Some(ended) = terminated(previous)
+        && let Some(ended) = terminated(node, previous)
     {
         status["lastState"] = json!({"terminated": ended});
     }
@@ -180,21 +243,17 @@ fn container_status(
             status["ready"] = (begun && ready && role != Role::Init).into();
         }
         State::Exited { code, error, .. } => {
-            let ended = terminated(current);
+            let ended = terminated(node, current);
             let again = actions::restarts(pod, role, container, *code) && !meta::is_terminating(pod);
             if again && let Some(trouble) = trouble {
                 status["lastState"] = json!({"terminated": ended});
-                waiting(&mut status, trouble.reason, &trouble.message);
-            } else if again && !actions::delay_left(current, now).is_zero() {
+                let (reason, message) = trouble.shown(now);
+                waiting(&mut status, reason, &message);
+            } else if again && !memory.delay_left(current, now).is_zero() {
                 status["lastState"] = json!({"terminated": ended});
-                let secs = actions::restart_delay(current).as_secs();
+                let secs = memory.restart_delay(current).as_secs();
                 let delay = if secs >= 60 { format!("{}m{}s", secs / 60, secs % 60) } else { format!("{secs}s") };
-                let text = format!(
-                    "back-off {delay} restarting failed container={name} pod={}_{}({})",
-                    meta::name(pod),
-                    meta::namespace(pod),
-                    meta::uid(pod)
-                );
+                let text = format!("back-off {delay} restarting failed container={name} pod={}", pod::full_name(pod));
                 waiting(&mut status, "CrashLoopBackOff", &text);
             } else {
                 status["state"] = json!({"terminated": ended});
@@ -206,7 +265,7 @@ fn container_status(
     status
 }
 
-fn terminated(seen: &ContainerSeen) -> Option<Value> {
+fn terminated(node: &NodeFacts, seen: &ContainerSeen) -> Option<Value> {
     let State::Exited { started, finished, code, oom, error } = &seen.state else { return None };
     let reason = match () {
         _ if !error.is_empty() => "StartError",
@@ -214,7 +273,7 @@ fn terminated(seen: &ContainerSeen) -> Option<Value> {
         _ if *code == 0 => "Completed",
         _ => "Error",
     };
-    let mut ended = json!({"exitCode": code, "reason": reason, "containerID": container_id(&seen.id),
+    let mut ended = json!({"exitCode": code, "reason": reason, "containerID": container_id(node, &seen.id),
         "startedAt": decode::format_time(started.unwrap_or(Timestamp::UNIX_EPOCH), 0),
         "finishedAt": decode::format_time(*finished, 0)});
     let message = if error.is_empty() { &seen.message } else { error };
@@ -222,6 +281,18 @@ fn terminated(seen: &ContainerSeen) -> Option<Value> {
         ended["message"] = message.as_str().into();
     }
     Some(ended)
+}
+
+/// A resize that is not done; an entry that takes the condition away otherwise.
+fn resize_condition(pod: &Value, kind: &str, memory: &Memory, now: Timestamp) -> Value {
+    let Some((_, reason, message)) = memory.resize.as_ref().filter(|(of, ..)| *of == kind) else {
+        return json!({"type": kind, "$patch": "delete"});
+    };
+    let before = meta::list_at(pod, &["status", "conditions"]).iter().find(|condition| condition["type"] == kind);
+    let since =
+        before.map_or_else(|| decode::format_time(now, 0).into(), |before| before["lastTransitionTime"].clone());
+    json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": since,
+        "lastProbeTime": null, "observedGeneration": meta::generation(pod)})
 }
 
 fn init_done(pod: &Value, seen: &[ContainerSeen]) -> bool {
@@ -245,9 +316,16 @@ fn conditions(
         bad.filter_map(|status| status["name"].as_str()).map(str::to_owned).collect()
     };
     let begun = main.iter().any(|status| status["containerID"].is_string());
+    let is_sidecar = |status: &Value| {
+        let name = status["name"].as_str().unwrap_or_default();
+        pod::containers(pod).any(|(role, one)| role == Role::Sidecar && pod::name(one) == name)
+    };
     let waiting_init: Vec<String> = init
         .iter()
-        .filter(|status| status["state"]["terminated"]["exitCode"] != 0 && status["started"] != true)
+        .filter(|status| match is_sidecar(status) {
+            true => status["started"] != true,
+            false => status["state"]["terminated"]["exitCode"] != 0,
+        })
         .filter_map(|status| status["name"].as_str().map(str::to_owned))
         .collect();
     let sidecars: Vec<Value> = init
@@ -275,7 +353,16 @@ fn conditions(
     let ended = if phase == "Succeeded" { "PodCompleted" } else { "PodFailed" };
     let gate_text = gates
         .iter()
-        .map(|kind| format!("corresponding condition of pod readiness gate {kind:?} does not exist."))
+        .map(|kind| {
+            let conditions = meta::list_at(pod, &["status", "conditions"]);
+            match conditions.iter().find(|condition| condition["type"] == *kind) {
+                None => format!("corresponding condition of pod readiness gate {kind:?} does not exist."),
+                Some(condition) => {
+                    let status = condition["status"].as_str().unwrap_or_default();
+                    format!("the status of pod readiness gate {kind:?} is not \"True\", but {status}")
+                }
+            }
+        })
         .collect::<Vec<_>>()
         .join(", ");
     let containers = match (containers_ready, over) {
@@ -319,4 +406,145 @@ fn conditions(
         condition
     });
     made.to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions::{Health, Trouble};
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + secs).unwrap()
+    }
+
+    #[test]
+    fn an_address_that_a_pod_had_before_does_not_stay() {
+        let mut pod = json!({"metadata": {}, "status": {"podIP": "10.0.0.5", "podIPs": [{"ip": "10.0.0.5"}]}});
+        let patch = json!({"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}});
+        let schema = resources::facts::facts().node("a:core.v1.Pod");
+        resources::patch::strategic_merge(&mut pod, &for_api(patch.clone()), &schema).unwrap();
+        assert_eq!(pod["status"], patch["status"]);
+        assert!(!differs(&pod, &patch), "or it would be told for ever");
+    }
+
+    /// `name attempt state`: `running`, `exit:CODE`.
+    fn seen(lines: &[&str]) -> Vec<ContainerSeen> {
+        let one = |line: &&str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let state = match words[2].strip_prefix("exit:") {
+                None => State::Running { started: at(0) },
+                Some(code) => State::Exited {
+                    started: Some(at(0)),
+                    finished: at(90),
+                    code: code.parse().unwrap(),
+                    oom: code == "137",
+                    error: String::new(),
+                },
+            };
+            ContainerSeen {
+                id: format!("{}-{}", words[0], words[1]),
+                pod_uid: "u".into(),
+                name: words[0].into(),
+                attempt: words[1].parse().unwrap(),
+                image: String::new(),
+                image_id: "sha".into(),
+                state,
+                message: String::new(),
+            }
+        };
+        lines.iter().map(one).collect()
+    }
+
+    fn pod() -> Value {
+        json!({"metadata": {"name": "p", "namespace": "d", "uid": "u", "generation": 3}, "spec": {
+            "initContainers": [{"name": "i"}], "containers": [{"name": "c", "image": "app"}]}})
+    }
+
+    /// Phase, the state and readiness of `i` and `c`, and the conditions that hold.
+    fn shown(pod: &Value, seen: &[ContainerSeen], memory: &Memory) -> String {
+        let sandbox = Sandbox { ips: vec!["10.0.0.2".into()], directory: "/run/u".into() };
+        let patch = pod_status(pod, Some(&sandbox), seen, memory, &NodeFacts::default(), None, at(95));
+        let status = &patch["status"];
+        let state = |of: &Value| {
+            let (kind, detail) = of["state"].as_object().unwrap().iter().next().unwrap();
+            let ready = if of["ready"] == true { " ready" } else { "" };
+            format!("{} {kind} {}{ready}", of["name"].as_str().unwrap(), detail["reason"].as_str().unwrap_or("-"))
+        };
+        let holds = meta::list_at(status, &["conditions"]).iter().filter(|condition| condition["status"] == "True");
+        let holds: Vec<&str> = holds.filter_map(|condition| condition["type"].as_str()).collect();
+        let (init, main) = (&status["initContainerStatuses"][0], &status["containerStatuses"][0]);
+        format!("{}; {}; {}; {}", status["phase"].as_str().unwrap(), state(init), state(main), holds.join(" "))
+    }
+
+    #[test]
+    fn statuses_say_what_upstream_says() {
+        let rows: &[(&[&str], &str)] = &[
+            (&[], "Pending; i waiting PodInitializing; c waiting PodInitializing; PodReadyToStartContainers"),
+            (&["i 0 running"], "Pending; i running -; c waiting PodInitializing; PodReadyToStartContainers"),
+            (
+                &["i 0 exit:0"],
+                "Pending; i terminated Completed ready; c waiting PodInitializing; PodReadyToStartContainers Initialized",
+            ),
+            (
+                &["i 0 exit:0", "c 0 running"],
+                "Running; i terminated Completed ready; c running - ready; PodReadyToStartContainers Initialized Ready ContainersReady",
+            ),
+            (
+                &["i 0 exit:0", "c 0 exit:137"],
+                "Running; i terminated Completed ready; c terminated OOMKilled; PodReadyToStartContainers Initialized",
+            ),
+            (
+                &["i 0 exit:0", "c 0 exit:1", "c 1 exit:1"],
+                "Running; i terminated Completed ready; c waiting CrashLoopBackOff; PodReadyToStartContainers Initialized",
+            ),
+        ];
+        for (have, expected) in rows {
+            let (have, mut memory) = (seen(have), Memory::default());
+            have.iter().for_each(|seen| memory.note_start(&seen.name, seen.attempt, at(80)));
+            assert_eq!(shown(&pod(), &have, &memory), *expected);
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_container_from_starting_is_told_first_and_waited_for_then() {
+        let trouble =
+            |reason, since| Trouble { reason, message: "no".into(), image: "app".into(), tries: 1, at: at(since) };
+        for (reason, since, expected) in [
+            ("ErrImagePull", 95, "c waiting ErrImagePull"),
+            ("ErrImagePull", 90, "c waiting ImagePullBackOff"),
+            ("ErrImageNeverPull", 90, "c waiting ErrImageNeverPull"),
+            ("CreateContainerConfigError", 90, "c waiting CreateContainerConfigError"),
+        ] {
+            let mut memory = Memory::default();
+            memory.troubles.insert("c".into(), trouble(reason, since));
+            let text = shown(&pod(), &seen(&["i 0 exit:0"]), &memory);
+            assert!(text.contains(&format!("; {expected};")), "{text}");
+        }
+        let mut memory = Memory::default();
+        memory.health.insert("c-0".into(), Health { started: true, ready: false, sick: None });
+        let text = shown(&pod(), &seen(&["i 0 exit:0", "c 0 running"]), &memory);
+        assert!(text.ends_with("c running -; PodReadyToStartContainers Initialized"), "{text}");
+    }
+
+    #[test]
+    fn readiness_gates_and_resizes_are_conditions() {
+        let mut gated = pod();
+        gated["spec"]["readinessGates"] = json!([{"conditionType": "x/ready"}]);
+        let have = seen(&["i 0 exit:0", "c 0 running"]);
+        let ready = |pod: &Value, memory: &Memory| {
+            let patch = pod_status(pod, None, &have, memory, &NodeFacts::default(), None, at(95));
+            let conditions = meta::list_at(&patch, &["status", "conditions"]).to_vec();
+            let of = |kind: &str| conditions.iter().find(|condition| condition["type"] == kind).cloned().unwrap();
+            (of("Ready"), of("PodResizePending"))
+        };
+        let (condition, resize) = ready(&gated, &Memory::default());
+        assert_eq!(condition["reason"], "ReadinessGatesNotReady");
+        assert_eq!(condition["message"], "corresponding condition of pod readiness gate \"x/ready\" does not exist.");
+        assert_eq!(resize["$patch"], "delete");
+        gated["status"]["conditions"] = json!([{"type": "x/ready", "status": "False"}]);
+        let memory = Memory { resize: Some(("PodResizePending", "Deferred", "later".into())), ..Memory::default() };
+        let (condition, resize) = ready(&gated, &memory);
+        assert_eq!(condition["message"], "the status of pod readiness gate \"x/ready\" is not \"True\", but False");
+        assert_eq!((&resize["status"], &resize["reason"]), (&json!("True"), &json!("Deferred")));
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use apiserver::{Body, NodeRequest};
 use bytes::{Bytes, BytesMut};
+use client::{Body, NodeRequest};
 use http::Response;
 use http::header::CONTENT_TYPE;
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +14,7 @@ use super::{container_name, failed};
 use crate::actions;
 use crate::manage::Doors;
 use crate::runtime::{LogQuery, Runtime};
+use crate::shown::shown_container;
 
 pub async fn serve<R: Runtime>(
     doors: &Arc<Doors<R>>,
@@ -42,6 +43,7 @@ pub async fn serve<R: Runtime>(
     let seen = doors.runtime.containers(Some(meta::uid(pod))).await.map_err(failed)?;
     let previous = query.flag("previous")?;
     let container = if previous { actions::previous(&seen, &name) } else { actions::current(&seen, &name) };
+    let container = container.map(|container| container.id.as_str()).or(shown_container(pod).filter(|_| !previous));
     let Some(container) = container else {
         let pod_name = meta::name(pod);
         return Err(Status::bad_request(match previous {
@@ -52,7 +54,7 @@ pub async fn serve<R: Runtime>(
             }
         }));
     };
-    let mut lines = doors.runtime.logs(&container.id, &asked).await.map_err(failed)?;
+    let mut lines = doors.runtime.logs(container, &asked).await.map_err(failed)?;
     let (sender, receiver) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         // A line that was cut into pieces gets one time.

@@ -1,18 +1,20 @@
-//! What the API asks the node for: logs as a stream of lines; exec and attach over WebSocket.
+//! What the API asks the node for: logs as a stream of lines; exec, attach and port-forward over WebSocket or SPDY.
 
 mod logs;
+mod pages;
 mod session;
 
 use std::pin::Pin;
 use std::sync::Arc;
 
-use apiserver::{Body, NodeRequest, Nodes};
+use client::{Body, NodeRequest, Nodes};
 use http::Response;
 use resources::{Status, Value, meta};
 
 use crate::actions;
 use crate::manage::Doors;
-use crate::runtime::{ContainerSeen, Runtime, RuntimeError, State};
+use crate::runtime::{Runtime, RuntimeError, State};
+use crate::shown::shown_container;
 
 /// The door through which the API reaches this node's pods.
 pub struct NodeDoor<R> {
@@ -29,11 +31,12 @@ impl<R: Runtime> NodeDoor<R> {
             return Err(unavailable(format!("the agent of node {:?} cannot be reached", request.node)));
         }
         let Some(pod) = request.pod.clone() else {
-            return Err(Status::new(404, "NotFound", "the node's own pages are not served"));
+            return pages::serve(&self.doors, &request.method, &request.rest).await;
         };
         match request.subresource.as_str() {
             "log" => logs::serve(&self.doors, &pod, &request).await,
             "exec" | "attach" => session::serve(self.doors.clone(), pod, request).await,
+            "portforward" => session::forward(self.doors.clone(), pod, request).await,
             other => Err(Status::new(501, "NotImplemented", format!("pods/{other} is not supported yet"))),
         }
     }
@@ -76,11 +79,14 @@ fn container_name(pod: &Value, asked: &str) -> Result<String, Status> {
     }
 }
 
-/// A running container of the pod.
-async fn running<R: Runtime>(doors: &Doors<R>, pod: &Value, name: &str) -> Result<ContainerSeen, Status> {
+/// The id of a running container of the pod.
+async fn running<R: Runtime>(doors: &Doors<R>, pod: &Value, name: &str) -> Result<String, Status> {
+    if let Some(id) = shown_container(pod) {
+        return Ok(id.to_owned());
+    }
     let seen = doors.runtime.containers(Some(meta::uid(pod))).await.map_err(failed)?;
     match actions::current(&seen, name) {
-        Some(seen) if matches!(seen.state, State::Running { .. }) => Ok(seen.clone()),
+        Some(seen) if matches!(seen.state, State::Running { .. }) => Ok(seen.id.clone()),
         _ => Err(Status::bad_request(format!("container not found ({name:?})"))),
     }
 }
