@@ -30,6 +30,12 @@ pub struct Login {
     pub identity_token: String,
 }
 
+impl Login {
+    fn to_json(&self) -> Value {
+        json!({ "username": self.username, "password": self.password, "identitytoken": self.identity_token })
+    }
+}
+
 /// The key of a registry in the file.
 pub fn key_of(server: &str) -> String {
     let bare = server.trim_start_matches("https://").trim_start_matches("http://");
@@ -81,6 +87,22 @@ impl Store {
         // Older files have addresses where newer ones have hosts.
         let found = entries.into_iter().flatten().find(|(known, _)| *known == key || key_of(known) == key);
         Ok(found.map(|(_, entry)| parse(entry)))
+    }
+
+    /// All registries that there may be a login for.
+    fn keys(&self) -> Vec<String> {
+        let mut keys = std::collections::BTreeSet::new();
+        for (field, to_key) in [("auths", true), ("credHelpers", false)] {
+            let names = self.document[field].as_object().into_iter().flatten().map(|(name, _)| name);
+            keys.extend(names.map(|name| if to_key { key_of(name) } else { name.clone() }));
+        }
+        if let Some(helper) = self.document["credsStore"].as_str().filter(|name| !name.is_empty()) {
+            // One that cannot list is asked for those that the file names.
+            let listed = run(helper, "list", "").ok().flatten().and_then(|text| serde_json::from_str(&text).ok());
+            let listed: serde_json::Map<String, Value> = listed.unwrap_or_default();
+            keys.extend(listed.into_iter().map(|(name, _)| name));
+        }
+        keys.into_iter().collect()
     }
 
     pub fn put(&mut self, key: &str, login: &Login) -> Result<(), Failure> {
@@ -189,10 +211,26 @@ fn run(helper: &str, action: &str, input: &str) -> Result<Option<String>, Failur
 pub fn header(domain: &str) -> Result<Option<String>, Failure> {
     let key = key_of(domain);
     let Some(login) = Store::open()?.get(&key)?.filter(|login| *login != Login::default()) else { return Ok(None) };
-    let value = json!({
-        "username": login.username, "password": login.password, "identitytoken": login.identity_token, "serveraddress": key,
-    });
+    let mut value = login.to_json();
+    value["serveraddress"] = key.into();
     Ok(Some(URL_SAFE.encode(value.to_string())))
+}
+
+/// The `X-Registry-Config` header: every login that there is, since only the engine knows which registries a build asks.
+pub fn all_header() -> Result<Option<String>, Failure> {
+    let store = Store::open()?;
+    let mut all = serde_json::Map::new();
+    for key in store.keys() {
+        // As with docker, a helper that fails for one registry does not end a build that may ask others.
+        match store.get(&key) {
+            Ok(Some(login)) if login != Login::default() => {
+                all.insert(key, login.to_json());
+            }
+            Ok(_) => {}
+            Err(failure) => eprintln!("WARNING: {key}: {}", failure.message),
+        }
+    }
+    Ok((!all.is_empty()).then(|| URL_SAFE.encode(Value::Object(all).to_string())))
 }
 
 #[cfg(test)]

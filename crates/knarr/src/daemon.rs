@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use crate::client::autostart::READY;
 use crate::client::http::Host;
-use crate::failure::Failure;
-use crate::flags::Matches;
+use crate::cri::Interface;
+use crate::failure::{Failure, chain};
+use crate::flags::{self, Matches};
 use crate::settings::Settings;
 
 /// Threads that serve the API. Work that blocks has threads of its own, which end when idle.
@@ -52,8 +53,9 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     let Host::Unix(socket) = &settings.host else {
         return Err("knarr engine: it listens on a unix socket only: --host unix:///PATH".into());
     };
-    let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
-    let registries = crate::registry::registries(matches.text("registries").or(named.as_deref()))?;
+    let config = engine_config(settings, matches)?;
+    let keep = build_cache(matches)?;
+    let interface = Interface::read(settings, matches)?;
     // A handful of descriptors for each running container. Refused: as many as fit.
     let _ = linux::rlimit::raise_soft(linux::rlimit::Resource::NOFILE);
     make_directory(&settings.run, 0o711)?;
@@ -64,10 +66,50 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("knarr engine: start threads: {error}")))?;
-    let served = runtime.block_on(serve(settings, socket, background, registries));
+    let served = runtime.block_on(serve(settings, socket, background, config, keep, interface));
     // A blocking call may still hang on a dead file system: it is not waited for.
     runtime.shutdown_background();
     served.map(|()| 0)
+}
+
+/// How much the build cache may keep.
+pub const BUILD_CACHE: flags::Flag = flags::text(
+    "build-cache",
+    "Most that the build cache keeps: a size, or \"all\" (default: KNARR_BUILD_CACHE, else by the size of the disk)",
+);
+
+/// The engine of a process: where it is by the settings, and the registries that the flag or the variable names.
+pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineConfig, Failure> {
+    let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
+    Ok(EngineConfig {
+        root: settings.root.clone(),
+        run: settings.run.clone(),
+        keeper: vec!["/proc/self/exe".into(), "keeper".into()],
+        labels: Vec::new(),
+        registries: crate::registry::registries(matches.text("registries").or(named.as_deref()))?,
+    })
+}
+
+/// What the Docker socket serves, over an open engine.
+pub fn doors(engine: &Engine, keep: build::Keep) -> Result<docker_api::Doors, Box<dyn std::error::Error>> {
+    let builder = build::Builder::open(engine, keep)?;
+    let buildkit = buildkit::Kit::open(&builder)?;
+    Ok(docker_api::Doors { engine: engine.clone(), builder, buildkit })
+}
+
+/// What the flag or the variable says.
+pub fn build_cache(matches: &Matches) -> Result<build::Keep, Failure> {
+    let named = std::env::var("KNARR_BUILD_CACHE").ok().filter(|text| !text.is_empty());
+    match matches.text("build-cache").or(named.as_deref()) {
+        None => Ok(build::Keep::ByDisk),
+        Some("all") => Ok(build::Keep::All),
+        Some(text) => {
+            let bytes = crate::units::parse_bytes(text)?;
+            let bytes =
+                u64::try_from(bytes).map_err(|_| Failure::new(format!("--build-cache {text}: less than nothing")))?;
+            Ok(build::Keep::Bytes(bytes))
+        }
+    }
 }
 
 /// Logs to standard error from now on.
@@ -93,35 +135,30 @@ async fn serve(
     settings: &Settings,
     socket: &Path,
     background: bool,
-    registries: engine::Registries,
+    config: EngineConfig,
+    keep: build::Keep,
+    interface: Option<Interface>,
 ) -> Result<(), Failure> {
-    let failed = |what: &str, error: &dyn std::error::Error| {
-        let mut text = format!("knarr engine: {what}: {error}");
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            text.push_str(&format!(": {next}"));
-            cause = next.source();
-        }
-        Failure::new(text)
-    };
+    let failed =
+        |what: &str, error: &dyn std::error::Error| Failure::new(format!("knarr engine: {what}: {}", chain(error)));
     // Before the first container is touched, so that a signal during adoption waits for its end.
     let stop = stop_signal().map_err(|error| failed("take signals", &error))?;
-    let config = EngineConfig {
-        root: settings.root.clone(),
-        run: settings.run.clone(),
-        keeper: vec!["/proc/self/exe".into(), "keeper".into()],
-        labels: Vec::new(),
-        registries,
-    };
     let engine = Engine::open(config).await.map_err(|error| failed("open", &error))?;
+    let kubelets = match interface {
+        Some(interface) => Some(interface.start(&engine, &settings.run).await?),
+        None => None,
+    };
     let listener = docker_api::bind(socket, None).map_err(|error| failed("listen", &error))?;
     info!(socket = %socket.display(), root = %settings.root.display(), "serving Docker's API");
     if background {
         say_ready().map_err(|error| failed("tell the client", &error))?;
     }
-    let builder = build::Builder::open(&engine).map_err(|error| failed("open the builder", &error))?;
-    let doors = docker_api::Doors { engine: engine.clone(), builder };
+    let doors = doors(&engine, keep).map_err(|error| failed("open the builder", error.as_ref()))?;
     docker_api::serve(doors, listener, stop).await.map_err(|error| failed("serve", &error))?;
+    if let Some(kubelets) = kubelets {
+        kubelets.abort();
+        let _ = kubelets.await;
+    }
     engine.shutdown().await;
     info!("ended; containers run on");
     Ok(())

@@ -29,6 +29,20 @@ impl Failure {
     }
 }
 
+/// An error with its causes, none of them twice.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text += &format!(": {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 impl From<String> for Failure {
     fn from(message: String) -> Self {
         Failure::new(message)

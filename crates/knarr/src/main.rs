@@ -6,15 +6,25 @@
 
 mod client;
 mod cloud;
+mod cluster_services;
 mod commands;
+mod control;
 mod create;
 mod credentials;
+mod cri;
 mod daemon;
+mod docker_context;
 mod failure;
 mod flags;
+mod kube;
+mod node;
+mod nodes;
 mod pid_one;
+mod plain;
+mod pod_cidr;
 mod registry;
 mod server;
+mod services;
 mod settings;
 mod show;
 mod template;

@@ -1,5 +1,6 @@
 //! The tiny first process that `--init` puts before a container's program: it forwards signals and reaps what is
-//! orphaned. Called as `docker-init -- PROGRAM ARGS`.
+//! orphaned. Called as `docker-init -- PROGRAM ARGS`; with `--pause` as the program's only argument and itself as the program it
+//! waits, which is all that a pod's first process has to do.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -9,6 +10,10 @@ use std::process::{Command, ExitCode};
 use linux::epoll::{Interest, poll_one};
 use linux::signal::SignalFd;
 
+/// Instead of a program: wait for nobody's end, reap everybody.
+const WAIT: &str = "--pause";
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
 /// Cannot be caught, or tell of our own faults, or stop us when we touch the terminal.
@@ -23,12 +28,32 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
         eprintln!("docker-init: no program given");
         return ExitCode::from(2);
     };
+    if args == [WAIT] && std::path::Path::new(program).file_name().is_some_and(|name| name == "docker-init") {
+        return match wait() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     match run(program, args) {
         Ok(code) => ExitCode::from(code),
         Err(problem) => {
             eprintln!("docker-init: {problem}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Reaps until it is told to end: the first process of a pod whose containers share one process namespace.
+fn wait() -> linux::Result<()> {
+    let signals = SignalFd::new(&[SIGINT, SIGTERM, SIGCHLD])?;
+    loop {
+        poll_one(&signals, Interest::IN, -1)?;
+        while let Some(signal) = signals.read()? {
+            if signal != SIGCHLD {
+                return Ok(());
+            }
+        }
+        while linux::process::wait_any(false)?.is_some() {}
     }
 }
 

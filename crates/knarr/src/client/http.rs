@@ -119,7 +119,12 @@ pub enum Body<'a> {
     Registry(Option<&'a str>),
     Json(&'a serde_json::Value),
     /// Sent in chunks until the reader ends.
-    Stream(&'a mut dyn Read, &'static str),
+    /// Credentials for registries may go along in a header.
+    Stream {
+        reader: &'a mut dyn Read,
+        kind: &'static str,
+        logins: Option<&'a str>,
+    },
 }
 
 /// The size at which an answer's head is refused.
@@ -249,7 +254,10 @@ pub fn exchange(mut stream: Stream, method: &str, target: &str, body: Body<'_>, 
             head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}", text.len()));
             stream.write_all(head.as_bytes())
         }
-        Body::Stream(reader, kind) => {
+        Body::Stream { reader, kind, logins } => {
+            if let Some(logins) = logins {
+                head.push_str(&format!("X-Registry-Config: {logins}\r\n"));
+            }
             head.push_str(&format!("Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"));
             stream.write_all(head.as_bytes())?;
             send_chunks(&mut stream, reader)?
@@ -426,7 +434,13 @@ mod tests {
     #[test]
     fn a_stream_is_sent_in_chunks() {
         let (_, asked) = against(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", |stream| {
-            exchange(stream, "POST", "/load", Body::Stream(&mut &b"hello"[..], "application/x-tar"), false)
+            exchange(
+                stream,
+                "POST",
+                "/load",
+                Body::Stream { reader: &mut &b"hello"[..], kind: "application/x-tar", logins: None },
+                false,
+            )
         });
         assert!(asked.ends_with("\r\n\r\n000005\r\nhello\r\n0\r\n\r\n"), "{asked}");
     }

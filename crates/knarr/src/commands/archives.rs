@@ -64,7 +64,11 @@ pub(super) static LOAD: Command = Command {
         let mut parameters = vec![("quiet", if quiet { "1" } else { "0" })];
         parameters.extend(matches.list("platform").iter().map(|platform| ("platform", platform.as_str())));
         let path = format!("/images/load{}", query(&parameters));
-        let answer = context.client.request("POST", &path, Body::Stream(&mut input, "application/x-tar"));
+        let answer = context.client.request(
+            "POST",
+            &path,
+            Body::Stream { reader: &mut input, kind: "application/x-tar", logins: None },
+        );
         bar.finish_and_clear();
         images::progress(answer?, false)?;
         Ok(0)
@@ -206,7 +210,11 @@ pub(super) static IMPORT: Command = Command {
             parameters.push(("platform", platform));
         }
         let path = format!("/images/create{}", query(&parameters));
-        let answer = context.client.request("POST", &path, Body::Stream(&mut input, "application/x-tar"))?;
+        let answer = context.client.request(
+            "POST",
+            &path,
+            Body::Stream { reader: &mut input, kind: "application/x-tar", logins: None },
+        )?;
         images::progress(answer, false)?;
         Ok(0)
     },

@@ -15,12 +15,15 @@ mod doctor;
 mod exec;
 mod images;
 mod inspect;
+mod kube;
 mod logs;
 mod networks;
+mod nodes;
 mod ps;
 mod registries;
 mod run;
 mod stats;
+mod status;
 mod stream;
 mod system;
 mod top_help;
@@ -127,6 +130,18 @@ pub static GROUPS: &[Group] = &[
         about: "Look at manifests in registries",
         commands: &[("inspect", &registries::MANIFEST_INSPECT)],
     },
+    Group {
+        name: "rollout",
+        about: "Follow, undo and repeat changes of the cluster's workloads",
+        commands: &[
+            ("history", &kube::HISTORY),
+            ("pause", &kube::PAUSE),
+            ("restart", &kube::RESTART),
+            ("resume", &kube::RESUME),
+            ("status", &kube::STATUS),
+            ("undo", &kube::UNDO),
+        ],
+    },
     Group { name: "builder", about: "Manage builds", commands: &[("build", &build::BUILD), ("prune", &build::PRUNE)] },
     Group {
         name: "network",
@@ -162,6 +177,17 @@ pub static GROUPS: &[Group] = &[
             ("list", &context::LS),
             ("show", &context::SHOW),
             ("use", &context::USE),
+        ],
+    },
+    Group {
+        name: "token",
+        about: "Manage tokens by which nodes join",
+        commands: &[
+            ("create", &nodes::CREATE),
+            ("ls", &nodes::LS),
+            ("list", &nodes::LS),
+            ("rm", &nodes::RM),
+            ("delete", &nodes::RM),
         ],
     },
     Group {
@@ -235,7 +261,23 @@ pub static PLAIN: &[(&str, &[&Command])] = &[
             &containers::WAIT,
         ],
     ),
-    ("A whole cloud", &[&cloud::UP, &cloud::DOWN, &cloud::STATUS]),
+    (
+        "A whole cloud (exec, attach, logs, top and wait take pod/NAME or deploy/NAME as well)",
+        &[
+            &cloud::UP,
+            &cloud::DOWN,
+            &status::STATUS,
+            &nodes::AGENT,
+            &kube::APPLY,
+            &kube::DELETE,
+            &kube::DESCRIBE,
+            &kube::EXPLAIN,
+            &kube::GET,
+            &kube::PORT_FORWARD,
+            &kube::SCALE,
+            &kube::WHY,
+        ],
+    ),
     ("Roles of this program", &[&ENGINE, &REGISTRY]),
 ];
 
@@ -245,6 +287,7 @@ static ENGINE: Command = Command {
     about: "Run the engine in the foreground",
     examples: "  knarr engine                              serve /run/knarr/docker.sock from /var/lib/knarr
   knarr --root /srv/k --run /run/k engine   another instance beside it
+  knarr engine --cri default                for a kubelet: --container-runtime-endpoint=unix:///run/knarr/cri.sock
 
 Containers run on when it ends, and the next one adopts them.",
     flags: &[
@@ -254,7 +297,9 @@ Containers run on when it ends, and the next one adopts them.",
                 "registries",
                 "File that says which registries there are (default: /etc/knarr/registries.json)",
             ),
+            crate::daemon::BUILD_CACHE,
         ],
+        crate::cri::FLAGS,
         settings::FLAGS,
     ],
     interspersed: true,
@@ -376,7 +421,8 @@ fn find<'a>(first: &str, rest: &'a [String]) -> Result<Option<Found<'a>>, Failur
         };
     }
     let mut plain = PLAIN.iter().flat_map(|(_, commands)| commands.iter());
-    match plain.find(|command| command.name == first) {
+    let twin = kube::twin(first, rest);
+    match twin.or_else(|| plain.find(|command| command.name == first).copied()) {
         Some(command) => Ok(Some(Found { command, called: first.to_owned(), rest })),
         None => Err(Failure::new(unknown(first))),
     }
@@ -441,7 +487,8 @@ mod tests {
 
     fn all() -> impl Iterator<Item = &'static Command> {
         let grouped = GROUPS.iter().flat_map(|group| group.commands.iter().map(|(_, command)| *command));
-        PLAIN.iter().flat_map(|(_, commands)| commands.iter().copied()).chain(grouped)
+        let twins = kube::TWINS.iter().copied();
+        PLAIN.iter().flat_map(|(_, commands)| commands.iter().copied()).chain(grouped).chain(twins)
     }
 
     #[test]

@@ -341,11 +341,17 @@ fn usage_rows(usage: &Value) -> Vec<Value> {
     let volume_idle: f64 =
         volumes.iter().filter(|value| volume(value, "RefCount") == 0.0).map(|value| volume(value, "Size")).sum();
     let volumes_used = volumes.iter().filter(|value| volume(value, "RefCount") > 0.0).count();
+    let cache = list("BuildCache");
+    let is = |record: &Value, name: &str| record[name] == true;
+    let own = |record: &&Value| !is(record, "Shared");
+    let cache_size: f64 = cache.iter().filter(own).map(|record| number(record, "Size")).sum();
+    let unread = cache.iter().filter(own).filter(|record| !is(record, "InUse"));
+    let cache_idle: f64 = unread.map(|record| number(record, "Size")).sum();
     vec![
         row("Images", images.len(), used.len(), layers, (layers - in_use).max(0.0)),
         row("Containers", containers.len(), containers.iter().filter(running).count(), all, idle),
         row("Local Volumes", volumes.len(), volumes_used, volume_size, volume_idle),
-        row("Build Cache", list("BuildCache").len(), 0, 0.0, 0.0),
+        row("Build Cache", cache.len(), cache.iter().filter(|r| is(r, "InUse")).count(), cache_size, cache_idle),
     ]
 }
 

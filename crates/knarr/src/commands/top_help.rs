@@ -6,11 +6,12 @@ use crate::{flags, settings};
 /// Roles that `main` dispatches before any command; they are named here for the help alone.
 const ROLES: &[(&str, &str)] = &[
     ("keeper", "Hold the containers of one instance (started by the engine)"),
+    ("server", "Serve a cluster's API with its controllers and scheduler, for agents to join"),
     ("runtime", "Run one container from an OCI bundle, with runc's command line"),
 ];
 
 /// Second names of commands inside a group; the group's help shows the first.
-const SECOND_NAMES: &[&str] = &["list", "ps", "remove"];
+const SECOND_NAMES: &[&str] = &["delete", "list", "ps", "remove"];
 
 pub(super) fn command_help(command: &'static Command, called: &str) -> String {
     let mut text = format!("Usage:  {}\n\n{}\n", usage_line(command, called), command.about);

@@ -207,7 +207,11 @@ pub(super) static IMPORT: Command = Command {
         };
         context.client.post("/volumes/create", Some(&json!({ "Name": name })))?;
         let path = format!("/knarr/volumes/{}/archive", encode(name));
-        let answer = context.client.request("PUT", &path, Body::Stream(&mut input, "application/x-tar"))?;
+        let answer = context.client.request(
+            "PUT",
+            &path,
+            Body::Stream { reader: &mut input, kind: "application/x-tar", logins: None },
+        )?;
         context.client.json(answer)?;
         Ok(0)
     },

@@ -144,7 +144,8 @@ fn into(client: &Client, matches: &Matches, source: &str, container: &str, path:
         let copy_owner = if matches.is("archive") { "1" } else { "0" };
         let parameters = query(&[("path", folder), ("noOverwriteDirNonDir", "1"), ("copyUIDGID", copy_owner)]);
         let target = format!("/containers/{}/archive{parameters}", encode(container));
-        let answer = client.request("PUT", &target, Body::Stream(body, "application/x-tar"))?;
+        let answer =
+            client.request("PUT", &target, Body::Stream { reader: body, kind: "application/x-tar", logins: None })?;
         client.keep(answer);
         Ok(())
     };
