@@ -10,8 +10,26 @@
 //! The program is the one that `KNARR_BIN` names, else the debug build in this workspace's target folder.
 
 mod answer;
+mod api_server;
+mod cloud;
+mod distribution;
+mod git;
+mod hosts;
 pub mod image;
+pub mod nftables;
+mod stock;
+pub mod traffic;
+pub mod tree;
+pub mod web;
 mod world;
 
 pub use answer::Answer;
+pub use api_server::ApiServer;
+pub use cloud::Cloud;
+pub use distribution::Registry;
+pub use git::GitServer;
+pub use hosts::{Agent, Etcd, Host, Lan, Server};
+pub use stock::StockEngine;
+pub use traffic::{Traffic, fetch};
+pub use tree::context;
 pub use world::{World, eventually, finish, finish_within, is_root, program};

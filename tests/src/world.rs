@@ -45,6 +45,8 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub struct World {
     dir: tempfile::TempDir,
     engine: Option<Child>,
+    /// Further flags of its engines.
+    flags: Vec<String>,
 }
 
 impl World {
@@ -55,11 +57,20 @@ impl World {
         world
     }
 
+    /// Like `start`, with more flags of `knarr engine`.
+    pub fn start_with(flags: &[&str]) -> Self {
+        let mut world = Self::without_engine();
+        world.flags = flags.iter().map(|flag| flag.to_string()).collect();
+        world.start_engine(&[]);
+        world.load(&crate::image::busybox());
+        world
+    }
+
     /// Like `start`, with everything beneath `parent`: a small disk, say.
     pub fn start_in(parent: &Path) -> Self {
         let dir =
             tempfile::Builder::new().prefix("knarr-test-").tempdir_in(parent).expect("make a temporary directory");
-        let mut world = Self { dir, engine: None };
+        let mut world = Self { dir, engine: None, flags: Vec::new() };
         world.start_engine(&[]);
         world.load(&crate::image::busybox());
         world
@@ -68,9 +79,15 @@ impl World {
     /// Starts an engine without any image.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
-        let mut world = Self { dir, engine: None };
+        let mut world = Self { dir, engine: None, flags: Vec::new() };
         world.start_engine(&[]);
         world
+    }
+
+    /// Only the places: somebody else starts what runs there.
+    pub fn without_engine() -> Self {
+        let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
+        Self { dir, engine: None, flags: Vec::new() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -125,7 +142,7 @@ impl World {
     /// Starts a world whose engine (and keeper, which inherits it) has this further environment. No image is loaded.
     pub fn with(environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
-        let mut world = Self { dir, engine: None };
+        let mut world = Self { dir, engine: None, flags: Vec::new() };
         world.start_engine(environment);
         world
     }
@@ -148,6 +165,7 @@ impl World {
         let engine = self
             .at(Command::new(program()))
             .arg("engine")
+            .args(&self.flags)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -221,6 +239,16 @@ impl World {
     }
 
     /// Loads an image through the API, as `docker load` does.
+    /// Gives the docker client of this world a plugin; false, and said aloud, where it cannot be had.
+    pub fn plugin(&self, name: &str) -> bool {
+        let Some(program) = crate::image::client(name) else { return false };
+        let plugins = self.dir().join("docker-config/cli-plugins");
+        std::fs::create_dir_all(&plugins).expect("a folder for plugins");
+        let program = program.canonicalize().expect("it is there");
+        std::os::unix::fs::symlink(program, plugins.join(name)).expect("link a plugin");
+        true
+    }
+
     pub fn load(&self, image: &crate::image::Image) {
         let archive = image.archive();
         let mut stream = UnixStream::connect(self.socket()).expect("connect to the engine");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use blackbox::{Answer, finish, is_root, program};
+use blackbox::{Answer, eventually, finish, is_root, program};
 use serde_json::{Value, json};
 
 const CAPABILITIES: [&str; 14] = [
@@ -313,8 +313,14 @@ fn rt_13_limits_hold_for_every_process_also_executed_ones() {
         text
     });
     bundle.runtime(&["start", "probe"]).success();
-    let executed = bundle.runtime(&["exec", "probe", "/probe", "forks", "50"]).success().text();
-    assert_eq!(executed.trim(), format!("forked {}", limit - 2), "the first process counts too");
+    // The stage that entered the container before the program counts until its launcher has reaped it, so there may be room for one
+    // less at first; there is never room for more.
+    eventually("the first process counts too, and nothing else", || {
+        let executed = bundle.runtime(&["exec", "probe", "/probe", "forks", "50"]).success().text();
+        let forked: usize = executed.trim().strip_prefix("forked ").unwrap().parse().unwrap();
+        assert!(forked <= limit - 2, "{executed}");
+        forked == limit - 2
+    });
     let groups =
         bundle.runtime(&["exec", "probe", "/probe", "cat", "/proc/self/cgroup", "/proc/1/cgroup"]).success().text();
     for line in groups.lines() {

@@ -1,60 +1,11 @@
 //! A cloud of one node, from `knarr up` to `knarr down`, as the stock kubectl and docker see it.
 
-use std::path::PathBuf;
-use std::process::Command;
+use blackbox::{Cloud, eventually, finish};
 
-use blackbox::{Answer, World, eventually, finish, is_root};
-
-struct Cloud {
-    world: World,
-    kubeconfig: PathBuf,
-}
-
-impl Cloud {
-    /// Nothing where there is no root or no kubectl.
-    fn start() -> Option<Self> {
-        let there = |program: &str| Command::new(program).arg("--help").output().is_ok();
-        if !is_root() || !there("kubectl") || !there("docker") {
-            eprintln!("skipped: this test needs root, kubectl and docker");
-            return None;
-        }
-        let mut world = World::empty();
-        world.end_engine(rustix::process::Signal::TERM);
-        let cloud = Self { kubeconfig: world.dir().join("kubeconfig"), world };
-        cloud.up();
-        Some(cloud)
-    }
-
-    fn up(&self) {
-        let kubeconfig = self.kubeconfig.to_str().unwrap();
-        self.world.knarr(["up", "--port", "0", "--kubeconfig", kubeconfig, "--node-name", "node"]).success();
-    }
-
-    fn kubectl_with(&self, words: &[&str], input: &str) -> Answer {
-        let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.world.dir()).args(words);
-        finish(command, input.as_bytes())
-    }
-
-    fn kubectl(&self, line: &str) -> Answer {
-        self.kubectl_with(&line.split_whitespace().collect::<Vec<_>>(), "")
-    }
-
-    fn names(&self) -> Vec<String> {
-        let names = self.kubectl("get pods -l app=web -o name --field-selector=status.phase=Running");
-        names.success().text().split_whitespace().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.kubectl("get pods,events").text());
-            eprintln!("{}", std::fs::read_to_string(self.world.run_dir().join("up.log")).unwrap_or_default());
-        }
-        // Whatever the test has come to: no pod outlives it.
-        let _ = self.world.knarr(["down"]);
-    }
+/// Pods of the deployment that run.
+fn names(cloud: &Cloud) -> Vec<String> {
+    let names = cloud.kubectl("get pods -l app=web -o name --field-selector=status.phase=Running");
+    names.success().text().split_whitespace().map(str::to_owned).collect()
 }
 
 const WEB: &str = "
@@ -80,13 +31,10 @@ spec:
 #[test]
 fn what_is_declared_runs_heals_scales_and_ends() {
     let Some(cloud) = Cloud::start() else { return };
-    cloud.kubectl("wait --for=condition=Ready node/node --timeout=120s").success();
-    // The image is this engine's own: nothing is pushed or pulled.
-    cloud.world.load(&blackbox::image::busybox());
     cloud.kubectl("create configmap words --from-literal=word=hello").success();
     cloud.kubectl_with(&["apply", "-f", "-"], WEB).success();
     cloud.kubectl("rollout status deployment/web --timeout=120s").success();
-    let first = cloud.names();
+    let first = names(&cloud);
     assert_eq!(first.len(), 2);
     assert_eq!(cloud.kubectl(&format!("logs {}", first[0])).success().text(), "started as default");
     let pod = &first[0];
@@ -100,22 +48,22 @@ fn what_is_declared_runs_heals_scales_and_ends() {
     assert_eq!(shown.lines().count(), 2, "{shown}");
     // A pod that goes is replaced; a container that is killed runs again in its pod.
     cloud.kubectl(&format!("delete {pod}")).success();
-    eventually("the pod is replaced", || cloud.names().len() == 2 && !cloud.names().contains(pod));
+    eventually("the pod is replaced", || names(&cloud).len() == 2 && !names(&cloud).contains(pod));
     let container = cloud.world.docker(["ps", "--filter", "label=io.kubernetes.container.name=c", "-lq"]).text();
     cloud.world.docker(["kill", &container]).success();
     eventually("the container runs again", || {
         let counts =
             cloud.kubectl("get pods -l app=web -o jsonpath={.items[*].status.containerStatuses[0].restartCount}");
-        counts.text().split_whitespace().any(|count| count == "1") && cloud.names().len() == 2
+        counts.text().split_whitespace().any(|count| count == "1") && names(&cloud).len() == 2
     });
     cloud.kubectl("scale deployment/web --replicas=4").success();
     cloud.kubectl("rollout status deployment/web --timeout=120s").success();
-    assert_eq!(cloud.names().len(), 4);
+    assert_eq!(names(&cloud).len(), 4);
     // Pods outlive the process that runs them, and are found again.
-    let before = cloud.names();
+    let before = names(&cloud);
     cloud.world.knarr(["down", "--keep"]).success();
     cloud.up();
-    eventually("the same pods are there", || cloud.names() == before);
+    eventually("the same pods are there", || names(&cloud) == before);
     cloud.kubectl("delete deployment web").success();
     eventually("no pod is left", || cloud.kubectl("get pods -o name").text().is_empty());
     cloud.world.knarr(["doctor"]).success();
@@ -129,7 +77,6 @@ fn what_is_declared_runs_heals_scales_and_ends() {
 #[test]
 fn what_is_built_here_runs_at_once() {
     let Some(cloud) = Cloud::start() else { return };
-    cloud.world.load(&blackbox::image::busybox());
     let folder = tempfile::tempdir().unwrap();
     let text =
         "FROM busybox\nRUN echo built > /word\nCMD [\"sh\", \"-c\", \"cat /word; exec sleep 3600\"]\nSTOPSIGNAL KILL\n";
@@ -148,7 +95,6 @@ fn what_is_built_here_runs_at_once() {
 #[test]
 fn a_pod_reaches_no_parameter_of_the_hosts_kernel() {
     let Some(cloud) = Cloud::start() else { return };
-    cloud.world.load(&blackbox::image::busybox());
     let before = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let pod = "
 apiVersion: v1

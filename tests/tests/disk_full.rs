@@ -142,6 +142,45 @@ fn a_commit_that_does_not_fit_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_build_that_does_not_fit_leaves_nothing_behind_and_goes_on_from_its_cache() {
+    if !is_root() {
+        return;
+    }
+    let disk = SmallDisk::new(96);
+    let world = World::start_in(&disk.place());
+    let context = tempfile::tempdir().expect("make a temporary directory");
+    let text = "FROM busybox\nRUN echo kept > /kept\nRUN dd if=/dev/urandom of=/big bs=1M count=20\n";
+    std::fs::write(context.path().join("Dockerfile"), text).expect("write a Dockerfile");
+    let build = || world.knarr(["build", "--progress", "plain", "-t", "mine:1", text_of(&context)]);
+    let ballast = disk.fill(8_000);
+    let failed = build();
+    assert_ne!(failed.code, 0, "{failed}");
+    assert!(format!("{failed}").contains("No space left on device"), "{failed}");
+    world.knarr(["images", "-q", "mine"]).success().stdout("");
+    std::fs::remove_file(ballast).expect("give the room back");
+    let doctor = world.knarr(["doctor"]);
+    assert_eq!(doctor.code, 0, "{doctor}");
+    // What was done before is not done again.
+    let again = build().success();
+    assert!(again.errors().contains("[2/3] RUN echo kept > /kept") && again.errors().contains("CACHED"), "{again}");
+    world.knarr(["run", "--rm", "mine:1", "ls", "/kept", "/big"]).success();
+    // A copy of more than there is room for, and a context.
+    std::fs::write(context.path().join("large"), vec![7; 40 << 20]).expect("write a large file");
+    std::fs::write(context.path().join("Dockerfile"), "FROM busybox\nCOPY large /large\n").expect("write a Dockerfile");
+    let ballast = disk.fill(20_000);
+    let failed = build();
+    assert_ne!(failed.code, 0, "{failed}");
+    assert!(format!("{failed}").contains("No space left on device"), "{failed}");
+    std::fs::remove_file(ballast).expect("give the room back");
+    let doctor = world.knarr(["doctor"]);
+    assert_eq!(doctor.code, 0, "{doctor}");
+}
+
+fn text_of(folder: &tempfile::TempDir) -> &str {
+    text(folder.path())
+}
+
+#[test]
 fn a_container_whose_log_does_not_fit_runs_on() {
     if !is_root() {
         return;

@@ -195,6 +195,105 @@ fn a_login_is_kept_and_used() {
     assert!(!log.contains("secret"), "a password is in the log");
 }
 
+/// What podman and skopeo bring, each other and the stock client can have, with and without a login.
+#[test]
+fn podman_and_skopeo_share_with_the_stock_client() {
+    if !is_root() || !has("docker") {
+        return;
+    }
+    let [podman, skopeo] = ["podman", "skopeo"].map(|program| {
+        let there = has(program);
+        if !there {
+            eprintln!("skipped: no {program} here (apt-get install {program})");
+        }
+        there
+    });
+    let world = World::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let mut hash = Command::new(blackbox::program());
+    hash.args(["registry", "hash", "ann"]);
+    std::fs::write(at("users"), blackbox::finish(hash, b"secret\n").success().text()).expect("write the users");
+    std::fs::write(at("auth"), r"{}").expect("write an empty configuration");
+    for auth in [None, Some("basic"), Some("token")] {
+        let root = tempfile::tempdir().expect("a folder");
+        let users = at("users");
+        let flags = auth.map_or(Vec::new(), |auth| vec!["--users", users.as_str(), "--auth", auth]);
+        let (_registry, address) = knarr_registry(root.path(), &flags);
+        let credentials: &[&str] = if auth.is_some() { &["--creds", "ann:secret"] } else { &[] };
+        if auth.is_some() {
+            world.docker_with(["login", "-u", "ann", "--password-stdin", &address], b"secret").success();
+        }
+        let name = |from: &str| format!("{address}/from/{from}:1");
+        world.docker(["tag", "busybox", &name("docker")]).success();
+        world.docker(["push", &name("docker")]).success();
+        let mut everybody = vec!["docker"];
+        let run = |program: &str, words: &[&str]| {
+            let mut command = Command::new(program);
+            if program == "podman" {
+                command.args(["--root", &at("storage"), "--runroot", &at("run"), "--storage-driver", "vfs"]);
+                command.args(["--events-backend", "none", "--cgroup-manager", "cgroupfs"]);
+            }
+            command.env("REGISTRY_AUTH_FILE", at("auth")).args(words);
+            blackbox::finish_within(command, b"", std::time::Duration::from_secs(120))
+        };
+        if skopeo {
+            everybody.push("skopeo");
+            let (from, to) = (format!("docker://{}", name("docker")), format!("docker://{}", name("skopeo")));
+            let layout = format!("oci:{}:x", at("layout"));
+            let (mut read, mut write) = (
+                Vec::from(["copy", "-q", "--src-tls-verify=false"]),
+                Vec::from(["copy", "-q", "--dest-tls-verify=false"]),
+            );
+            if auth.is_some() {
+                run("skopeo", &["copy", "-q", "--src-tls-verify=false", &from, &layout]).exits(1);
+                read.extend(["--src-creds", "ann:secret"]);
+                write.extend(["--dest-creds", "ann:secret"]);
+            }
+            run("skopeo", &[&read[..], &[from.as_str(), layout.as_str()]].concat()).success();
+            // Under its digest alone, as it is.
+            let index = std::fs::read(folder.path().join("layout/index.json")).expect("an index");
+            let index: serde_json::Value = serde_json::from_slice(&index).expect("a document");
+            let digest = index["manifests"][0]["digest"].as_str().expect("a digest");
+            let nameless = format!("{address}/from/nameless@{digest}");
+            let place = format!("docker://{nameless}");
+            run("skopeo", &[&write[..], &["--preserve-digests", layout.as_str(), place.as_str()]].concat()).success();
+            world.docker(["pull", "-q", &nameless]).success();
+            world.docker(["pull", &format!("{address}/from/nameless:latest")]).exits(1);
+            // Packed on its way: another form of the same layers.
+            write.push("--dest-compress-format=gzip");
+            run("skopeo", &[&write[..], &[layout.as_str(), to.as_str()]].concat()).success();
+        }
+        if podman {
+            everybody.push("podman");
+            let insecure = "--tls-verify=false";
+            if auth.is_some() {
+                run("podman", &["pull", "-q", insecure, &name("docker")]).exits(125);
+            }
+            for from in everybody.iter().filter(|from| **from != "podman") {
+                run("podman", &[&["pull", "-q", insecure], credentials, &[&name(from)]].concat()).success();
+            }
+            run("podman", &["tag", &name("docker"), &name("podman")]).success();
+            let mut push = Vec::from(["push", "-q", insecure]);
+            push.extend_from_slice(credentials);
+            run("podman", &[&push[..], &[&name("podman")]].concat()).success();
+            push.push("--format=v2s2");
+            run("podman", &[&push[..], &[&name("podman"), &format!("{address}/from/podman:docker")]].concat())
+                .success();
+            world.docker(["pull", "-q", &format!("{address}/from/podman:docker")]).success();
+            run("podman", &["rmi", "-af"]).success();
+        }
+        for from in everybody {
+            world.docker(["rmi", &name(from)]);
+            world.docker(["pull", "-q", &name(from)]).success();
+            world
+                .docker(["run", "--rm", "--network", "none", &name(from), "echo", from])
+                .success()
+                .stdout(&format!("{from}\n"));
+        }
+    }
+}
+
 /// A registry that gives half of a layer and then waits, until it is told to go on.
 struct Slow {
     address: String,
