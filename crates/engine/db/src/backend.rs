@@ -46,25 +46,27 @@ impl Backend {
     /// Opens or makes the file, with a lock that keeps every other process out until this one is gone.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::io(path, source);
-        let new = !path.exists();
         let aside = unfinished(path);
-        let at = if new { &aside } else { path };
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(at);
-        let file = file.map_err(io)?;
         let begun = Instant::now();
         loop {
+            // Looked at anew each time: whoever holds the lock may finish making the file.
+            let new = !path.exists();
+            let at = if new { &aside } else { path };
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(at);
+            let file = file.map_err(io)?;
             match file.try_lock() {
-                Ok(()) => break,
+                Ok(()) => {
+                    if new {
+                        // What a making that was cut short has left is nothing.
+                        file.set_len(0).map_err(io)?;
+                    }
+                    return Ok(Self { file: Arc::new(Locked(file)), new });
+                }
                 Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 100),
                 Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: path.to_owned() }),
                 Err(TryLockError::Error(source)) => return Err(io(source)),
             }
         }
-        if new {
-            // What a making that was cut short has left is nothing.
-            file.set_len(0).map_err(io)?;
-        }
-        Ok(Self { file: Arc::new(Locked(file)), new })
     }
 
     /// To be called when the file is a database: until then a power cut leaves none, not a part of one.

@@ -1,5 +1,6 @@
 //! What callers rely on: all or nothing, shared commits, a full or damaged file.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use db::{Db, Error, Table};
@@ -96,6 +97,27 @@ fn a_second_opener_is_told_so() {
     let error = Db::open(&folder.path().join("knarr.db")).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains("another process has it open"), "{error}");
+}
+
+#[test]
+fn an_opener_waits_for_one_that_is_ending() {
+    let (folder, db) = open();
+    let path = folder.path().join("knarr.db");
+    let opener = std::thread::spawn({
+        let path = path.clone();
+        move || Db::open(&path)
+    });
+    // By the file, not by the name: it was made under another one.
+    let file = std::fs::metadata(&path).unwrap().ino();
+    let descriptors = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        all.filter(|entry| std::fs::metadata(entry.path()).is_ok_and(|other| other.ino() == file)).count()
+    };
+    while descriptors() < 2 {
+        assert!(!opener.is_finished(), "it does not wait");
+    }
+    drop(db);
+    assert!(opener.join().unwrap().is_ok());
 }
 
 #[test]
