@@ -7,11 +7,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use vocab::crash;
 
+use crate::medium::{Acknowledged, Medium};
 use crate::memory::{Row, Version};
 use crate::stage::Staged;
 use crate::{LeaseId, Revision, StoreError, record};
@@ -22,6 +22,8 @@ const LEASES: TableDefinition<u64, u64> = TableDefinition::new("leases");
 
 const COMPACTED: &str = "compacted";
 const REVISION: &str = "revision";
+/// [`Acknowledged::quiet`].
+const QUIET: &str = "quiet";
 /// What a write that adds leaves free in the file: some thousand removals.
 const HEADROOM_BYTES: usize = 256 << 10;
 /// A disk with less room than this beyond the file's own size (by which the file grows) counts as nearly full.
@@ -46,38 +48,6 @@ pub(crate) struct Loaded {
     pub(crate) leases: Vec<(LeaseId, u64)>,
 }
 
-/// The file under redb, of which this process holds the lock, and whatever stands in for one in a test.
-#[derive(Debug, Clone)]
-pub(crate) struct Medium(Arc<dyn StorageBackend>);
-
-impl Medium {
-    pub(crate) fn new(backend: impl StorageBackend) -> Self {
-        Self(Arc::new(backend))
-    }
-}
-
-impl StorageBackend for Medium {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-}
-
 /// The file.
 pub(crate) struct Disk {
     path: PathBuf,
@@ -87,19 +57,21 @@ pub(crate) struct Disk {
     unfinished: Option<db::Backend>,
     /// `None` before the first load and after a failed commit: redb refuses everything after an I/O error.
     database: Option<Database>,
+    /// [`Acknowledged::quiet`] as the file has it.
+    quiet: u64,
 }
 
 impl Disk {
     pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
         let backend = db::Backend::open(path).map_err(|error| open_error(path, &error))?;
         let medium = Medium::new(backend.clone());
-        Ok(Self { path: path.to_owned(), cache_bytes, medium, unfinished: Some(backend), database: None })
+        Ok(Self { path: path.to_owned(), cache_bytes, medium, unfinished: Some(backend), database: None, quiet: 0 })
     }
 
     /// A store on anything that can be written to.
     #[cfg(test)]
     pub(crate) fn on(medium: Medium) -> Self {
-        Self { path: "memory".into(), cache_bytes: 1 << 20, medium, unfinished: None, database: None }
+        Self { path: "memory".into(), cache_bytes: 1 << 20, medium, unfinished: None, database: None, quiet: 0 }
     }
 
     pub(crate) fn path(&self) -> String {
@@ -130,24 +102,17 @@ impl Disk {
     pub(crate) fn load(&mut self, after: Revision) -> Result<Loaded, StoreError> {
         let path = self.path.clone();
         let open = |cause: &dyn std::fmt::Display| open_error(&path, cause);
+        let is_new = self.medium.is_new().map_err(|error| open(&error))?;
+        let acknowledged = self.medium.acknowledged().map_err(|error| open(&error))?;
         let database = match self.database.take() {
             Some(database) => database,
-            None => {
-                let (cache_bytes, medium) = (self.cache_bytes, self.medium.clone());
-                let create = move || Database::builder().set_cache_size(cache_bytes).create_with_backend(medium);
-                // redb trusts its own bookkeeping, and panics when a byte of it has changed.
-                match std::panic::catch_unwind(std::panic::AssertUnwindSafe(create)) {
-                    Ok(outcome) => outcome.map_err(|error| open(&error))?,
-                    Err(_) => return Err(damaged(&path, "the database's bookkeeping does not add up")),
-                }
-            }
+            None => Database::builder()
+                .set_cache_size(self.cache_bytes)
+                .create_with_backend(self.medium.clone())
+                .map_err(|error| open(&error))?,
         };
-        // As above: what is read may lead it to a page that is none.
-        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&database, after)));
-        let loaded = loaded.map_err(|_| damaged(&path, "the database's pages do not add up"))?;
-        let loaded = loaded.map_err(|error| open(&error))?;
-        let loaded = match loaded {
-            None => {
+        let loaded = match read(&database, after).map_err(|error| open(&error))? {
+            None if is_new => {
                 // A new file: its tables, so that readers find them.
                 let txn = database.begin_write().map_err(|error| open(&error))?;
                 txn.open_table(LOG).map_err(|error| open(&error))?;
@@ -158,8 +123,22 @@ impl Disk {
                 txn.commit().map_err(|error| open(&error))?;
                 Loaded::default()
             }
-            Some(raw) => raw.parse(&self.path())?,
+            None => return Err(damaged(&path, "it is a database, but no store")),
+            Some(raw) => {
+                self.quiet = raw.quiet;
+                raw.parse(&path)?
+            }
         };
+        let newest = Acknowledged { revision: loaded.revision, quiet: self.quiet };
+        if let Some(known) = acknowledged
+            && (newest.revision < known.revision || newest.quiet < known.quiet)
+        {
+            let cause = format!(
+                "it ends at revision {}, but revision {} had been written; its newest commit cannot be read",
+                newest.revision, known.revision
+            );
+            return Err(damaged(&path, cause));
+        }
         crash::point("store.open.made");
         if let Some(mut backend) = self.unfinished.take() {
             backend.finish(&path).map_err(|error| open(&error))?;
@@ -178,19 +157,23 @@ impl Disk {
         let Some(database) = &self.database else { return Err(StoreError::Closed) };
         let adds = !extras.leases_put.is_empty() || rows.iter().any(|row| row.record.value.is_some());
         let headroom = if adds && self.is_tight() { HEADROOM_BYTES } else { 0 };
-        let outcome = write(database, rows, revision, extras, sweep, headroom);
+        let after = Acknowledged { revision, quiet: self.quiet + u64::from(rows.is_empty()) };
+        let outcome = write(database, rows, after, extras, sweep, headroom);
         outcome.map_err(|error| {
             let error = self.failed(&error);
             self.database = None;
             error
-        })
+        })?;
+        self.quiet = after.quiet;
+        self.medium.acknowledge(after);
+        Ok(())
     }
 }
 
 fn write(
     database: &Database,
     rows: &[Staged],
-    revision: Revision,
+    after: Acknowledged,
     extras: &Extras,
     sweep: &[Row],
     headroom: usize,
@@ -214,9 +197,10 @@ fn write(
             log.remove(&record::row_key(*revision, *position)[..])?;
         }
         // The newest revision may belong to a row that the sweep removes.
-        if extras.compacted.is_some() || !sweep.is_empty() {
+        if rows.is_empty() || extras.compacted.is_some() || !sweep.is_empty() {
             let mut meta = txn.open_table(META)?;
-            meta.insert(REVISION, revision)?;
+            meta.insert(REVISION, after.revision)?;
+            meta.insert(QUIET, after.quiet)?;
             if let Some(compacted) = extras.compacted {
                 meta.insert(COMPACTED, compacted)?;
             }
@@ -238,6 +222,7 @@ fn write(
 struct Raw {
     format: u64,
     revision: Revision,
+    quiet: u64,
     compacted: Revision,
     leases: Vec<(LeaseId, u64)>,
     rows: Vec<Result<(Revision, u32, record::Record), Vec<u8>>>,
@@ -254,6 +239,7 @@ fn read(database: &Database, after: Revision) -> Result<Option<Raw>, redb::Error
     let mut raw = Raw {
         format: number(FORMAT)?,
         revision: number(REVISION)?,
+        quiet: number(QUIET)?,
         compacted: number(COMPACTED)?,
         leases: Vec::new(),
         rows: Vec::new(),
@@ -276,8 +262,8 @@ fn read(database: &Database, after: Revision) -> Result<Option<Raw>, redb::Error
 }
 
 impl Raw {
-    fn parse(self, path: &str) -> Result<Loaded, StoreError> {
-        let damaged = |cause: String| damaged(Path::new(path), cause);
+    fn parse(self, path: &Path) -> Result<Loaded, StoreError> {
+        let damaged = |cause: String| damaged(path, cause);
         if self.format != FORMAT_NOW {
             return Err(damaged(format!("format {} is not known; this program writes {FORMAT_NOW}", self.format)));
         }

@@ -19,6 +19,7 @@ mod disk;
 mod embedded;
 mod error;
 mod etcd;
+mod medium;
 mod memory;
 #[cfg(test)]
 mod power;

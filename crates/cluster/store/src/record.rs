@@ -2,8 +2,8 @@
 //!
 //! Row key: revision (8 bytes, big endian), position in the transaction (4 bytes, big endian), so that the file is a
 //! log in order. Row value: CRC-32 of what follows it (4), flags (1), create revision (8), version (8), lease (8), stamp + 1
-//! or 0 (4), key length (4), all little endian, then the key and the value without stamp. The checksum is there because
-//! redb does not look at its own when it reads.
+//! or 0 (4), key length (4), all little endian, then the key and the value without stamp. The checksum is a second look:
+//! redb's own are checked when the file is opened (`medium`), and not when it is read later.
 
 use crate::{Bytes, LeaseId, Revision};
 
