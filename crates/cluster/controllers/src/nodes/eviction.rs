@@ -12,8 +12,8 @@ use crate::pods;
 
 #[derive(Default)]
 pub struct TaintEviction {
-    /// By uid of the pod: since when its node has had such a taint.
-    since: BTreeMap<String, Timestamp>,
+    /// By pod, with its uid: since when its node has had such a taint.
+    since: BTreeMap<Key, (String, Timestamp)>,
 }
 
 impl Part for TaintEviction {
@@ -30,32 +30,41 @@ impl Part for TaintEviction {
             Kind::Node => {
                 let hard = !no_execute(object).is_empty();
                 let pods = view.pods_on(meta::name(object));
-                pods.filter(|pod| hard || self.since.contains_key(meta::uid(pod))).map(|pod| Key::of(pod)).collect()
+                pods.map(|pod| Key::of(pod)).filter(|key| hard || self.since.contains_key(key)).collect()
             }
-            _ => vec![Key::of(object)],
+            _ => {
+                // Almost no pod is on such a node: the others are not looked at.
+                let (key, node) = (Key::of(object), meta::str_at(object, &["spec", "nodeName"]));
+                let hard = view.get(Kind::Node, "", node).is_some_and(|node| !no_execute(node).is_empty());
+                if hard || self.since.contains_key(&key) { vec![key] } else { Vec::new() }
+            }
         }
     }
 
     fn reconcile(&mut self, view: &View, key: &Key, now: Timestamp) -> Outcome {
         let Some(pod) = view.at(Kind::Pod, key) else {
-            self.since.retain(|uid, _| view.list(Kind::Pod).any(|pod| meta::uid(pod) == uid));
+            self.since.remove(key);
             return Outcome::default();
         };
         let uid = meta::uid(pod);
+        if self.since.get(key).is_some_and(|(of, _)| of != uid) {
+            self.since.remove(key);
+        }
         let node = view.get(Kind::Node, "", meta::str_at(pod, &["spec", "nodeName"]));
         let taints = node.map(|node| no_execute(node)).unwrap_or_default();
         if taints.is_empty() || meta::is_terminating(pod) {
-            let waited = self.since.remove(uid).is_some();
+            let waited = self.since.remove(key).is_some();
             let cancelled = waited && !meta::is_terminating(pod);
             let text = format!("Cancelling deletion of Pod {key}");
             let told = cancelled.then(|| Write::normal(Kind::Pod, pod, "TaintManagerEviction", text));
             return Outcome::of(told.into_iter().collect());
         }
         let added = taints.iter().filter_map(|taint| pods::time(&taint["timeAdded"])).min();
-        let since = *self.since.entry(uid.to_owned()).or_insert(added.unwrap_or(now).min(now));
+        let first = || (uid.to_owned(), added.unwrap_or(now).min(now));
+        let (_, since) = *self.since.entry(key.clone()).or_insert_with(first);
         let patience = match patience(&pod["spec"], &taints) {
             Patience::Forever => {
-                self.since.remove(uid);
+                self.since.remove(key);
                 return Outcome::default();
             }
             Patience::Secs(secs) => secs,
@@ -64,7 +73,7 @@ impl Part for TaintEviction {
         if left > 0 {
             return Outcome::default().after(Duration::from_secs(left.unsigned_abs()));
         }
-        self.since.remove(uid);
+        self.since.remove(key);
         let text = "Taint manager: deleting due to NoExecute taint";
         Outcome::of(vec![
             super::disrupted(pod, "DeletionByTaintManager", text, false, now),
@@ -144,9 +153,11 @@ mod tests {
             );
         }
         world.step(&mut part, "p");
+        assert_eq!(part.keys(&world.view, Kind::Pod, &world.find(Kind::Pod, "p")), []);
         world.change(Kind::Node, "n", |node| node["spec"]["taints"] = json!([{"key": "lost", "effect": "NoExecute"}]));
         let node = world.find(Kind::Node, "n");
         assert_eq!(part.keys(&world.view, Kind::Node, &node).len(), 2);
+        assert_eq!(part.keys(&world.view, Kind::Pod, &world.find(Kind::Pod, "p")), [Key::new("d", "p")]);
         assert_eq!(world.step(&mut part, "p"), Some(Duration::from_secs(300)));
         assert_eq!(world.step(&mut part, "q"), Some(Duration::from_secs(300)));
         world.pass(300);
@@ -155,6 +166,7 @@ mod tests {
         assert!(meta::is_terminating(&pod));
         assert_eq!(pods::condition(&pod, "DisruptionTarget").unwrap()["reason"], "DeletionByTaintManager");
         world.change(Kind::Node, "n", |node| node["spec"]["taints"] = json!([]));
+        assert_eq!(part.keys(&world.view, Kind::Pod, &world.find(Kind::Pod, "q")), [Key::new("d", "q")], "it waits");
         world.step(&mut part, "q");
         assert!(!meta::is_terminating(&world.find(Kind::Pod, "q")));
         assert_eq!(
@@ -164,5 +176,26 @@ mod tests {
                 "TaintManagerEviction: Cancelling deletion of Pod d/q"
             ]
         );
+    }
+
+    #[test]
+    fn the_next_pod_of_a_name_has_its_own_time() {
+        let mut world = World::new();
+        let mut part = TaintEviction::default();
+        world.node("n");
+        world.change(Kind::Node, "n", |node| node["spec"]["taints"] = json!([{"key": "lost", "effect": "NoExecute"}]));
+        let pod = json!({"metadata": {"name": "p", "namespace": "d"}, "spec": {"nodeName": "n",
+            "tolerations": [{"key": "lost", "operator": "Exists", "tolerationSeconds": 300}]}});
+        let first = world.put(Kind::Pod, pod.clone());
+        assert_eq!(world.step(&mut part, "p"), Some(Duration::from_secs(300)));
+        world.pass(200);
+        world.view.remove(Kind::Pod, &first);
+        let second = world.put(Kind::Pod, pod);
+        assert_ne!(meta::uid(&first), meta::uid(&second));
+        assert_eq!(world.step(&mut part, "p"), Some(Duration::from_secs(300)));
+        world.view.remove(Kind::Pod, &second);
+        assert_eq!(part.keys(&world.view, Kind::Pod, &second), [Key::new("d", "p")]);
+        world.step(&mut part, "p");
+        assert!(part.since.is_empty());
     }
 }

@@ -46,7 +46,13 @@ impl Part for PodGarbage {
     fn keys(&self, view: &View, kind: Kind, object: &Value) -> Vec<Key> {
         match kind {
             Kind::Pod if pods::is_ended(object) => vec![Key::of(object), everything()],
-            Kind::Pod => vec![Key::of(object)],
+            Kind::Pod => {
+                // Almost all are on a node that is there, or wait for one: those are not looked at.
+                let node = meta::str_at(object, &["spec", "nodeName"]);
+                let known = || view.get(Kind::Node, "", node).is_some() && !self.missing.contains_key(node);
+                let fine = !meta::is_terminating(object) && (node.is_empty() || known());
+                if fine { Vec::new() } else { vec![Key::of(object)] }
+            }
             _ => {
                 let gone = view.get(Kind::Node, "", meta::name(object)).is_none() || out_of_service(object);
                 if gone { view.pods_on(meta::name(object)).map(|pod| Key::of(pod)).collect() } else { Vec::new() }
@@ -139,7 +145,16 @@ mod tests {
         pod(&mut world, "stays", "here");
         pod(&mut world, "lost", "gone");
         pod(&mut world, "waits", "");
+        for (name, looked_at) in [("stays", 0), ("lost", 1), ("waits", 0)] {
+            let keys = part.keys(&world.view, Kind::Pod, &world.find(Kind::Pod, name));
+            assert_eq!(keys.len(), looked_at, "{name}");
+        }
         assert_eq!(world.step(&mut part, "lost"), Some(QUARANTINE));
+        world.node("gone");
+        let lost = world.find(Kind::Pod, "lost");
+        assert_eq!(part.keys(&world.view, Kind::Pod, &lost).len(), 1, "that its node is there is to be learnt");
+        let node = world.find(Kind::Node, "gone");
+        world.view.remove(Kind::Node, &node);
         world.pass(40);
         for name in ["stays", "lost", "waits"] {
             let outcome = world.look(&mut part, &Key::new("d", name));
