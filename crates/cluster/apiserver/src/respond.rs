@@ -147,17 +147,19 @@ fn protobuf_list(api_version: &str, kind: &str, node: &Node, items: VecDeque<Byt
     piece.reserve(left.min(PIECE + (16 << 10)));
     piece.extend_from_slice(&meta);
     if left <= PIECE {
+        let mut encoder = proto::Items::new(node);
         for item in &items {
-            proto::encode_item(item, node, &mut piece).ok()?;
+            encoder.append(item, &mut piece).ok()?;
         }
         return Some(Body::from(piece));
     }
     let (send, pieces) = tokio::sync::mpsc::channel(WAITING);
     let node = node.clone();
     tokio::spawn(async move {
+        let mut encoder = proto::Items::new(&node);
         for item in items {
             // What was measured is encoded by the same code.
-            if proto::encode_item(&item, &node, &mut piece).is_err() {
+            if encoder.append(&item, &mut piece).is_err() {
                 return;
             }
             if piece.len() >= PIECE {
@@ -179,7 +181,10 @@ const LONG: usize = 2000;
 
 /// The bytes that items take in a list.
 fn protobuf_length(items: &[Bytes], node: &Node) -> Option<usize> {
-    let sum = |items: &[Bytes]| items.iter().try_fold(0, |sum, item| Some(sum + proto::item_length(item, node).ok()?));
+    let sum = |items: &[Bytes]| {
+        let mut lengths = proto::Lengths::new(node);
+        items.iter().try_fold(0, |sum, item| Some(sum + lengths.of(item).ok()?))
+    };
     if items.len() < LONG {
         return sum(items);
     }

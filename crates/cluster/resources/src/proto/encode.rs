@@ -8,6 +8,7 @@
 use std::sync::OnceLock;
 
 use super::json::Reader;
+use super::memo::{Found, Memo, Place};
 use super::{MAGIC, ProtoError};
 use crate::facts::facts;
 use crate::kinds;
@@ -24,32 +25,56 @@ pub fn is_encodable(node: &Node) -> bool {
 /// The message for a JSON object, without envelope.
 pub fn encode(json: &[u8], node: &Node) -> Result<Vec<u8>, ProtoError> {
     let mut out = Vec::with_capacity(json.len());
-    encode_into(json, node, &mut out)?;
+    encode_into(json, node, &mut out, &mut Memo::none())?;
     Ok(out)
 }
 
-fn encode_into(json: &[u8], node: &Node, out: &mut impl Sink) -> Result<(), ProtoError> {
+fn encode_into<S: Sink>(json: &[u8], node: &Node, out: &mut S, memo: &mut Memo<S::Kept>) -> Result<(), ProtoError> {
     let def = node.struct_def().ok_or_else(|| ProtoError::Unsupported("this kind".into()))?;
     let mut reader = Reader::new(json);
-    message(&mut reader, def, out)?;
+    message(&mut reader, def, out, memo, Place::TOP)?;
     reader.end()
 }
 
-/// Appends a message as an item of a list: with the field's number and its length.
-pub fn encode_item(json: &[u8], node: &Node, out: &mut Vec<u8>) -> Result<(), ProtoError> {
-    item(json, node, out)
+/// Encodes the items of a list, one after the other.
+pub struct Items<'a> {
+    node: &'a Node,
+    memo: Memo<Vec<u8>>,
 }
 
-/// How many bytes [`encode_item`] appends.
-pub fn item_length(json: &[u8], node: &Node) -> Result<usize, ProtoError> {
-    let mut length = Length::default();
-    item(json, node, &mut length)?;
-    Ok(length.0)
+impl<'a> Items<'a> {
+    pub fn new(node: &'a Node) -> Self {
+        Self { node, memo: Memo::new() }
+    }
+
+    /// Appends the message for a JSON object with the field's number and its length.
+    pub fn append(&mut self, json: &[u8], out: &mut Vec<u8>) -> Result<(), ProtoError> {
+        item(json, self.node, out, &mut self.memo)
+    }
 }
 
-fn item(json: &[u8], node: &Node, out: &mut impl Sink) -> Result<(), ProtoError> {
+/// Tells how long items of a list will be.
+pub struct Lengths<'a> {
+    node: &'a Node,
+    memo: Memo<usize>,
+}
+
+impl<'a> Lengths<'a> {
+    pub fn new(node: &'a Node) -> Self {
+        Self { node, memo: Memo::new() }
+    }
+
+    /// How many bytes [`Items::append`] appends.
+    pub fn of(&mut self, json: &[u8]) -> Result<usize, ProtoError> {
+        let mut length = Length::default();
+        item(json, self.node, &mut length, &mut self.memo)?;
+        Ok(length.0)
+    }
+}
+
+fn item<S: Sink>(json: &[u8], node: &Node, out: &mut S, memo: &mut Memo<S::Kept>) -> Result<(), ProtoError> {
     let mark = open(out, 2);
-    encode_into(json, node, out)?;
+    encode_into(json, node, out, memo)?;
     close(out, mark);
     Ok(())
 }
@@ -78,7 +103,7 @@ pub fn wrap(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
 pub fn list_meta(json: &[u8]) -> Result<Vec<u8>, ProtoError> {
     let mut out = Vec::new();
     let mark = open(&mut out, 1);
-    encode_into(json, &facts().node("m:apis.meta.v1.ListMeta"), &mut out)?;
+    encode_into(json, &facts().node("m:apis.meta.v1.ListMeta"), &mut out, &mut Memo::none())?;
     close(&mut out, mark);
     Ok(out)
 }
@@ -112,6 +137,9 @@ pub fn partial_node() -> &'static Node {
 
 /// Where a message goes.
 pub(crate) trait Sink {
+    /// A part of what was put, to be put again.
+    type Kept: Default;
+
     fn put(&mut self, bytes: &[u8]);
 
     /// Keeps one byte for the length of the message that begins here; answers where that is.
@@ -119,9 +147,19 @@ pub(crate) trait Sink {
 
     /// The message that began there ends here.
     fn end(&mut self, begin: usize);
+
+    /// Bytes so far.
+    fn size(&self) -> usize;
+
+    /// What was put since there were `from` bytes.
+    fn keep(&self, from: usize, kept: &mut Self::Kept);
+
+    fn replay(&mut self, kept: &Self::Kept);
 }
 
 impl Sink for Vec<u8> {
+    type Kept = Vec<u8>;
+
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
@@ -144,6 +182,19 @@ impl Sink for Vec<u8> {
         self.copy_within(begin..begin + length, begin + more);
         self[begin - 1..begin + more].copy_from_slice(&digits[..count]);
     }
+
+    fn size(&self) -> usize {
+        self.len()
+    }
+
+    fn keep(&self, from: usize, kept: &mut Vec<u8>) {
+        kept.clear();
+        kept.extend_from_slice(&self[from..]);
+    }
+
+    fn replay(&mut self, kept: &Vec<u8>) {
+        self.extend_from_slice(kept);
+    }
 }
 
 /// Counts what would be written.
@@ -151,6 +202,8 @@ impl Sink for Vec<u8> {
 struct Length(usize);
 
 impl Sink for Length {
+    type Kept = usize;
+
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
         self.0 += bytes.len();
@@ -167,6 +220,18 @@ impl Sink for Length {
         if length >= 0x80 {
             self.0 += digits(length as u64).1 - 1;
         }
+    }
+
+    fn size(&self) -> usize {
+        self.0
+    }
+
+    fn keep(&self, from: usize, kept: &mut usize) {
+        *kept = self.0 - from;
+    }
+
+    fn replay(&mut self, kept: &usize) {
+        self.0 += kept;
     }
 }
 
@@ -219,7 +284,13 @@ pub(crate) fn close(out: &mut impl Sink, begin: usize) {
 }
 
 /// The object that comes next, as a message of this type.
-fn message(reader: &mut Reader<'_>, def: &StructDef, out: &mut impl Sink) -> Result<(), ProtoError> {
+fn message<S: Sink>(
+    reader: &mut Reader<'_>,
+    def: &StructDef,
+    out: &mut S,
+    memo: &mut Memo<S::Kept>,
+    place: Place,
+) -> Result<(), ProtoError> {
     let schema = def.name == SCHEMA_PROPS;
     let (mut first, mut next) = (true, 0);
     reader.open(b'{')?;
@@ -228,13 +299,15 @@ fn message(reader: &mut Reader<'_>, def: &StructDef, out: &mut impl Sink) -> Res
             reader.raw()?;
             continue;
         };
+        // Behind the search, `next` is the field's number.
+        let place = place.at(next);
         match &field.node.tag[..] {
-            [_] if schema && super::is_polymorphic(&field.name) => polymorphic(reader, field, def, out)?,
-            [number] => content(reader, &field.node, *number, out)?,
+            [_] if schema && super::is_polymorphic(&field.name) => polymorphic(reader, field, def, out, memo, place)?,
+            [number] => content(reader, &field.node, *number, out, memo, place)?,
             // The messages around the field, all but the last number of its tag.
             [around @ .., number] => {
                 let begun: Vec<usize> = around.iter().map(|number| open(out, *number)).collect();
-                content(reader, &field.node, *number, out)?;
+                content(reader, &field.node, *number, out, memo, place)?;
                 begun.into_iter().rev().for_each(|begin| close(out, begin));
             }
             [] => {}
@@ -257,10 +330,24 @@ fn field<'a>(def: &'a StructDef, name: &[u8], next: &mut usize) -> Option<&'a Fi
 }
 
 /// What stands in a field: written with the field's number, or not at all for null.
-fn content(reader: &mut Reader<'_>, node: &Node, number: u32, out: &mut impl Sink) -> Result<(), ProtoError> {
+fn content<S: Sink>(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    number: u32,
+    out: &mut S,
+    memo: &mut Memo<S::Kept>,
+    place: Place,
+) -> Result<(), ProtoError> {
     let first = reader.peek()?;
     if first == b'n' {
         return reader.raw().map(drop);
+    }
+    let mut lesson = None;
+    if matches!(first, b'{' | b'[') {
+        lesson = match memo.find(reader, node, number, place, out) {
+            Found::Known => return Ok(()),
+            Found::Unknown(lesson) => lesson,
+        };
     }
     match (&node.shape, first) {
         (Shape::Raw | Shape::Any, _) => {
@@ -270,7 +357,7 @@ fn content(reader: &mut Reader<'_>, node: &Node, number: u32, out: &mut impl Sin
         }
         (Shape::Struct(reference), b'{') => {
             let begin = open(out, number);
-            message(reader, reference.def(), out)?;
+            message(reader, reference.def(), out, memo, place)?;
             close(out, begin);
         }
         (Shape::Map(item), b'{') => {
@@ -283,19 +370,20 @@ fn content(reader: &mut Reader<'_>, node: &Node, number: u32, out: &mut impl Sin
                 match &item.shape {
                     Shape::List(_) => {
                         let begin = open(out, 2);
-                        content(reader, item, 1, out)?;
+                        content(reader, item, 1, out, memo, place)?;
                         close(out, begin);
                     }
-                    _ => content(reader, item, 2, out)?,
+                    _ => content(reader, item, 2, out, memo, place)?,
                 }
                 close(out, entry);
             }
         }
         (Shape::List(item), b'[') => {
-            let mut first = true;
+            let (mut first, mut count) = (true, 0);
             reader.open(b'[')?;
             while reader.item(&mut first, b']')? {
-                content(reader, item, number, out)?;
+                count += 1;
+                content(reader, item, number, out, memo, place.at(count))?;
             }
         }
         (shape, b'"') => string(&reader.string()?, shape, number, out)?,
@@ -305,6 +393,7 @@ fn content(reader: &mut Reader<'_>, node: &Node, number: u32, out: &mut impl Sin
         }
         (shape, _) => scalar(reader.word()?, shape, number, out)?,
     }
+    memo.learn(lesson, reader, out);
     Ok(())
 }
 
@@ -383,7 +472,14 @@ fn whole_second(text: &[u8]) -> Option<jiff::Timestamp> {
 }
 
 /// Parts of a schema that JSON writes as a schema, a list of them, a boolean or a list of names.
-fn polymorphic(reader: &mut Reader<'_>, field: &Field, def: &StructDef, out: &mut impl Sink) -> Result<(), ProtoError> {
+fn polymorphic<S: Sink>(
+    reader: &mut Reader<'_>,
+    field: &Field,
+    def: &StructDef,
+    out: &mut S,
+    memo: &mut Memo<S::Kept>,
+    place: Place,
+) -> Result<(), ProtoError> {
     let number = field.node.tag[0];
     if field.name == "dependencies" {
         let mut first = true;
@@ -392,7 +488,7 @@ fn polymorphic(reader: &mut Reader<'_>, field: &Field, def: &StructDef, out: &mu
             let entry = open(out, number);
             bytes(out, 1, &name);
             let value = open(out, 2);
-            schema_or(reader, (1, 2, None), def, out)?;
+            schema_or(reader, (1, 2, None), def, out, memo, place)?;
             close(out, value);
             close(out, entry);
         }
@@ -400,17 +496,19 @@ fn polymorphic(reader: &mut Reader<'_>, field: &Field, def: &StructDef, out: &mu
     }
     let begin = open(out, number);
     let numbers = if field.name == "items" { (1, 2, None) } else { (2, 0, Some(1)) };
-    schema_or(reader, numbers, def, out)?;
+    schema_or(reader, numbers, def, out, memo, place)?;
     close(out, begin);
     Ok(())
 }
 
 /// Writes a schema, a list or a boolean under these numbers.
-fn schema_or(
+fn schema_or<S: Sink>(
     reader: &mut Reader<'_>,
     (schema, list, flagged): (u32, u32, Option<u32>),
     def: &StructDef,
-    out: &mut impl Sink,
+    out: &mut S,
+    memo: &mut Memo<S::Kept>,
+    place: Place,
 ) -> Result<(), ProtoError> {
     match (reader.peek()?, flagged) {
         (b'{', flagged) => {
@@ -419,7 +517,7 @@ fn schema_or(
                 out.put(&[1]);
             }
             let begin = open(out, schema);
-            message(reader, def, out)?;
+            message(reader, def, out, memo, place)?;
             close(out, begin);
         }
         (b't' | b'f', Some(number)) => {
@@ -435,7 +533,7 @@ fn schema_or(
                     continue;
                 }
                 let begin = open(out, list);
-                message(reader, def, out)?;
+                message(reader, def, out, memo, place)?;
                 close(out, begin);
             }
         }
@@ -468,9 +566,56 @@ mod tests {
                 "spec": {"containers": [{"name": "c", "env": [{"name": "A", "value": "\"".repeat(size)}]}]},
                 "status": {"startTime": "2024-02-29T23:59:59Z"}});
             let mut written = Vec::new();
-            encode_item(pod.to_string().as_bytes(), &node, &mut written).unwrap();
-            assert_eq!(item_length(pod.to_string().as_bytes(), &node).unwrap(), written.len(), "{size}");
+            Items::new(&node).append(pod.to_string().as_bytes(), &mut written).unwrap();
+            assert_eq!(Lengths::new(&node).of(pod.to_string().as_bytes()).unwrap(), written.len(), "{size}");
         }
+    }
+
+    /// A pod of which little, much or all is as in the one before.
+    fn pod(number: usize) -> String {
+        let text = "x".repeat(number % 3 * 20);
+        let container = |n: usize| {
+            serde_json::json!({"name": format!("c{n}"), "image": format!("shop/web:{}", number / 7),
+            "env": [{"name": "A", "value": text}, {"name": "A long name", "value": "a long value, always the same"}]})
+        };
+        let containers: Vec<_> = (0..number % 4).map(container).collect();
+        let conditions: Vec<_> = (0..3)
+            .map(|n| serde_json::json!({"type": format!("T{n}"), "lastTransitionTime": format!("2024-02-29T23:59:{:02}Z", number % 5)}))
+            .collect();
+        serde_json::json!({"metadata": {"name": number.to_string(), "labels": {"app": "web", "tier": number % 2, "long": "a long label"},
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:metadata": {"f:labels": {}}}}]},
+            "spec": {"containers": containers, "initContainers": containers},
+            "status": {"conditions": conditions, "phase": "Running"}})
+        .to_string()
+        .replace("\"tier\":0", "\"tier\":\"a\"")
+        .replace("\"tier\":1", "\"tier\":\"b\"")
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_would_be_written() {
+        let node = facts().node("a:core.v1.Pod");
+        let (mut items, mut lengths) = (Items::new(&node), Lengths::new(&node));
+        for number in 0..500 {
+            let json = pod(if number < 250 { number } else { 250 + number % 2 });
+            let (mut alone, mut together) = (Vec::new(), Vec::new());
+            Items::new(&node).append(json.as_bytes(), &mut alone).unwrap();
+            items.append(json.as_bytes(), &mut together).unwrap();
+            assert_eq!(together, alone, "{json}");
+            assert_eq!(lengths.of(json.as_bytes()), Ok(alone.len()), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_number_is_left_out_also_behind_what_is_remembered() {
+        let node = facts().node("a:core.v1.Pod");
+        let mut items = Items::new(&node);
+        let [mut first, mut second, mut third] = [Vec::new(), Vec::new(), Vec::new()];
+        let text = |more: &str| format!(r#"{{"metadata":{{"labels":{{"a":"long enough to be kept"}}}}{more}}}"#);
+        items.append(text("").as_bytes(), &mut first).unwrap();
+        items.append(text(r#","no":{"such":"field"}"#).as_bytes(), &mut second).unwrap();
+        assert_eq!(first, second);
+        // It begins as what is remembered, and is something else.
+        assert!(items.append(text("x").as_bytes(), &mut third).is_err());
     }
 
     #[test]

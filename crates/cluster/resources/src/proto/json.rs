@@ -43,6 +43,29 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// What was read since the reader was there.
+    pub(super) fn since(&self, at: usize) -> &'a [u8] {
+        &self.text[at..self.at]
+    }
+
+    /// Goes behind this text, if it comes next.
+    #[inline]
+    pub(super) fn skip(&mut self, text: &[u8]) -> bool {
+        let comes = self.text.get(self.at..).is_some_and(|rest| rest.starts_with(text));
+        if comes {
+            self.at += text.len();
+        }
+        comes
+    }
+
     /// Nothing but space is left.
     pub(super) fn end(&mut self) -> Result<(), ProtoError> {
         self.peek().map_or(Ok(()), |_| Err(ProtoError::Malformed))

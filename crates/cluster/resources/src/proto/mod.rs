@@ -6,8 +6,9 @@
 
 pub(crate) mod encode;
 mod json;
+mod memo;
 
-pub use encode::{encode, encode_item, frame, head, is_encodable, item_length, list_meta, partial_node, wrap};
+pub use encode::{Items, Lengths, encode, frame, head, is_encodable, list_meta, partial_node, wrap};
 
 use serde_json::{Map, Value};
 
@@ -497,8 +498,9 @@ mod tests {
                 }
                 let written = encode(object.to_string().as_bytes(), &node).unwrap();
                 let mut item = Vec::new();
-                encode_item(object.to_string().as_bytes(), &node, &mut item).unwrap();
-                assert_eq!(item_length(object.to_string().as_bytes(), &node), Ok(item.len()), "{}", resource.kind);
+                Items::new(&node).append(object.to_string().as_bytes(), &mut item).unwrap();
+                let length = Lengths::new(&node).of(object.to_string().as_bytes());
+                assert_eq!(length, Ok(item.len()), "{}", resource.kind);
                 let read = decode(&written, &node).unwrap();
                 assert_eq!(read, object, "{} {}", gv.version, resource.kind);
             }
