@@ -80,7 +80,9 @@ pub(super) const CLAIM: Strategy = Strategy {
 /// The old and the new way to name what a claim is filled from say the same. Another namespace is never named: nothing
 /// here asks whether its owner agrees.
 fn sources(spec: &mut serde_json::Map<String, Value>) {
-    if let Some(reference) = spec.get_mut("dataSourceRef").and_then(Value::as_object_mut) {
+    if let Some(reference) = spec.get_mut("dataSourceRef").and_then(Value::as_object_mut)
+        && !vocab::weak::without("namespace")
+    {
         reference.remove("namespace");
     }
     match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
