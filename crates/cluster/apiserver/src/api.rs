@@ -26,8 +26,8 @@ pub struct Api {
     pub quota: Arc<tokio::sync::Mutex<()>>,
     pub keys: Keys,
     pub service_range: crate::services::Range,
-    /// Held while an address or port is chosen and its service written.
-    pub allocation: Arc<tokio::sync::Mutex<()>>,
+    /// Addresses and ports of services.
+    pub allocated: crate::allocated::Allocated,
     pub ready: AtomicBool,
     pub stopping: tokio_util::sync::CancellationToken,
     pub metrics: Metrics,
@@ -97,7 +97,7 @@ impl Api {
             quota: Arc::default(),
             keys,
             service_range,
-            allocation: Arc::default(),
+            allocated: crate::allocated::Allocated::default(),
             ready: AtomicBool::new(false),
             stopping: tokio_util::sync::CancellationToken::new(),
             metrics: Metrics::default(),
@@ -207,16 +207,13 @@ impl Api {
         Ok(self.store.txn(txn).await.map_err(store_error)?.succeeded)
     }
 
-    /// Reads, changes and writes an object until nobody interferes. `change` answers false to leave it alone.
-    pub async fn modify(&self, key: &str, mut change: impl FnMut(&mut Value) -> bool) -> Outcome<Option<Value>> {
+    /// Reads, changes and writes an object until nobody interferes. `change` answers false to leave it alone. Whether there is one.
+    pub async fn modify(&self, key: &str, mut change: impl FnMut(&mut Value) -> bool) -> Outcome<bool> {
         loop {
-            let Some(kv) = self.get_kv(key).await? else { return Ok(None) };
+            let Some(kv) = self.get_kv(key).await? else { return Ok(false) };
             let mut object = codec::decode(&kv.value);
-            if !change(&mut object) {
-                return Ok(Some(object));
-            }
-            if let Some(stored) = self.put_over(key, &object, kv.mod_revision).await? {
-                return Ok(Some(codec::decode(&stored)));
+            if !change(&mut object) || self.put_over(key, &object, kv.mod_revision).await?.is_some() {
+                return Ok(true);
             }
         }
     }

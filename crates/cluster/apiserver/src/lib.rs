@@ -6,6 +6,7 @@
 //! the same process.
 
 mod admission;
+mod allocated;
 mod api;
 mod authn;
 mod authz;

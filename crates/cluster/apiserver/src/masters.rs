@@ -70,7 +70,10 @@ async fn renew(api: &Api, key: &str, lease: &mut u64, address: IpAddr, port: u16
             differs
         })
         .await?;
-    found.map(drop).ok_or_else(|| Status::not_found("discovery.k8s.io", "endpointslices", "kubernetes"))
+    match found {
+        true => Ok(()),
+        false => Err(Status::not_found("discovery.k8s.io", "endpointslices", "kubernetes")),
+    }
 }
 
 /// All servers on one datastore share one authority: what one signs the others believe. The first one says which.

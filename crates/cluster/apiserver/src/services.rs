@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use resources::{FieldError, Value, meta};
 use serde_json::json;
 
+use crate::allocated::Others;
+
 /// The range of service addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -50,8 +52,8 @@ fn tried(size: u32, low: u32, pick: u32) -> impl Iterator<Item = u32> {
     (0..size - low).map(move |step| low + (pick % upper + step) % upper).chain(0..low)
 }
 
-/// Gives a service what it lacks and has a right to; `others` are all other services. `pick` is a random number.
-pub fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) -> Result<(), FieldError> {
+/// Gives a service what it lacks and has a right to, and no other one has. `pick` is a random number.
+pub fn allocate(service: &mut Value, others: Others<'_>, range: Range, pick: u32) -> Result<(), FieldError> {
     let kind = meta::str_at(service, &["spec", "type"]).to_owned();
     if kind == "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
@@ -60,12 +62,7 @@ pub fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) 
         return Ok(());
     }
     families(service)?;
-    let used: BTreeSet<&str> = others
-        .iter()
-        .flat_map(|other| meta::list_at(other, &["spec", "clusterIPs"]))
-        .filter_map(Value::as_str)
-        .filter(|ip| *ip != "None")
-        .collect();
+    let used = |ip: Ipv4Addr| others.have_address(ip.into());
     let listed = meta::list_at(service, &["spec", "clusterIPs"]).first().and_then(Value::as_str);
     let asked = match meta::str_at(service, &["spec", "clusterIP"]) {
         "" => listed.unwrap_or_default().to_owned(),
@@ -78,7 +75,7 @@ pub fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) 
             let size = range.size() - 2;
             let free = tried(size, kept_low(range.size(), 16, 256), pick)
                 .map(|number| Ipv4Addr::from(u32::from(range.base) + 1 + number))
-                .find(|ip| *ip != range.first() && !used.contains(ip.to_string().as_str()));
+                .find(|ip| *ip != range.first() && !used(*ip));
             free.ok_or_else(|| FieldError::invalid("spec.clusterIPs", Value::Null, "range is full"))?.to_string()
         }
         asked => {
@@ -87,7 +84,7 @@ pub fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) 
                 Err(FieldError::invalid("spec.clusterIPs", json!([asked]), why))
             };
             match asked.parse::<IpAddr>() {
-                Ok(IpAddr::V4(ip)) if range.contains(ip) && !used.contains(asked) => asked.to_owned(),
+                Ok(IpAddr::V4(ip)) if range.contains(ip) && !used(ip) => asked.to_owned(),
                 Ok(IpAddr::V4(ip)) if range.contains(ip) => return refused("provided IP is already allocated"),
                 Ok(_) => {
                     let span = format!("{}/{}", range.base, range.prefix);
@@ -103,7 +100,7 @@ pub fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) 
     spec.insert("clusterIP".into(), ip.into());
     let allocates = kind == "NodePort"
         || (kind == "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)));
-    let mut used = used_ports(others);
+    let mut used = Ports { others, own: BTreeSet::new() };
     // Ports that the service has keep their numbers, also where no new ones are given.
     node_ports(service, &mut used, pick, allocates)?;
     health_port(service, &mut used, pick)
@@ -127,35 +124,44 @@ fn families(service: &mut Value) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn used_ports(others: &[Value]) -> BTreeSet<i64> {
-    let ports = others.iter().flat_map(|other| meta::list_at(other, &["spec", "ports"]));
-    let health = others.iter().filter_map(|other| other["spec"]["healthCheckNodePort"].as_i64());
-    ports.filter_map(|port| port["nodePort"].as_i64()).chain(health).filter(|port| *port != 0).collect()
+/// Ports on the nodes that are in use, by others or by the service itself.
+struct Ports<'a> {
+    others: Others<'a>,
+    own: BTreeSet<i64>,
 }
 
-fn take_port(used: &mut BTreeSet<i64>, pick: u32, path: &str) -> Result<i64, FieldError> {
+impl Ports<'_> {
+    fn are_free(&self, number: i64) -> bool {
+        !self.own.contains(&number) && !self.others.have_port(number)
+    }
+}
+
+fn take_port(used: &mut Ports<'_>, pick: u32, path: &str) -> Result<i64, FieldError> {
     let size = (NODE_PORTS.end() - NODE_PORTS.start() + 1) as u32;
     let free = tried(size, kept_low(size, 32, 128), pick)
         .map(|number| NODE_PORTS.start() + i64::from(number))
-        .find(|number| !used.contains(number));
+        .find(|number| used.are_free(*number));
     let number = free.ok_or_else(|| FieldError::invalid(path, 0, "range is full"))?;
-    used.insert(number);
+    used.own.insert(number);
     Ok(number)
 }
 
-fn claim_port(used: &mut BTreeSet<i64>, number: i64, path: &str) -> Result<(), FieldError> {
+fn claim_port(used: &mut Ports<'_>, number: i64, path: &str) -> Result<(), FieldError> {
     if !NODE_PORTS.contains(&number) {
         let detail = "provided port is not in the valid range. The range of valid ports is 30000-32767";
         return Err(FieldError::invalid(path, number, detail));
     }
-    match used.insert(number) {
-        true => Ok(()),
+    match used.are_free(number) {
+        true => {
+            used.own.insert(number);
+            Ok(())
+        }
         false => Err(FieldError::invalid(path, number, "provided port is already allocated")),
     }
 }
 
 /// Ports asked for are claimed before others are chosen. The same port over two protocols has one number on the nodes.
-fn node_ports(service: &mut Value, used: &mut BTreeSet<i64>, pick: u32, allocates: bool) -> Result<(), FieldError> {
+fn node_ports(service: &mut Value, used: &mut Ports<'_>, pick: u32, allocates: bool) -> Result<(), FieldError> {
     let mut own: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
     let mut by_port: BTreeMap<i64, i64> = BTreeMap::new();
     let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
@@ -192,7 +198,7 @@ fn node_ports(service: &mut Value, used: &mut BTreeSet<i64>, pick: u32, allocate
 }
 
 /// The port on which each node says whether it has pods of the service, for balancers that keep the client's address.
-fn health_port(service: &mut Value, used: &mut BTreeSet<i64>, pick: u32) -> Result<(), FieldError> {
+fn health_port(service: &mut Value, used: &mut Ports<'_>, pick: u32) -> Result<(), FieldError> {
     let spec = &service["spec"];
     let needed = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
     let asked = spec["healthCheckNodePort"].as_i64().filter(|number| *number != 0);
@@ -208,6 +214,15 @@ fn health_port(service: &mut Value, used: &mut BTreeSet<i64>, pick: u32) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocated::Book;
+
+    fn allocate(service: &mut Value, others: &[Value], range: Range, pick: u32) -> Result<(), FieldError> {
+        let mut book = Book::default();
+        for (number, other) in others.iter().enumerate() {
+            book.set(&number.to_string().into(), Some(other));
+        }
+        super::allocate(service, book.of(b"own"), range, pick)
+    }
 
     #[test]
     fn no_address_or_port_is_given_twice() {
@@ -228,6 +243,7 @@ mod tests {
         allocate(&mut headless, &services, range, 0).unwrap();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     }
+
     #[test]
     fn what_is_chosen_stays_off_what_people_ask_for() {
         let range = Range::default();

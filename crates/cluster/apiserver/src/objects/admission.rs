@@ -7,6 +7,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Call;
 use crate::admission::{self, Attributes, Operation, limits, node_restriction, placement, pod_security, quota};
+use crate::allocated::Reserved;
 use crate::api::Outcome;
 use crate::authn::User;
 use crate::authz::{Rule, role_rules};
@@ -21,8 +22,11 @@ fn protect(object: &mut Value, finalizer: &str) {
     }
 }
 
-/// Locks to be held until an object is stored.
-pub(super) type Held = Vec<OwnedMutexGuard<()>>;
+/// What is to be held until an object is stored: room in a quota, and what a service was given.
+pub(super) struct Held {
+    pub(super) _room: Option<OwnedMutexGuard<()>>,
+    pub(super) _addresses: Option<Reserved>,
+}
 
 impl Call {
     /// What admission knows of this request. `user` and `resource` are handed in so that warnings can be added meanwhile.

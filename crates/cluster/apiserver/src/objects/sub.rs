@@ -252,7 +252,7 @@ impl Call {
                 true
             })
             .await?;
-        if bound.is_none() {
+        if !bound {
             return Err(self.not_found());
         }
         if let Some(why) = taken {

@@ -11,10 +11,12 @@ use super::Call;
 use super::admission::Held;
 use super::decode::{parse, parse_yaml};
 use crate::admission::Operation;
-use crate::api::{Created, Outcome, name_suffix, new_uid, now};
+use crate::allocated::{Others, Reserved};
+use crate::api::{Created, Outcome, name_suffix, new_uid, now, store_error};
 use crate::catalog::Resource;
 use crate::{codec, convert};
 use client::Body;
+use store::Span;
 
 /// How often a write is tried again when others write the same object in between.
 const RACES_MAX: usize = 100;
@@ -172,8 +174,8 @@ impl Call {
         }
         self.check(object, None, "")?;
         let quota = self.judge(Operation::Create, Some(object), None, "").await?;
-        let allocation = self.allocate(object, None).await?;
-        Ok(allocation.into_iter().chain(quota).collect())
+        let allocation = self.allocate(object).await?;
+        Ok(Held { _room: quota, _addresses: allocation })
     }
 
     fn default(&self, object: &mut Value) {
@@ -218,22 +220,18 @@ impl Call {
     }
 
     /// Addresses and ports of a service.
-    async fn allocate(
-        &self,
-        object: &mut Value,
-        old: Option<&Value>,
-    ) -> Outcome<Option<tokio::sync::OwnedMutexGuard<()>>> {
+    async fn allocate(&self, object: &mut Value) -> Outcome<Option<Reserved>> {
         if !self.resource.group.is_empty() || self.resource.plural != "services" {
             return Ok(None);
         }
-        let guard = self.api.allocation.clone().lock_owned().await;
-        let mut others = self.api.list_objects(&self.resource, "").await?;
-        let own = old.map(meta::uid).unwrap_or_default().to_owned();
-        others.retain(|other| meta::uid(other) != own);
         let pick = u32::from_le_bytes(crate::api::random());
-        crate::services::allocate(object, &others, self.api.service_range, pick)
-            .map_err(|error| self.invalid(meta::name(object), &[error]))?;
-        Ok(Some(guard))
+        let range = self.api.service_range;
+        let key = self.resource.key(meta::namespace(object), meta::name(object));
+        let span = Span::prefix(self.resource.collection(""));
+        let choose = |service: &mut Value, others: Others<'_>| crate::services::allocate(service, others, range, pick);
+        let reserved = self.api.allocated.reserve(&*self.api.store, span, key, object, choose).await;
+        let reserved = reserved.map_err(store_error)?;
+        Ok(Some(reserved.map_err(|error| self.invalid(meta::name(object), &[error]))?))
     }
 
     pub(super) async fn update(&mut self, sub: &str) -> Outcome<Response<Body>> {
@@ -300,12 +298,12 @@ impl Call {
                 let writer = self.writer(apply::Operation::Update, sub)?;
                 apply::update(Some(&old), &mut new, &self.resource.node, &writer, &self.reset(sub), &now());
             }
-            let allocation = if sub.is_empty() { self.allocate(&mut new, Some(&old)).await? } else { None };
+            let allocation = if sub.is_empty() { self.allocate(&mut new).await? } else { None };
             if !self.is_status_of_old(sub) {
                 self.check(&new, Some(&old), sub)?;
             }
             let quota = self.judge(Operation::Update, Some(&new), Some(&old), sub).await?;
-            let guard: Held = allocation.into_iter().chain(quota).collect();
+            let guard = Held { _room: quota, _addresses: allocation };
             if same_but_books_time(&new, &old) {
                 return self.respond(200, kv.value).await;
             }
