@@ -18,8 +18,10 @@ use crate::{Keep, Key, Kind, Part, Queue, Recorder, View, Write};
 const AT_ONCE: usize = 64;
 /// Events that are told at a time.
 const TELLS_AT_ONCE: usize = 64;
+/// The same while something is being written: what people read may come a little later than what it is about.
+const TELLS_BESIDE_WRITES: usize = 4;
 /// Events that wait to be told. People miss the rest, and nothing else does: what decides must not wait for them.
-const TELLS_MAX: usize = 4096;
+const TELLS_MAX: usize = 8192;
 /// Pods of one key that are made at a time at most.
 const PODS_AT_ONCE: usize = 64;
 const LIST_RETRY: Duration = Duration::from_millis(200);
@@ -167,6 +169,7 @@ impl Driver {
         loop {
             let next = self.members.iter().filter_map(|member| member.queue.next_at()).min();
             let wait = next.map(|at| Duration::try_from(at.duration_since(client::now())).unwrap_or_default());
+            let tells = if writes.is_empty() { TELLS_AT_ONCE } else { TELLS_BESIDE_WRITES };
             // In this order, so that a simulation's run depends on its seed alone. Whatever came besides is taken in below.
             tokio::select! {
                 biased;
@@ -184,7 +187,7 @@ impl Driver {
                 }
                 Some(done) = writes.join_next() => self.fold(done, &teller),
                 Some(told) = telling.join_next() => self.forget_untold(told),
-                Some((member, told)) = untold.recv(), if telling.len() < TELLS_AT_ONCE => {
+                Some((member, told)) = untold.recv(), if telling.len() < tells => {
                     let api = self.members[member].api.clone();
                     telling.spawn(async move {
                         let mut effects = Vec::new();

@@ -20,6 +20,7 @@ mod kind;
 mod lean;
 mod part;
 mod record;
+mod selecting;
 mod view;
 mod work;
 

@@ -9,6 +9,7 @@ use resources::{Value, meta};
 
 use crate::Kind;
 use crate::kept::Kept;
+use crate::selecting::{self, Selecting};
 
 /// An object's place within its kind. The namespace of a cluster-wide object is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,7 @@ pub struct View {
     on_node: BTreeMap<String, BTreeSet<Key>>,
     /// Slices by the service that they are of.
     of_service: BTreeMap<Key, BTreeSet<Key>>,
+    selecting: Selecting,
     /// Objects that this process deleted and whose end the API has not told yet.
     gone: HashSet<String>,
     /// Objects whose end the API told lately. An answer to an earlier write may still come, and must not bring them back.
@@ -156,6 +158,14 @@ impl View {
         self.on_node.get(node).into_iter().flatten().filter_map(|key| self.at(Kind::Pod, key))
     }
 
+    /// The services of a namespace that select pods with these labels.
+    pub fn services_of<'a>(&'a self, namespace: &str, labels: &'a Value) -> impl Iterator<Item = &'a Arc<Value>> {
+        let candidates = self.selecting.candidates(namespace, labels);
+        candidates
+            .filter_map(|key| self.at(Kind::Service, key))
+            .filter(move |service| selecting::selects(service, labels))
+    }
+
     /// The slices of a service.
     pub fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Arc<Value>> + Clone {
         let keys = self.of_service.get(service).into_iter().flatten();
@@ -203,6 +213,9 @@ impl View {
         }
         if let Some(service) = service_of(kind, &object) {
             self.of_service.entry(service).or_default().insert(key.clone());
+        }
+        if kind == Kind::Service {
+            self.selecting.insert(&object);
         }
         self.objects.entry(kind).or_default().insert(key, Kept::new(revision, object, told));
         self.made.0.fetch_add(1, Ordering::Relaxed);
@@ -323,6 +336,9 @@ impl View {
                 set.remove(key);
             }
             self.ended_pods.remove(key);
+        }
+        if kind == Kind::Service {
+            self.selecting.remove(&object);
         }
         if let Some(service) = service_of(kind, &object)
             && let Some(set) = self.of_service.get_mut(&service)

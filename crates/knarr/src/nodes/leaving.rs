@@ -166,7 +166,8 @@ fn ends_at(view: &View, pod: &Value) -> Option<u64> {
         return Some(0);
     }
     let mut newest = 0;
-    for service in view.in_namespace(Kind::Service, meta::namespace(pod)).filter(|service| selects(service, pod)) {
+    let labels = &pod["metadata"]["labels"];
+    for service in view.services_of(meta::namespace(pod), labels).filter(|service| leads(service)) {
         let mut named = false;
         for slice in view.slices_of(&Key::of(service)) {
             let own = |endpoint: &&Value| endpoint["targetRef"]["uid"].as_str() == Some(meta::uid(pod));
@@ -185,11 +186,9 @@ fn ends_at(view: &View, pod: &Value) -> Option<u64> {
     Some(newest)
 }
 
-fn selects(service: &Value, pod: &Value) -> bool {
-    let selector = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty());
-    let labels = &pod["metadata"]["labels"];
-    let all = selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)));
-    all && service["spec"]["type"] != "ExternalName" && !meta::is_terminating(service)
+/// Whether a service has endpoints.
+fn leads(service: &Value) -> bool {
+    service["spec"]["type"] != "ExternalName" && !meta::is_terminating(service)
 }
 
 fn is_ready(node: &Value) -> bool {

@@ -45,13 +45,8 @@ impl Part for MirroredSlices {
     }
 
     fn reconcile(&mut self, view: &View, key: &Key, _: Timestamp) -> Outcome {
-        let mut existing: Vec<&Value> = view
-            .in_namespace(Kind::EndpointSlice, &key.namespace)
-            .filter(|slice| {
-                is_ours(slice) && meta::at(slice, &["metadata", "labels", SERVICE_NAME]) == Some(&json!(key.name))
-            })
-            .map(|slice| &**slice)
-            .collect();
+        let mut existing: Vec<&Value> =
+            view.slices_of(key).filter(|slice| is_ours(slice)).map(|slice| &**slice).collect();
         let endpoints = view.at(Kind::Endpoints, key).filter(|endpoints| is_mirrored(endpoints));
         let service = view.at(Kind::Service, key).filter(|service| super::selector_of(service).is_none());
         let wanted = match (endpoints, service) {

@@ -46,10 +46,8 @@ fn is_headless(service: &Value) -> bool {
 
 /// Services of a namespace whose selector takes in a pod.
 fn services_of(view: &View, pod: &Value) -> Vec<Key> {
-    view.in_namespace(Kind::Service, meta::namespace(pod))
-        .filter(|service| selector_of(service).is_some_and(|selector| selects(&selector, pod)))
-        .map(|service| Key::of(service))
-        .collect()
+    let labels = meta::at(pod, &["metadata", "labels"]).unwrap_or(&Value::Null);
+    view.services_of(meta::namespace(pod), labels).map(|service| Key::of(service)).collect()
 }
 
 /// Pods that a service has, whether ready or not.

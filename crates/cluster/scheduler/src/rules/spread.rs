@@ -121,14 +121,10 @@ fn default_selector(pod: &PodFacts, facts: Facts<'_>) -> Option<LabelSelector> {
             selector.requirements.push(requirement);
         }
     };
-    for service in facts.view.in_namespace(Kind::Service, pod.namespace()) {
-        let wanted = &service["spec"]["selector"];
-        let Some(map) = wanted.as_object().filter(|map| !map.is_empty()) else { continue };
-        if map.iter().all(|(key, value)| pod.labels().get(key) == Some(value)) {
-            for (key, value) in map {
-                let values = vec![value.as_str().unwrap_or_default().to_owned()];
-                add(Requirement { key: key.clone(), operator: Operator::In, values });
-            }
+    for service in facts.view.services_of(pod.namespace(), pod.labels()) {
+        for (key, value) in meta::map_at(service, &["spec", "selector"]) {
+            let values = vec![value.as_str().unwrap_or_default().to_owned()];
+            add(Requirement { key: key.clone(), operator: Operator::In, values });
         }
     }
     let owner = meta::owners(&pod.pod).into_iter().find(|owner| owner.controller);
