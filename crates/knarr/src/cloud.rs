@@ -138,6 +138,8 @@ async fn serve(
         .map_err(|error| Failure::new(format!("knarr up: {error}")))?;
     let balancing = Balancing::parse(matches.text("load-balancer-pool"))
         .map_err(|error| Failure::new(format!("knarr up: {error}")))?;
+    let scheduling = crate::scheduler_config::read(matches.text("scheduler-config"))
+        .map_err(|error| Failure::new(format!("knarr up: {error}")))?;
     let names = format!("{node_ip},{node},{}", matches.text("tls-san").unwrap_or_default());
     let kubeconfig = matches.text("kubeconfig").map_or_else(|| settings.run.join("kubeconfig"), PathBuf::from);
     if let Some(parent) = kubeconfig.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -178,7 +180,7 @@ async fn serve(
     let (runtime, runtime_name) =
         crate::cri::node_runtime(plan.endpoint.as_deref(), plugins, &engine, settings).await?;
 
-    let control = Control::new(&server, cidrs.all.clone(), balancing);
+    let control = Control::new(&server, cidrs.all.clone(), balancing, scheduling);
     control.begin(services.dns()).await.map_err(|error| Failure::new(format!("knarr up: {error}")))?;
     // One view for all, unless other servers may lead.
     let candidate = datastore.then(control::candidate);

@@ -20,6 +20,7 @@ pub struct Control {
     cluster: Vec<Cidr>,
     usage: UsageTable,
     balancing: Balancing,
+    scheduling: scheduler::Config,
 }
 
 pub const LOAD_BALANCER_POOL: Flag = text(
@@ -78,16 +79,18 @@ impl Balancing {
 const LEASE: &str = "kube-controller-manager";
 
 impl Control {
-    pub fn new(server: &Server, cluster: Vec<Cidr>, balancing: Balancing) -> Self {
+    pub fn new(server: &Server, cluster: Vec<Cidr>, balancing: Balancing, scheduling: scheduler::Config) -> Self {
         let local = |user: &str, agent: &str| server.local(User::component(user), agent);
         let manager = local("system:kube-controller-manager", "kube-controller-manager");
         let scheduler = local("system:kube-scheduler", "kube-scheduler");
-        Self { manager, scheduler, cluster, usage: server.usage(), balancing }
+        Self { manager, scheduler, cluster, usage: server.usage(), balancing, scheduling }
     }
 
     /// A driver with every controller and the scheduler; more observers and parts may be added.
     pub fn driver(&self) -> Driver {
-        let mut driver = driver(&self.manager, &self.scheduler, self.cluster.clone(), self.usage.clone());
+        let mut driver = driver(&self.manager, self.cluster.clone(), self.usage.clone());
+        let scheduler = scheduler::Scheduler::new(self.scheduling.clone());
+        driver.add(Member::new(Box::new(scheduler), self.scheduler.clone()));
         if let Some(part) = self.balancing.part() {
             driver.add(Member::new(Box::new(part), self.manager.clone()));
         }
@@ -133,8 +136,8 @@ pub async fn resign(server: &Server, me: &str) {
     Election::new(manager, LEASE, me).resign().await;
 }
 
-fn driver(manager: &Client, scheduler: &Client, cluster: Vec<Cidr>, usage: UsageTable) -> Driver {
-    let (manager, scheduler) = (manager.clone(), scheduler.clone());
+fn driver(manager: &Client, cluster: Vec<Cidr>, usage: UsageTable) -> Driver {
+    let manager = manager.clone();
     let mut driver = Driver::new(manager.clone());
     for part in controllers::all(crate::cloud::seed()) {
         driver.add(Member::new(part, manager.clone()));
@@ -150,7 +153,6 @@ fn driver(manager: &Client, scheduler: &Client, cluster: Vec<Cidr>, usage: Usage
         Some(controllers::Reading { at: read.at, window: read.window, containers })
     };
     driver.add(Member::new(Box::new(controllers::Autoscalers::new(Box::new(readings))), manager));
-    driver.add(Member::new(Box::new(scheduler::Scheduler::default()), scheduler));
     driver
 }
 

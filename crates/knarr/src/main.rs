@@ -23,6 +23,7 @@ mod pid_one;
 mod plain;
 mod pod_cidr;
 mod registry;
+mod scheduler_config;
 mod server;
 mod services;
 mod settings;

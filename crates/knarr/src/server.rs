@@ -50,6 +50,7 @@ const FLAGS: &[Flag] = &[
     text("service-cidr", "Addresses of services (default: 10.96.0.0/16; with a node: a free range, remembered)"),
     control::LOAD_BALANCER_POOL,
     control::SIGNING_DURATION,
+    crate::scheduler_config::FLAG,
     text("tls-san", "More names and addresses for the serving certificate, separated by commas"),
     switch("debug", "Say more about what happens").short('D'),
 ];
@@ -193,6 +194,7 @@ fn serve(words: &[OsString]) -> Result<(), String> {
     let level = if matches.is("debug") { tracing::Level::DEBUG } else { tracing::Level::INFO };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
     let datastore = datastore(&matches)?;
+    let scheduling = crate::scheduler_config::read(matches.text("scheduler-config"))?;
     let several = datastore.is_some();
     let names = matches.text("tls-san").unwrap_or_default();
     let config = Config {
@@ -220,7 +222,7 @@ fn serve(words: &[OsString]) -> Result<(), String> {
             control::own_token(&server, &root.join("cluster")).await?;
         }
         tokio::spawn(give_memory_back(server.requests()));
-        let control = Control::new(&server, cluster, balancing);
+        let control = Control::new(&server, cluster, balancing, scheduling);
         control.begin(services::name_server(services)).await?;
         // A file has one server; those that share an etcd agree on who leads.
         let candidate = several.then(control::candidate);

@@ -3,7 +3,7 @@
 //! * `amounts`, `pods`, `nodes`, `groups` — pods and nodes as the rules see them: numbers and lists, read once
 //! * `facts` — all of them, kept up to date by what changes
 //! * `rules` — one rule a file: which nodes can take a pod, and which of them is best
-//! * `profile` — how a scheduler of some name decides: weights, strategies, defaults
+//! * `profile` — how a scheduler of some name decides: weights, strategies, defaults; `config` — what a file says of that
 //! * `place` — asks the rules about nodes
 //! * `preempt` — which pods of lower priority would have to go
 //! * `queue` — pods that wait, for how long and for what
@@ -12,6 +12,7 @@
 //! Pure: the same changes give the same answer. A decision under way is remembered until the view shows it.
 
 mod amounts;
+mod config;
 mod facts;
 mod groups;
 mod nodes;
@@ -26,5 +27,6 @@ mod schedule;
 mod tests;
 
 pub use amounts::{Resources, amounts, requests};
-pub use profile::{Defaults, Profile, Strategy, parse as parse_profiles};
+pub use config::{Config, parse as parse_config};
+pub use profile::{Defaults, Profile, Strategy};
 pub use schedule::Scheduler;

@@ -18,14 +18,12 @@ pub struct Victims {
     pub pods: Vec<Arc<PodFacts>>,
 }
 
-/// Candidates that are worked out at most: a tenth of the nodes, and not less than this.
-const CANDIDATES_MIN: usize = 100;
-
 /// The node where it hurts least: fewest broken budgets, lowest highest priority, lowest sum, fewest pods, latest start.
 pub fn choose(pod: &PodFacts, facts: Facts<'_>, profile: &Profile, refusals: &Refusals) -> Option<Victims> {
     let judges = Judges::of(pod, facts, profile);
     let curable = |node: &&Arc<NodeFacts>| refusals.nodes.get(&node.name).is_some_and(|(_, refusal)| refusal.curable);
-    let most = (facts.nodes.len() / 10).max(CANDIDATES_MIN);
+    let (percent, least) = profile.candidates;
+    let most = (facts.nodes.len() * percent as usize / 100).max(least as usize);
     let candidates = facts.nodes.iter().filter(curable);
     candidates
         .filter_map(|node| victims(pod, node, facts, profile, &judges))

@@ -1,10 +1,11 @@
-//! Profiles: which scheduler a pod names in `schedulerName`, and how that one decides. Read from upstream's
-//! `KubeSchedulerConfiguration`.
+//! Profiles: which scheduler a pod names in `schedulerName`, and how that one decides. `config` reads them.
 
-use resources::{Value, meta};
+use std::time::Duration;
+
+use resources::Value;
 use serde_json::json;
 
-use crate::rules::{RULES, WEIGHTS};
+use crate::rules::WEIGHTS;
 
 /// How full nodes are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,15 +43,28 @@ pub struct Profile {
     pub strategy: Strategy,
     /// Resources whose use is scored, with their weights.
     pub scored: Vec<(String, i64)>,
+    /// Extended resources that need not fit: by name, and by what stands before the slash.
+    pub ignored_resources: Vec<String>,
+    pub ignored_groups: Vec<String>,
+    /// Resources whose shares in use are wanted alike.
+    pub balanced: Vec<String>,
     pub default_spread: Defaults,
     /// What a pod's required affinity to others counts for when they are placed.
     pub hard_pod_affinity: i64,
+    /// What pods that have a node would like near them counts for nothing.
+    pub ignores_wishes_of_others: bool,
     /// Node affinity that all pods have besides their own; null is none.
     pub added_affinity: Value,
     /// Rules that are not asked where they filter.
     pub no_filters: Vec<String>,
     /// Rules that score, with their weights.
     pub weights: Vec<(String, i64)>,
+    /// Pods of lower priority may be pushed out.
+    pub preempts: bool,
+    /// On how many nodes that is worked out at most: in a hundred, and not less than.
+    pub candidates: (u64, u64),
+    /// How long a pod waits for its claims to be bound before it is looked at again.
+    pub claims_patience: Duration,
     /// Of how many nodes in a hundred that would do the best is taken; 0 decides by their number.
     pub percentage_of_nodes: u64,
 }
@@ -61,11 +75,18 @@ impl Default for Profile {
             name: "default-scheduler".into(),
             strategy: Strategy::LeastAllocated,
             scored: vec![("cpu".into(), 1), ("memory".into(), 1)],
+            ignored_resources: Vec::new(),
+            ignored_groups: Vec::new(),
+            balanced: vec!["cpu".into(), "memory".into()],
             default_spread: Defaults::System,
             hard_pod_affinity: 1,
+            ignores_wishes_of_others: false,
             added_affinity: Value::Null,
             no_filters: Vec::new(),
             weights: WEIGHTS.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
+            preempts: true,
+            candidates: (10, 100),
+            claims_patience: Duration::from_secs(30),
             percentage_of_nodes: 0,
         }
     }
@@ -89,133 +110,4 @@ impl Profile {
         };
         if nodes < LEAST || percent >= 100 { nodes } else { (nodes * percent / 100).max(LEAST) }
     }
-}
-
-/// Reads the profiles of a `KubeSchedulerConfiguration`. What this scheduler does not have is refused, not forgotten.
-pub fn parse(config: &Value) -> Result<Vec<Profile>, String> {
-    let kind = meta::str_at(config, &["kind"]);
-    if kind != "KubeSchedulerConfiguration" || meta::str_at(config, &["apiVersion"]) != "kubescheduler.config.k8s.io/v1"
-    {
-        return Err(format!("want a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1, not {kind:?}"));
-    }
-    let percentage = config["percentageOfNodesToScore"].as_u64().unwrap_or(0);
-    let listed = meta::list_at(config, &["profiles"]);
-    let empty = [json!({})];
-    let listed = if listed.is_empty() { &empty[..] } else { listed };
-    let profiles: Vec<Profile> = listed.iter().map(|one| profile(one, percentage)).collect::<Result<_, String>>()?;
-    for (number, one) in profiles.iter().enumerate() {
-        if profiles[..number].iter().any(|other| other.name == one.name) {
-            return Err(format!("profiles[{number}].schedulerName: Duplicate value: {:?}", one.name));
-        }
-    }
-    Ok(profiles)
-}
-
-fn profile(config: &Value, percentage: u64) -> Result<Profile, String> {
-    let mut profile = Profile { percentage_of_nodes: percentage, ..Profile::default() };
-    if let Some(name) = config["schedulerName"].as_str() {
-        profile.name = name.to_owned();
-    }
-    if let Some(percentage) = config["percentageOfNodesToScore"].as_u64() {
-        profile.percentage_of_nodes = percentage;
-    }
-    plugins(&mut profile, &config["plugins"])?;
-    for entry in meta::list_at(config, &["pluginConfig"]) {
-        let args = &entry["args"];
-        match entry["name"].as_str().unwrap_or_default() {
-            "NodeResourcesFit" => fit(&mut profile, &args["scoringStrategy"])?,
-            "PodTopologySpread" => {
-                let list = meta::list_at(args, &["defaultConstraints"]);
-                let system = args["defaultingType"] != "List" && list.is_empty();
-                profile.default_spread = if system { Defaults::System } else { Defaults::List(list.to_vec()) };
-            }
-            "InterPodAffinity" => {
-                profile.hard_pod_affinity = args["hardPodAffinityWeight"].as_i64().unwrap_or(1);
-            }
-            "NodeAffinity" => profile.added_affinity = args["addedAffinity"].clone(),
-            "DefaultPreemption" | "VolumeBinding" | "NodeResourcesBalancedAllocation" if args.is_null() => {}
-            name => return Err(format!("pluginConfig of {name:?} is not supported")),
-        }
-    }
-    Ok(profile)
-}
-
-fn fit(profile: &mut Profile, strategy: &Value) -> Result<(), String> {
-    profile.strategy = match strategy["type"].as_str().unwrap_or("LeastAllocated") {
-        "LeastAllocated" => Strategy::LeastAllocated,
-        "MostAllocated" => Strategy::MostAllocated,
-        "RequestedToCapacityRatio" => {
-            let points = meta::list_at(strategy, &["requestedToCapacityRatio", "shape"]).iter();
-            let shape: Vec<(i64, i64)> = points
-                .map(|point| (point["utilization"].as_i64().unwrap_or(0), point["score"].as_i64().unwrap_or(0)))
-                .collect();
-            if shape.is_empty() {
-                return Err("requestedToCapacityRatio.shape: at least one point must be specified".into());
-            }
-            if !shape.windows(2).all(|pair| pair[0].0 < pair[1].0) {
-                return Err(
-                    "requestedToCapacityRatio.shape: utilization values must be sorted in increasing order".into()
-                );
-            }
-            let within = |(used, score): &(i64, i64)| (0..=100).contains(used) && (0..=10).contains(score);
-            if !shape.iter().all(within) {
-                return Err("requestedToCapacityRatio.shape: utilization is 0 to 100, score is 0 to 10".into());
-            }
-            Strategy::RequestedToCapacityRatio(shape)
-        }
-        other => return Err(format!("scoringStrategy.type: Unsupported value: {other:?}")),
-    };
-    let listed = meta::list_at(strategy, &["resources"]).iter();
-    let scored: Vec<(String, i64)> = listed
-        .map(|one| (one["name"].as_str().unwrap_or_default().to_owned(), one["weight"].as_i64().unwrap_or(1)))
-        .collect();
-    if !scored.is_empty() {
-        profile.scored = scored;
-    }
-    Ok(())
-}
-
-/// Rules switched on and off, for all that they do or for one of it.
-fn plugins(profile: &mut Profile, plugins: &Value) -> Result<(), String> {
-    let known = |name: &str| name == "*" || RULES.iter().any(|rule| rule.name() == name);
-    for (point, sets) in plugins.as_object().into_iter().flatten() {
-        let names = |which: &str| {
-            let listed = meta::list_at(sets, &[which]).iter();
-            let read = |one: &Value| {
-                let name = one["name"].as_str().unwrap_or_default().to_owned();
-                if known(&name) {
-                    Ok((name, one["weight"].as_i64()))
-                } else {
-                    Err(format!("plugin {name:?} is not known"))
-                }
-            };
-            listed.map(read).collect::<Result<Vec<_>, String>>()
-        };
-        let (off, on) = (names("disabled")?, names("enabled")?);
-        if !matches!(point.as_str(), "filter" | "score" | "multiPoint") {
-            return Err(format!("plugins.{point} is not supported"));
-        }
-        for (name, _) in off {
-            let is = |other: &str| name == "*" || other == name;
-            if point != "score" {
-                profile.no_filters.extend(RULES.iter().map(|rule| rule.name().to_owned()).filter(|rule| is(rule)));
-            }
-            if point != "filter" {
-                profile.weights.retain(|(rule, _)| !is(rule));
-            }
-        }
-        for (name, weight) in on {
-            if point != "score" {
-                profile.no_filters.retain(|rule| *rule != name);
-            }
-            let usual = WEIGHTS.iter().find(|(rule, _)| *rule == name).map(|(_, weight)| *weight);
-            if point != "filter"
-                && let Some(usual) = usual
-            {
-                profile.weights.retain(|(rule, _)| *rule != name);
-                profile.weights.push((name, weight.filter(|weight| *weight > 0).unwrap_or(usual)));
-            }
-        }
-    }
-    Ok(())
 }

@@ -11,8 +11,6 @@ use resources::{Value, meta};
 
 use crate::rules::{Happened, RULES};
 
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A pod is let wait for more important ones so often at most: none of them may ever come to its turn.
 const YIELDS_MAX: u32 = 200;
 
@@ -27,14 +25,20 @@ struct Waiting {
     yields: u32,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Waiters {
+    /// How long a pod that was refused is not tried again: at first, and at most.
+    backoff: (Duration, Duration),
     all: BTreeMap<Key, Waiting>,
     /// Those worth a try, by priority.
     ready: BTreeMap<i64, BTreeSet<Key>>,
 }
 
 impl Waiters {
+    pub fn new(backoff: (Duration, Duration)) -> Self {
+        Self { backoff, all: BTreeMap::new(), ready: BTreeMap::new() }
+    }
+
     fn set_ready(&mut self, key: &Key, priority: i64, ready: bool) {
         if ready {
             self.ready.entry(priority).or_default().insert(key.clone());
@@ -76,7 +80,8 @@ impl Waiters {
     /// It was tried, and these rules refused it.
     pub fn refused(&mut self, key: &Key, rules: Vec<&'static str>, now: Timestamp) {
         let Some(waiting) = self.all.get_mut(key) else { return };
-        let wait = BACKOFF_FIRST.saturating_mul(1 << waiting.attempts.min(8)).min(BACKOFF_MAX);
+        let (first, most) = self.backoff;
+        let wait = first.saturating_mul(1 << waiting.attempts.min(16)).min(most);
         waiting.attempts += 1;
         waiting.refused = Some(rules);
         waiting.not_before = now.checked_add(wait).ok();
@@ -107,7 +112,7 @@ impl Waiters {
     pub fn hold(&mut self, key: &Key, now: Timestamp) -> Option<Duration> {
         let waiting = self.all.get(key)?;
         if let Some(at) = waiting.not_before.filter(|at| *at > now) {
-            return Some(Duration::try_from(at.duration_since(now)).unwrap_or(BACKOFF_FIRST));
+            return Some(Duration::try_from(at.duration_since(now)).unwrap_or(self.backoff.0));
         }
         let able = |key: &Key| {
             self.all
@@ -138,6 +143,10 @@ mod tests {
 
     use super::*;
 
+    fn waiters() -> Waiters {
+        Waiters::new((Duration::from_secs(1), Duration::from_secs(10)))
+    }
+
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_second(secs).unwrap()
     }
@@ -148,7 +157,7 @@ mod tests {
 
     #[test]
     fn refused_pods_wait_for_what_may_help_and_ever_longer() {
-        let (mut waiters, key) = (Waiters::default(), Key::new("d", "p"));
+        let (mut waiters, key) = (waiters(), Key::new("d", "p"));
         assert!(waiters.seen(&key, &pod(0)));
         waiters.refused(&key, vec!["NodeResourcesFit"], at(0));
         assert!(!waiters.seen(&key, &pod(0)), "its own status is no reason");
@@ -165,7 +174,7 @@ mod tests {
 
     #[test]
     fn important_pods_go_first() {
-        let (mut waiters, low, high) = (Waiters::default(), Key::new("d", "a"), Key::new("d", "z"));
+        let (mut waiters, low, high) = (waiters(), Key::new("d", "a"), Key::new("d", "z"));
         waiters.seen(&low, &pod(0));
         waiters.seen(&high, &pod(10));
         assert!(waiters.hold(&low, at(0)).is_some());

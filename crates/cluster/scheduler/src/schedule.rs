@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use resources::{Value, binding, decode, meta};
 use serde_json::json;
 
+use crate::config::Config;
 use crate::facts::Cluster;
 use crate::place::{self, Judges, Refusals};
 use crate::pods::PodFacts;
@@ -18,8 +19,6 @@ use crate::rules::{Happened, is_bound};
 
 /// A pod that found no place is tried again after this time even if nothing is seen that may help.
 const RETRY: Duration = Duration::from_secs(300);
-/// How long claims may take to be bound before they are looked at again.
-const CLAIMS: Duration = Duration::from_secs(30);
 
 /// Binds pods that name no node and one of its profiles.
 pub struct Scheduler {
@@ -36,16 +35,16 @@ pub struct Scheduler {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Self::new(vec![Profile::default()])
+        Self::new(Config::default())
     }
 }
 
 impl Scheduler {
     pub const NAME: &str = "default-scheduler";
 
-    pub fn new(profiles: Vec<Profile>) -> Self {
-        let (waiters, assumed, woken) = (Waiters::default(), BTreeMap::new(), Vec::new());
-        Self { profiles, cluster: None, waiters, assumed, woken, start: 0 }
+    pub fn new(config: Config) -> Self {
+        let (waiters, assumed, woken) = (Waiters::new(config.backoff), BTreeMap::new(), Vec::new());
+        Self { profiles: config.profiles, cluster: None, waiters, assumed, woken, start: 0 }
     }
 
     /// The profile of a pod, if one of ours is asked for.
@@ -99,14 +98,10 @@ impl Scheduler {
         let before = cluster.find(name).map(|node| node.node.clone());
         let now = view.get(Kind::Node, "", name);
         // A heartbeat changes nothing that anybody asks about.
-        let asked = |node: &Value| {
-            let status = &node["status"];
-            (
-                node["spec"].clone(),
-                node["metadata"]["labels"].clone(),
-                status["allocatable"].clone(),
-                status["images"].clone(),
-            )
+        let same = |one: &Value, other: &Value| {
+            let paths: [&[&str]; 4] =
+                [&["spec"], &["metadata", "labels"], &["status", "allocatable"], &["status", "images"]];
+            paths.iter().all(|path| meta::at(one, path) == meta::at(other, path))
         };
         match (before, now) {
             (None, None) => None,
@@ -119,7 +114,7 @@ impl Scheduler {
                 Some(Happened::NodeCame)
             }
             (Some(before), Some(node)) => {
-                let changed = asked(&before) != asked(node);
+                let changed = !same(&before, node);
                 if changed {
                     cluster.node(name, Some(node));
                 }
@@ -208,10 +203,11 @@ impl Scheduler {
             Ok(node) => {
                 cluster.place(facts, &node);
                 self.assumed.insert(key.clone(), (meta::uid(pod).to_owned(), node.clone()));
-                if let Some(writes) = choose_node_of_claims(view, pod, &node) {
+                let claims = profile.filters_with("VolumeBinding").then(|| choose_node_of_claims(view, pod, &node));
+                if let Some(writes) = claims.flatten() {
                     // The node keeps its place for the pod; it is bound when its volumes are.
                     self.waiters.refused(key, vec!["VolumeBinding"], now);
-                    return Outcome::of(writes).after(CLAIMS);
+                    return Outcome::of(writes).after(profile.claims_patience);
                 }
                 let text = format!("Successfully assigned {key} to {node}");
                 let told = Write::normal(Kind::Pod, pod, "Scheduled", text);
@@ -269,6 +265,9 @@ fn refuse(
     let text = format!("0/{total} nodes are available: {}.", refusals.counted());
     if pod_facts.spec()["preemptionPolicy"] == "Never" {
         return tell(format!("{text} preemption: not eligible due to preemptionPolicy=Never."), Vec::new());
+    }
+    if !profile.preempts {
+        return tell(text, Vec::new());
     }
     let nominated = meta::str_at(pod, &["status", "nominatedNodeName"]);
     let leaving = cluster

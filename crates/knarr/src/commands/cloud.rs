@@ -30,6 +30,7 @@ const OWN: &[Flag] = &[
     text("service-cidr", "Addresses of services (default: what it was, else a free part of 10.96.0.0/12)"),
     crate::control::LOAD_BALANCER_POOL,
     crate::control::SIGNING_DURATION,
+    crate::scheduler_config::FLAG,
     text(
         "docker-context",
         "Context of the docker client to write; empty writes none (default: knarr, for the usual run directory)",
@@ -115,7 +116,7 @@ fn up(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
             command.arg(format!("--{flag}={value}"));
         }
     }
-    for flag in ["kubeconfig", "pod-manifests", "cni-conf-dir"] {
+    for flag in ["kubeconfig", "pod-manifests", "cni-conf-dir", "scheduler-config"] {
         if let Some(path) = matches.text(flag) {
             let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
             command.arg(format!("--{flag}")).arg(path);

@@ -52,6 +52,13 @@ fn along(shape: &[(i64, i64)], x: i64) -> i64 {
     y0 + (y1 - y0) * (x - x0) / (x1 - x0).max(1)
 }
 
+/// Extended resources alone: they have a group.
+fn is_ignored(profile: &Profile, name: &str) -> bool {
+    let Some((group, _)) = name.split_once('/') else { return false };
+    profile.ignored_resources.iter().any(|ignored| ignored == name)
+        || profile.ignored_groups.iter().any(|ignored| ignored == group)
+}
+
 /// 0 through [`SCORE_MAX`]. Pure.
 fn score_of(strategy: &Strategy, used: i64, whole: i64) -> i64 {
     match strategy {
@@ -71,6 +78,9 @@ impl Judge for Wants<'_> {
             return Err(Refusal::curable("Too many pods"));
         }
         for (name, wanted) in self.pod.requests.iter().filter(|(_, wanted)| *wanted > 0) {
+            if is_ignored(self.profile, name) {
+                continue;
+            }
             let have = node.allocatable.get(name);
             if node.requested.get(name) + wanted > have {
                 let text = format!("Insufficient {name}");

@@ -133,7 +133,8 @@ fn others(pod: &PodFacts, facts: Facts<'_>, profile: &Profile, wants: &mut Wants
                 }
             }
             let hard = other.terms.affinity.iter().map(|term| (profile.hard_pod_affinity, term));
-            let soft = other.terms.preferred.iter().map(|(weight, term)| (*weight, term));
+            let wishes = other.terms.preferred.iter().filter(|_| !profile.ignores_wishes_of_others);
+            let soft = wishes.map(|(weight, term)| (*weight, term));
             for (weight, term) in hard.chain(soft).filter(|(weight, _)| *weight != 0) {
                 if let Some(place) = at(node, &term.topology_key)
                     && term.selects_pod(pod, facts.view)

@@ -1,7 +1,10 @@
 //! One table a rule.
 
+use std::time::Duration;
+
 use super::*;
-use crate::profile::{self, Profile};
+use crate::profile::Profile;
+use crate::{Config, config};
 
 fn app(name: &str) -> Value {
     json!({"metadata": {"labels": {"app": name}}})
@@ -74,7 +77,8 @@ fn by(profile: Profile, nodes: Vec<(Kind, Value)>, mut wanted: Value) -> String 
     for (kind, object) in with(nodes, pods(vec![wanted])) {
         put(&mut view, kind, object);
     }
-    let outcome = Scheduler::new(vec![profile]).reconcile(&view, &Key::new("d", "p"), Timestamp::UNIX_EPOCH);
+    let config = Config { profiles: vec![profile], ..Config::default() };
+    let outcome = Scheduler::new(config).reconcile(&view, &Key::new("d", "p"), Timestamp::UNIX_EPOCH);
     let bound = outcome.writes.into_iter().find_map(|write| match write {
         Write::Bind { node, .. } => Some(node),
         _ => None,
@@ -102,8 +106,8 @@ fn profiles_pack_or_spread() {
         (json!({"type": "MostAllocated", "resources": cpu}), "n3"),
         (json!({"type": "RequestedToCapacityRatio", "resources": cpu, "requestedToCapacityRatio": half}), "n2"),
     ] {
-        let mut profiles = profile::parse(&config(scoring.clone())).unwrap();
-        assert_eq!(by(profiles.remove(0), cluster(), pod("p", "", asks("500m"))), expected, "{scoring}");
+        let mut read = config::parse(&config(scoring.clone())).unwrap();
+        assert_eq!(by(read.profiles.remove(0), cluster(), pod("p", "", asks("500m"))), expected, "{scoring}");
     }
     assert_eq!(by(Profile { name: "other".into(), ..Profile::default() }, vec![], pod("p", "", json!({}))), "");
 }
@@ -114,34 +118,122 @@ fn pods_of_another_scheduler_are_left_alone() {
     assert_eq!(two_nodes(json!({}), json!({}), vec![pod("p", "", theirs)]), "[]");
 }
 
+fn whole(more: Value) -> Value {
+    merged(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}), more)
+}
+
+fn with_plugins(plugins: Value) -> Value {
+    whole(json!({"profiles": [{"plugins": plugins}]}))
+}
+
+fn told(plugin: &str, args: Value) -> Value {
+    whole(json!({"profiles": [{"pluginConfig": [{"name": plugin, "args": args}]}]}))
+}
+
 #[test]
 fn configurations_that_are_not_understood_are_refused() {
-    let whole = |more: Value| {
-        merged(json!({"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}), more)
-    };
     for (config, expected) in [
-        (json!({"kind": "Pod"}), "want a KubeSchedulerConfiguration"),
         (
-            whole(json!({"profiles": [{"plugins": {"score": {"enabled": [{"name": "Mine"}]}}}]})),
-            "plugin \"Mine\" is not known",
+            json!({"kind": "Pod"}),
+            "want a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1, not \"Pod\" of \"\"",
         ),
         (
-            whole(json!({"profiles": [{"plugins": {"bind": {"enabled": [{"name": "NodeName"}]}}}]})),
-            "plugins.bind is not supported",
+            with_plugins(json!({"score": {"enabled": [{"name": "Mine"}]}})),
+            "profiles[0].plugins.score.enabled[0]: plugin \"Mine\" is not known",
         ),
-        (whole(json!({"profiles": [{}, {}]})), "Duplicate value: \"default-scheduler\""),
         (
-            whole(json!({"profiles": [{"pluginConfig": [{"name": "Other", "args": {"x": 1}}]}]})),
-            "\"Other\" is not supported",
+            with_plugins(json!({"bind": {"disabled": [{"name": "*"}]}})),
+            "profiles[0].plugins.bind: nothing else does what DefaultBinder does: it cannot be disabled",
+        ),
+        (with_plugins(json!({"sort": {}})), "profiles[0].plugins.sort: unknown field"),
+        (whole(json!({"profiles": [{}, {}]})), "profiles[1].schedulerName: Duplicate value: \"default-scheduler\""),
+        (told("Other", json!({"x": 1})), "profiles[0].pluginConfig[0].args: arguments of \"Other\" are not supported"),
+        (
+            told("InterPodAffinity", json!({"hardPodAffinityWeight": 101})),
+            "profiles[0].pluginConfig[0].args.hardPodAffinityWeight: Invalid value: 101: must be 0 to 100",
+        ),
+        (
+            told("NodeResourcesFit", json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}})),
+            "profiles[0].pluginConfig[0].args.scoringStrategy.requestedToCapacityRatio.shape: at least one point must be specified",
+        ),
+        (
+            told("PodTopologySpread", json!({"defaultingType": "System", "defaultConstraints": [{"maxSkew": 1}]})),
+            "profiles[0].pluginConfig[0].args.defaultConstraints: when .defaultingType is System, none can be given",
+        ),
+        (whole(json!({"extenders": [{}]})), "extenders: not supported: decisions are made in one process"),
+        (
+            whole(json!({"podInitialBackoffSeconds": 20, "podMaxBackoffSeconds": 0, "percent": 1})),
+            "percent: unknown field; podMaxBackoffSeconds: Invalid value: 0: must be 1 or more",
+        ),
+        (
+            whole(json!({"podInitialBackoffSeconds": 20, "podMaxBackoffSeconds": 5})),
+            "podMaxBackoffSeconds: Invalid value: 5: must be greater than or equal to PodInitialBackoffSeconds",
         ),
     ] {
-        let told = profile::parse(&config).unwrap_err();
-        assert!(told.contains(expected), "{told}");
+        assert_eq!(config::parse(&config).unwrap_err().join("; "), expected);
     }
-    let weights = whole(
-        json!({"profiles": [{"plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeAffinity", "weight": 7}]}}}]}),
+}
+
+#[test]
+fn a_configuration_says_how_pods_find_their_nodes() {
+    let read = |config: Value| config::parse(&config).unwrap();
+    let weights = with_plugins(
+        json!({"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeAffinity", "weight": 7}]}}),
     );
-    assert_eq!(profile::parse(&weights).unwrap()[0].weights, [("NodeAffinity".to_owned(), 7)]);
+    assert_eq!(read(weights).profiles[0].weights, [("NodeAffinity".to_owned(), 7)]);
+    let process =
+        whole(json!({"leaderElection": {"leaderElect": true}, "clientConnection": {"qps": 50}, "parallelism": 16,
+        "podInitialBackoffSeconds": 3, "podMaxBackoffSeconds": 40, "percentageOfNodesToScore": 30,
+        "profiles": [{}, {"schedulerName": "other", "percentageOfNodesToScore": 70}]}));
+    let config = read(process);
+    assert_eq!(config.idle, ["clientConnection", "leaderElection", "parallelism"]);
+    assert_eq!(config.backoff, (Duration::from_secs(3), Duration::from_secs(40)));
+    let percentages: Vec<u64> = config.profiles.iter().map(|profile| profile.percentage_of_nodes).collect();
+    assert_eq!(percentages, [30, 70]);
+    assert_eq!(config.profiles[1].name, "other");
+    // As upstream's own examples switch a plugin's points on and off one by one.
+    let points = json!({"preFilter": {"disabled": [{"name": "NodePorts"}]}, "filter": {"disabled": [{"name": "NodePorts"}]},
+        "queueSort": {"disabled": [{"name": "*"}], "enabled": [{"name": "PrioritySort"}]}, "permit": {"disabled": [{"name": "*"}]}});
+    let profile = read(with_plugins(points)).profiles.remove(0);
+    assert!(!profile.filters_with("NodePorts") && profile.filters_with("NodeResourcesFit") && profile.preempts);
+}
+
+#[test]
+fn what_a_profile_leaves_out_is_not_asked() {
+    let read = |config: Value| config::parse(&config).unwrap().profiles.remove(0);
+    let full = || with(nodes(&[("n1", json!({}))]), pods(vec![pod("x", "n1", asks("2"))]));
+    let urgent = || merged(asks("1"), json!({"spec": {"priority": 10}}));
+    let outcome = |profile: Profile, cluster: Vec<(Kind, Value)>, wanted: Value| {
+        let mut view = View::default();
+        for (kind, object) in with(cluster, pods(vec![wanted])) {
+            put(&mut view, kind, object);
+        }
+        let config = Config { profiles: vec![profile], ..Config::default() };
+        Scheduler::new(config).reconcile(&view, &Key::new("d", "p"), Timestamp::UNIX_EPOCH).writes
+    };
+    let pushes = |writes: &[Write]| writes.iter().any(|write| matches!(write, Write::Delete { .. }));
+    assert!(pushes(&outcome(Profile::default(), full(), pod("p", "", urgent()))));
+    let meek = read(with_plugins(json!({"postFilter": {"disabled": [{"name": "*"}]}})));
+    let writes = outcome(meek, full(), pod("p", "", urgent()));
+    let message = writes.iter().find_map(|write| match write {
+        Write::Event { message, .. } => Some(message.as_str()),
+        _ => None,
+    });
+    assert!(!pushes(&writes));
+    assert_eq!(message, Some("0/1 nodes are available: 1 Insufficient cpu."));
+    // A resource that somebody else looks after need not be there.
+    let gpu = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1"}}}]}});
+    let one = || nodes(&[("n1", json!({}))]);
+    assert_eq!(by(Profile::default(), one(), pod("p", "", gpu.clone())), "");
+    for args in [json!({"ignoredResources": ["example.com/gpu"]}), json!({"ignoredResourceGroups": ["example.com"]})] {
+        assert_eq!(by(read(told("NodeResourcesFit", args)), one(), pod("p", "", gpu.clone())), "n1");
+    }
+    // What the profile adds, all pods must have.
+    let term =
+        json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}]});
+    let added = json!({"addedAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
+    let two = nodes(&[("n1", json!({})), ("n2", json!({"metadata": {"labels": {"disk": "ssd"}}}))]);
+    assert_eq!(by(read(told("NodeAffinity", added)), two, pod("p", "", json!({}))), "n2");
 }
 
 fn near(which: &str, term: Value) -> Value {
@@ -423,4 +515,60 @@ fn what_was_decided_counts_until_it_is_seen() {
     let later = Timestamp::from_second(2).unwrap();
     let writes = scheduler.reconcile(&view, &Key::new("d", "q"), later).writes;
     assert!(matches!(&writes[0], Write::Bind { node, .. } if node == "n1"), "{writes:?}");
+}
+
+#[test]
+fn shares_of_resources_are_wanted_alike() {
+    // On n1 the pod evens CPU out with memory, on n2 it makes the distance larger; both are as full in sum.
+    let uses = |name: &str, on: &str, cpu: &str, memory: &str| {
+        let wanted =
+            json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]}});
+        pod(name, on, wanted)
+    };
+    let cluster = || {
+        with(
+            nodes(&[("n1", json!({})), ("n2", json!({}))]),
+            pods(vec![uses("x", "n1", "200m", "2Gi"), uses("y", "n2", "1", "400Mi")]),
+        )
+    };
+    let only = |name: &str| {
+        let plugins = json!({"score": {"disabled": [{"name": "*"}], "enabled": [{"name": name}]}});
+        config::parse(&with_plugins(plugins)).unwrap().profiles.remove(0)
+    };
+    let wanted = || uses("p", "", "800m", "64Mi");
+    assert_eq!(by(only("NodeResourcesBalancedAllocation"), cluster(), wanted()), "n1");
+    // Of memory and storage alone the other one is better.
+    let args = json!({"resources": [{"name": "memory", "weight": 1}, {"name": "example.com/gpu", "weight": 1}]});
+    let mut other = config::parse(&told("NodeResourcesBalancedAllocation", args)).unwrap().profiles.remove(0);
+    assert_eq!(other.balanced, ["memory", "example.com/gpu"]);
+    other.weights = only("NodeResourcesBalancedAllocation").weights;
+    let gpus = |name: &str, count: &str| {
+        (Kind::Node, node(name, json!({"status": {"allocatable": {"example.com/gpu": count}}})))
+    };
+    let cluster = with(
+        vec![gpus("n1", "8"), gpus("n2", "1")],
+        pods(vec![uses("x", "n1", "1m", "2Gi"), uses("y", "n2", "1m", "2Gi")]),
+    );
+    let gpu = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": "1", "memory": "2Gi"}}}]}});
+    assert_eq!(by(other, cluster, pod("p", "", gpu)), "n2", "all of both is as alike as can be");
+}
+
+#[test]
+fn preemption_breaks_no_budget_where_another_node_will_do() {
+    let budget = |allowed: i64| {
+        (
+            Kind::DisruptionBudget,
+            json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {"selector": {"matchLabels": {"app": "kept"}}},
+                "status": {"disruptionsAllowed": allowed}}),
+        )
+    };
+    let pushed = |allowed: i64| {
+        let kept = |name: &str, on: &str| pod(name, on, merged(asks("2"), app("kept")));
+        let other = pod("y", "n2", merged(asks("2"), json!({"spec": {"priority": 5}})));
+        let urgent = pod("p", "", merged(asks("1"), json!({"spec": {"priority": 10}})));
+        let all = with(nodes(&[("n1", json!({})), ("n2", json!({}))]), pods(vec![kept("x", "n1"), other, urgent]));
+        goes(with(all, vec![budget(allowed)]))
+    };
+    assert!(pushed(1).contains("nominatedNodeName\": String(\"n1\")"), "the least important goes");
+    assert!(pushed(0).contains("nominatedNodeName\": String(\"n2\")"), "a more important one, that nobody guards");
 }
