@@ -42,7 +42,7 @@ pub fn plugins(settings: &Settings, matches: &Matches) -> Option<CniConfig> {
     let conf_dir = matches.text("cni-conf-dir")?.into();
     let bin_dirs = matches.text("cni-bin-dir").unwrap_or("/opt/cni/bin");
     let bin_dirs = bin_dirs.split(',').filter(|directory| !directory.is_empty()).map(PathBuf::from).collect();
-    Some(CniConfig { conf_dir, bin_dirs, state_dir: settings.run.join("cni") })
+    Some(CniConfig { conf_dir, bin_dirs, state_dir: settings.run.join("cni"), patience: CniConfig::PATIENCE })
 }
 
 /// The engine of this process as the pods' runtime.

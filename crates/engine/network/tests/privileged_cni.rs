@@ -58,7 +58,12 @@ fn cni(place: &Path, list: &str) -> Cni {
     let conf_dir = place.join("net.d");
     std::fs::create_dir_all(&conf_dir).unwrap();
     std::fs::write(conf_dir.join("10-net.conflist"), list).unwrap();
-    Cni::new(CniConfig { conf_dir, bin_dirs: vec![PLUGINS.into()], state_dir: place.join("state") })
+    Cni::new(CniConfig {
+        conf_dir,
+        bin_dirs: vec![PLUGINS.into()],
+        state_dir: place.join("state"),
+        patience: CniConfig::PATIENCE,
+    })
 }
 
 fn attachment(place: &Path, id: &str) -> CniAttachment {
@@ -177,6 +182,7 @@ fn what_fails_is_undone_and_told_in_the_plugins_words() {
             conf_dir: place.join("none"),
             bin_dirs: vec![PLUGINS.into()],
             state_dir: place.join("state"),
+            patience: CniConfig::PATIENCE,
         });
         let none = format!("cni plugin not initialized: no networks found in {}", place.join("none").display());
         assert_eq!(nobody.status().unwrap_err().to_string(), none);

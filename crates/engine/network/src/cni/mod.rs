@@ -2,19 +2,21 @@
 //!
 //! * `config` — lists of plugins in a directory, and what each plugin is told (pure)
 //! * `result` — what plugins answer (pure)
+//! * `run` — one plugin's process, which does not run for ever
 //!
 //! What a pod was given is kept in one file a pod: the list it was made with and the result, so that taking it away and checking it go
 //! by what was, whatever the directory says by then. All calls block.
 
 mod config;
 mod result;
+mod run;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -30,6 +32,13 @@ pub struct CniConfig {
     pub bin_dirs: Vec<PathBuf>,
     /// Where it is kept what pods have been given.
     pub state_dir: PathBuf,
+    /// How long one plugin may take.
+    pub patience: Duration,
+}
+
+impl CniConfig {
+    /// Less than a node waits for a sandbox: the plugin's silence is told, not the runtime's.
+    pub const PATIENCE: Duration = Duration::from_secs(60);
 }
 
 /// A pod that is to be on the network.
@@ -258,21 +267,14 @@ impl Cni {
             .env("CNI_CONTAINERID", &attachment.id)
             .env("CNI_NETNS", &attachment.netns)
             .env("CNI_IFNAME", &attachment.interface)
-            .env("CNI_ARGS", config::args(&attachment.args))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = child.spawn().map_err(|error| failed(format!("run {}: {error}", program.display())))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A plugin that does not read says why in its answer.
-            let _ = stdin.write_all(input.to_string().as_bytes());
-        }
-        let ended = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
-        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+            .env("CNI_ARGS", config::args(&attachment.args));
+        let ended = run::run(child, input.to_string().as_bytes(), self.config.patience);
+        let ended = ended.map_err(|why| failed(format!("{}: {why}", program.display())))?;
         if ended.status.success() {
-            return Ok(said);
+            return Ok(ended.said);
         }
-        let error = String::from_utf8_lossy(&ended.stderr);
-        Err(failed(result::refusal(&said).unwrap_or_else(|| format!("{}: {}", ended.status, error.trim()))))
+        Err(failed(
+            result::refusal(&ended.said).unwrap_or_else(|| format!("{}: {}", ended.status, ended.errors.trim())),
+        ))
     }
 }
