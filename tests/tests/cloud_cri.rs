@@ -1,7 +1,7 @@
 //! A node whose pods run with another runtime, over the container runtime interface: here another engine of ours, which knows nothing of
 //! the cluster.
 
-use blackbox::{Cloud, World, eventually};
+use blackbox::{Cloud, World, eventually, finish};
 
 /// The cloud, and the engine that its pods run with: the pods end before it, whatever the test has come to.
 struct Pair {
@@ -188,4 +188,39 @@ spec:
     cloud.wait_for("pod/talk", "{.status.phase}", "Succeeded");
     cloud.kubectl("delete pod once broken talk --wait=true --timeout=60s").success();
     nothing_is_left(cloud, runtime);
+}
+
+#[test]
+fn an_image_is_a_volume_with_another_runtime() {
+    let Some(pair) = start() else { return };
+    let Pair { cloud, runtime } = &pair;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\nCOPY word /data/word\n").unwrap();
+    std::fs::write(folder.path().join("word"), "from an image\n").unwrap();
+    let mut build = runtime.docker_command();
+    build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", "data:1"]).arg(folder.path());
+    finish(build, b"").success();
+    cloud.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: reads}
+spec:
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: data, image: {reference: 'data:1', pullPolicy: Never}}]
+  containers:
+  - name: c
+    image: busybox
+    imagePullPolicy: Never
+    command: [sleep, '3600']
+    volumeMounts: [{name: data, mountPath: /data, subPath: data}, {name: data, mountPath: /all}]
+",
+    );
+    cloud.kubectl("wait --for=condition=Ready pod/reads --timeout=120s").success();
+    cloud.run_in("reads", "cat /data/word /all/data/word").success().stdout("from an image\nfrom an image\n");
+    cloud.run_in("reads", "echo x > /all/data/word").exits(1);
+    cloud.run_in("reads", "echo x > /data/word").exits(1);
+    cloud.kubectl("delete pod reads --timeout=120s").success();
+    nothing_is_left(cloud, runtime);
+    runtime.docker(["rmi", "data:1"]).success();
 }

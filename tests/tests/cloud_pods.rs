@@ -252,3 +252,81 @@ fn a_profile_of_the_node_forbids_system_calls() {
     cloud.wait_for("pod/lost", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
     cloud.kubectl("delete pod --all --timeout=60s").success();
 }
+
+#[test]
+fn hooks_run_after_the_start_and_before_the_end() {
+    let Some(cloud) = Cloud::start() else { return };
+    let notes = cloud.path().join("notes");
+    std::fs::create_dir(&notes).unwrap();
+    let spec = |hooks: &str| {
+        format!(
+            "  containers:\n  - name: c\n    image: busybox\n    command: [sh, -c, 'trap \"echo told >> /notes/all; exit 0\" TERM; while :; do sleep 0.1; done']\n    \
+             lifecycle: {{{hooks}}}\n    volumeMounts: [{{name: notes, mountPath: /notes}}]\n  volumes: [{{name: notes, hostPath: {{path: {}}}}}]",
+            notes.display()
+        )
+    };
+    let note = |word: &str| format!("exec: {{command: [sh, -c, 'echo {word} >> /notes/all']}}");
+    let both = spec(&format!("postStart: {{{}}}, preStop: {{{}}}", note("begun"), note("ends")));
+    cloud.apply(&pod("hooked", &both).replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 60"));
+    ready(&cloud, "hooked");
+    let read = || std::fs::read_to_string(notes.join("all")).unwrap_or_default();
+    assert_eq!(read(), "begun\n", "a pod is not ready before its hook has ended");
+    cloud.kubectl("delete pod hooked --timeout=120s").success();
+    assert_eq!(read(), "begun\nends\ntold\n");
+    // A hook that fails ends the container, and people are told.
+    cloud.apply(&pod("failing", &spec("postStart: {exec: {command: [sh, -c, 'echo no >&2; exit 4']}}")));
+    eventually("it is told", || {
+        let reasons = "get events --field-selector reason=FailedPostStartHook,involvedObject.name=failing -o name";
+        !cloud.kubectl(reasons).success().text().trim().is_empty()
+    });
+    eventually("it is tried again", || {
+        cloud.value("pod/failing", "{.status.containerStatuses[0].restartCount}") != "0"
+    });
+    cloud.kubectl("delete pod failing --timeout=120s").success();
+}
+
+#[test]
+fn a_pods_names_and_its_kind_of_runtime_are_what_it_asks_for() {
+    let Some(cloud) = Cloud::start() else { return };
+    let c = format!("  containers: [{{name: c, {SLEEPS}}}]");
+    cloud.apply("apiVersion: v1\nkind: Service\nmetadata: {name: names}\nspec: {clusterIP: None, selector: {app: x}}");
+    let whole = "  hostname: first\n  subdomain: names\n";
+    cloud.apply(&pod("plain", &format!("{whole}{c}")));
+    cloud.apply(&pod("whole", &format!("{whole}  setHostnameAsFQDN: true\n{c}")));
+    cloud.apply(&pod(
+        "aliased",
+        &format!(
+            "  hostnameOverride: old.example.com\n  hostAliases: [{{ip: 192.0.2.7, hostnames: [far, away]}}]\n{c}"
+        ),
+    ));
+    for (name, hostname, hosts) in [
+        ("plain", "first", "first.names.default.svc.cluster.local\tfirst"),
+        ("whole", "first.names.default.svc.cluster.local", "first.names.default.svc.cluster.local\tfirst"),
+        ("aliased", "old.example.com", "192.0.2.7\tfar\taway"),
+    ] {
+        ready(&cloud, name);
+        cloud.run_in(name, "hostname; echo $HOSTNAME").success().stdout(&format!("{hostname}\n{hostname}\n"));
+        let all = cloud.run_in(name, "cat /etc/hosts").success().text();
+        assert!(all.contains(hosts), "{name}: {all}");
+    }
+    let long = format!("  hostname: {}\n  subdomain: names\n  setHostnameAsFQDN: true\n{c}", "h".repeat(40));
+    cloud.apply(&pod("long", &long));
+    let told = |name: &str| {
+        let events = format!(
+            "get events --field-selector reason=FailedCreatePodSandBox,involvedObject.name={name} -o jsonpath={{.items[*].message}}"
+        );
+        cloud.kubectl(&events).success().text()
+    };
+    eventually("it is told why", || told("long").contains("is too long (64 characters is the max"));
+    // One runtime there is; whoever asks for another one does not get this.
+    let class = |name: &str| {
+        format!("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {name}}}\nhandler: {name}")
+    };
+    cloud.apply(&class("runc"));
+    cloud.apply(&class("walled"));
+    cloud.apply(&pod("usual", &format!("  runtimeClassName: runc\n{c}")));
+    cloud.apply(&pod("other", &format!("  runtimeClassName: walled\n{c}")));
+    ready(&cloud, "usual");
+    eventually("it is told why", || told("other").contains("no runtime for \"walled\" is configured"));
+    assert_eq!(cloud.value("pod/other", "{.status.phase}"), "Pending");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use resources::quantity::Quantity;
@@ -17,7 +18,7 @@ pub struct Found {
     pub maps: BTreeMap<String, Option<Value>>,
     pub secrets: BTreeMap<String, Option<Value>>,
     /// Services whose addresses go into the environment.
-    pub services: Vec<Value>,
+    pub services: Vec<Arc<Value>>,
 }
 
 /// Names of ConfigMaps and Secrets that a pod refers to.
@@ -205,6 +206,9 @@ fn value_from(
         let value = resource(of.unwrap_or(container), name, divisor, allocatable);
         return value.map(Some).ok_or_else(|| format!("unsupported container resource: {name}"));
     }
+    if from["fileKeyRef"].is_object() {
+        return Err("variables out of files (fileKeyRef) are not supported by this node".into());
+    }
     let Some(object) = refer(from, "configMapKeyRef", "secretKeyRef", found)? else { return Ok(None) };
     let (reference, kind) = match from.get("configMapKeyRef") {
         Some(reference) if reference.is_object() => (reference, "ConfigMap"),
@@ -243,7 +247,7 @@ pub fn expand(text: &str, known: &[(String, String)]) -> String {
 }
 
 /// The variables that tell where services are.
-fn service_variables(pod: &Value, services: &[Value]) -> Vec<(String, String)> {
+fn service_variables(pod: &Value, services: &[Arc<Value>]) -> Vec<(String, String)> {
     let linked = pod["spec"]["enableServiceLinks"] != false;
     let mut all = Vec::new();
     for service in services {
@@ -479,10 +483,12 @@ mod tests {
                 ("none".to_owned(), None),
             ]
             .into(),
-            services: vec![
+            services: [
                 json!({"metadata": {"name": "web-1", "namespace": "d"}, "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80, "name": "http"}]}}),
                 json!({"metadata": {"name": "other", "namespace": "e"}, "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 80}]}}),
-            ],
+            ]
+            .map(Arc::new)
+            .into(),
         };
         let node = NodeFacts { name: "n1".into(), ip: "192.0.2.1".into(), port: 10250, ..NodeFacts::default() };
         let pod = json!({"metadata": {"name": "p", "namespace": "d", "labels": {"app": "x"}}, "spec": {}});

@@ -178,7 +178,9 @@ impl<R: Runtime> Doors<R> {
 
     /// A pod's name in the cluster, if it has one.
     pub fn fqdn(&self, pod: &Value) -> String {
+        let renamed = !meta::str_at(pod, &["spec", "hostnameOverride"]).is_empty();
         match meta::str_at(pod, &["spec", "subdomain"]) {
+            _ if renamed => String::new(),
             "" => String::new(),
             subdomain => format!(
                 "{}.{subdomain}.{}.svc.{}",

@@ -61,6 +61,27 @@ pub fn hostname(pod: &Value, node: &str) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The longest name that the kernel takes.
+const KERNEL_NAME_MAX: usize = 64;
+
+/// What `hostname` says within the pod: its host name, unless the pod wants another one or its whole name in the cluster.
+pub fn kernel_name(pod: &Value, node: &str, fqdn: &str) -> Result<String, String> {
+    let named = meta::str_at(pod, &["spec", "hostnameOverride"]);
+    if !named.is_empty() && !host_network(pod) {
+        return Ok(named.to_owned());
+    }
+    if pod["spec"]["setHostnameAsFQDN"] != true || fqdn.is_empty() {
+        return Ok(hostname(pod, node));
+    }
+    match fqdn.len() {
+        length if length > KERNEL_NAME_MAX => Err(format!(
+            "failed to construct FQDN from Pod hostname and cluster domain, FQDN {fqdn} is too long ({KERNEL_NAME_MAX} characters \
+             is the max, {length} characters requested)"
+        )),
+        _ => Ok(fqdn.to_owned()),
+    }
+}
+
 /// How long the pod may take to end, once it is told to.
 pub fn grace(pod: &Value) -> Duration {
     let own = meta::at(pod, &["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_u64).unwrap_or(30);
@@ -126,5 +147,13 @@ mod tests {
         let long = json!({"metadata": {"name": "a".repeat(62) + "-tail"}});
         assert_eq!(hostname(&long, "n"), "a".repeat(62));
         assert_eq!(hostname(&json!({"metadata": {"name": "p"}, "spec": {"hostNetwork": true}}), "n"), "n");
+        let seen = |spec: Value, fqdn: &str| kernel_name(&json!({"metadata": {"name": "p"}, "spec": spec}), "n", fqdn);
+        let whole = || json!({"setHostnameAsFQDN": true});
+        assert_eq!(seen(json!({}), "p.s.d.svc.cluster.local"), Ok("p".into()));
+        assert_eq!(seen(whole(), "p.s.d.svc.cluster.local"), Ok("p.s.d.svc.cluster.local".into()));
+        assert_eq!(seen(whole(), ""), Ok("p".into()), "without a subdomain it has no other name");
+        let why = seen(whole(), &format!("{}.s.d.svc.cluster.local", "p".repeat(60))).unwrap_err();
+        assert!(why.ends_with("is too long (64 characters is the max, 82 characters requested)"), "{why}");
+        assert_eq!(seen(json!({"hostnameOverride": "old.example.com"}), "x"), Ok("old.example.com".into()));
     }
 }

@@ -59,6 +59,8 @@ pub struct Worker<R: Runtime> {
     tokens: BTreeMap<TokenRequest, (String, Timestamp)>,
     /// What running containers may use, by their ids.
     limits: BTreeMap<String, Limits>,
+    /// What the pod's runtime class leads to, once it is known.
+    handler: Option<String>,
     /// The pod's control group as it was set up last.
     group: Option<GroupRequest>,
     /// The end of the log of containers that ended badly, by their ids.
@@ -105,6 +107,7 @@ impl<R: Runtime> Worker<R> {
             kept: Volumes::new(),
             tokens: BTreeMap::new(),
             limits: BTreeMap::new(),
+            handler: None,
             group: None,
             last_words: BTreeMap::new(),
             found: None,
@@ -334,12 +337,16 @@ impl<R: Runtime> Worker<R> {
         }
         let (send_limit, receive_limit) =
             network::bandwidth(pod).map_err(|message| Refused::new("FailedCreatePodSandBox", message))?;
+        let refused =
+            |why: String| Refused::new("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+        let fqdn = self.doors.fqdn(pod);
         let request = SandboxRequest {
             uid: self.uid.clone(),
             namespace: meta::namespace(pod).into(),
             name: meta::name(pod).into(),
-            hostname: pod::hostname(pod, &node.name),
-            fqdn: self.doors.fqdn(pod),
+            hostname: pod::kernel_name(pod, &node.name, &fqdn).map_err(refused)?,
+            fqdn,
+            handler: self.handler(pod).await.map_err(refused)?,
             ports: network::host_ports(pod),
             send_limit,
             receive_limit,
@@ -377,6 +384,21 @@ impl<R: Runtime> Worker<R> {
             Err(Unready::Unfound(unfound)) => Err(Refused::new("FailedMount", unfound.message)),
             Err(Unready::Refused(refused)) => Err(refused),
         }
+    }
+
+    /// How the pod's runtime class says that it is run; empty is as usual. It never changes while there is a pod of it.
+    async fn handler(&mut self, pod: &Value) -> Result<String, String> {
+        let name = meta::str_at(pod, &["spec", "runtimeClassName"]);
+        if name.is_empty() {
+            return Ok(String::new());
+        }
+        if self.handler.is_none() {
+            let classes = Gvr::new("node.k8s.io", "v1", "runtimeclasses");
+            let class = self.doors.api.get(&classes, "", name).await;
+            let class = class.map_err(|status| format!("failed to get runtime class {name:?}: {}", status.message))?;
+            self.handler = Some(class["handler"].as_str().unwrap_or_default().to_owned());
+        }
+        Ok(self.handler.clone().unwrap_or_default())
     }
 
     /// Makes the pod's volumes ready.

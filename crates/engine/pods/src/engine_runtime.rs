@@ -419,6 +419,10 @@ impl Runtime for EngineRuntime {
         if let Some(sandbox) = self.sandboxes.find(&request.uid) {
             return Ok(sandbox);
         }
+        // There is one kind of runtime, under these names.
+        if !matches!(request.handler.as_str(), "" | "runc" | "knarr") {
+            return Err(RuntimeError::Invalid(format!("no runtime for {:?} is configured", request.handler)));
+        }
         // What a crash left half made.
         self.remove_sandbox(&request.uid).await?;
         let (sandboxes, asked) = (self.sandboxes.clone(), request.clone());

@@ -18,6 +18,7 @@ mod image_volume;
 mod plugins;
 mod runtime;
 mod sandbox;
+mod sub_path;
 mod traffic;
 
 pub use engine::{MASKED_PATHS, READONLY_PATHS};
@@ -30,4 +31,5 @@ pub use runtime::{
     Seccomp, State, Traffic, Used, labels,
 };
 pub use sandbox::Sandboxes;
+pub use sub_path::{image_note, image_of, sub_path};
 pub use traffic::traffic;

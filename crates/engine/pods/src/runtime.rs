@@ -95,6 +95,8 @@ pub struct SandboxRequest {
     pub hostname: String,
     /// Its name in the cluster, for `/etc/hosts`; empty without one.
     pub fqdn: String,
+    /// The kind of runtime it asks for; empty is the usual one.
+    pub handler: String,
     pub host_network: bool,
     pub host_ipc: bool,
     pub ports: Vec<PortRequest>,

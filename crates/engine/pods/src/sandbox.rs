@@ -176,7 +176,12 @@ fn hosts(request: &SandboxRequest, ips: &[String]) -> String {
     };
     for ip in ips {
         let fqdn = if request.fqdn.is_empty() { String::new() } else { format!("{}\t", request.fqdn) };
-        text.push_str(&format!("{ip}\t{fqdn}{}\n", request.hostname));
+        // A host name that is the whole name has its first part as a name as well.
+        let short = match request.hostname.split_once('.') {
+            Some((short, _)) if request.hostname == request.fqdn => short,
+            _ => &request.hostname,
+        };
+        text.push_str(&format!("{ip}\t{fqdn}{short}\n"));
     }
     if !request.aliases.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");

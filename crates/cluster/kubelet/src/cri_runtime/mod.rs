@@ -167,7 +167,7 @@ impl Runtime for CriRuntime {
         self.prepare(request, &config).await?;
         std::fs::create_dir_all(&config.log_directory)
             .map_err(|error| RuntimeError::Failed(format!("make {}: {error}", config.log_directory)))?;
-        let asked = RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let asked = RunPodSandboxRequest { config: Some(config), runtime_handler: request.handler.clone() };
         let made: RunPodSandboxResponse = self.ask("RunPodSandbox", asked).await?;
         let asked = PodSandboxStatusRequest { pod_sandbox_id: made.pod_sandbox_id, verbose: false };
         let status: PodSandboxStatusResponse = self.ask("PodSandboxStatus", asked).await?;
@@ -259,9 +259,14 @@ impl Runtime for CriRuntime {
         self.client.image::<_, PullImageResponse>("PullImage", asked).await.map(drop).map_err(told)
     }
 
-    async fn image_volume(&self, _: &ContainerRequest, _: &Path) -> Answer<PathBuf> {
-        let text = "image volumes are supported with the engine only, not with a container runtime endpoint";
-        Err(RuntimeError::Invalid(text.into()))
+    /// The runtime mounts it into the container itself: here is only said which image is meant.
+    async fn image_volume(&self, request: &ContainerRequest, place: &Path) -> Answer<PathBuf> {
+        let image = self.image(&request.image).await?;
+        let image = image.ok_or_else(|| RuntimeError::NotFound(format!("no image {:?}", request.image)))?.id;
+        let file = pods::image_note(&self.files.path(&request.pod_uid), &request.name);
+        let written = std::fs::create_dir_all(place).and_then(|()| std::fs::write(&file, image));
+        written.map_err(|error| RuntimeError::Failed(format!("write {}: {error}", file.display())))?;
+        Ok(place.to_owned())
     }
 
     async fn remove_image(&self, id: &str) -> Answer<()> {
@@ -299,7 +304,8 @@ impl Runtime for CriRuntime {
             None => {
                 let directory = self.files.path(&request.pod_uid);
                 let image = self.image(&request.image).await?.map_or_else(|| request.image.clone(), |image| image.id);
-                let (config, profile) = config::container(request, &image, &directory);
+                let (mut config, profile) = config::container(request, &image, &directory);
+                config.mounts.iter_mut().for_each(|mount| name_image(&directory, mount));
                 if let Some((path, text)) = profile {
                     std::fs::write(&path, text)
                         .map_err(|error| RuntimeError::Failed(format!("write {}: {error}", path.display())))?;
@@ -416,4 +422,13 @@ impl Runtime for CriRuntime {
         tokio::spawn(watch::run(self.clone(), sender));
         Ok(receiver)
     }
+}
+
+/// A mount of what stands for an image names the image instead, and the path within it.
+fn name_image(directory: &Path, mount: &mut Mount) {
+    let Some((image, below)) = pods::image_of(directory, Path::new(&mount.host_path)) else { return };
+    mount.image = Some(ImageSpec { image, ..ImageSpec::default() });
+    mount.image_sub_path = below.to_string_lossy().into_owned();
+    mount.host_path.clear();
+    mount.readonly = true;
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cache::Kind;
@@ -82,12 +82,11 @@ impl<R: Runtime> Worker<R> {
         Ok(found)
     }
 
-    fn services(&self, namespace: &str) -> Vec<Value> {
+    fn services(&self, namespace: &str) -> Vec<Arc<Value>> {
         let view = self.doors.view.read().unwrap_or_else(PoisonError::into_inner);
-        let mut services: Vec<Value> =
-            view.in_namespace(Kind::Service, namespace).map(|service| Value::clone(service)).collect();
+        let mut services: Vec<Arc<Value>> = view.in_namespace(Kind::Service, namespace).cloned().collect();
         if namespace != "default" {
-            services.extend(view.get(Kind::Service, "default", "kubernetes").map(|service| Value::clone(service)));
+            services.extend(view.get(Kind::Service, "default", "kubernetes").cloned());
         }
         services
     }

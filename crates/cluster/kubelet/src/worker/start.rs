@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use resources::{Value, meta};
 use serde_json::json;
 
-use super::volumes::sub_path;
 use super::{Refused, Worker};
 use crate::actions::{self, Trouble};
 use crate::container;
@@ -75,12 +74,17 @@ impl<R: Runtime> Worker<R> {
         let mounts = container::mounts(container, &env, &self.volumes, |_, volume, below| {
             number += 1;
             let place = sandbox.directory.join("subpaths").join(format!("{}-{attempt}-{number}", pod::name(container)));
-            sub_path(volume, below, &place)
+            match pods::image_of(&sandbox.directory, volume) {
+                // Whoever has the image finds the path in it.
+                Some(_) => Ok(volume.join(below)),
+                None => pods::sub_path(volume, below, &place),
+            }
         })
         .map_err(config)?;
         let mut request =
             container::request(pod, container, attempt, env, mounts, &image, &sandbox, node, self.doors.memory_bytes())
                 .map_err(config)?;
+        request.hostname = pod::kernel_name(pod, &node.name, &self.doors.fqdn(pod)).map_err(config)?;
         if let Seccomp::Local(path) = &request.seccomp {
             request.seccomp = Seccomp::Profile(self.doors.seccomp_profile(path).map_err(config)?);
         }

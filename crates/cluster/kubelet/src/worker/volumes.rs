@@ -312,32 +312,3 @@ fn host_path(path: &Path, kind: &str) -> Result<(), String> {
         other => Err(format!("hostPath type {other:?} is not known")),
     }
 }
-
-/// A path below a volume, mounted at a place of ours by descriptor: what the workload does to links meanwhile leads nowhere.
-pub(super) fn sub_path(volume: &Path, below: &str, place: &Path) -> Result<PathBuf, String> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("subPath {below:?}: {what}: {error}");
-    let root = linux::fs::Root::open(volume).map_err(|error| failed("open the volume", &error))?;
-    let fd = match root.open_path(below) {
-        Ok(fd) => fd,
-        Err(error) if error.is(linux::Errno::NOENT) => {
-            root.mkdir_all(below, rustix::fs::Mode::from_raw_mode(0o755)).map_err(|error| failed("make it", &error))?;
-            root.open_path(below).map_err(|error| failed("open it", &error))?
-        }
-        Err(error) => return Err(failed("open it", &error)),
-    };
-    let stat = linux::fs::fstat(&fd).map_err(|error| failed("look at it", &error))?;
-    let is_directory = linux::fs::file_type(&stat) == rustix::fs::FileType::Directory;
-    if linux::mount::is_mount_point(place).unwrap_or(false) {
-        linux::mount::unmount_lazily(place).map_err(|error| failed("unmount an older one", &error))?;
-    }
-    let parent = place.parent().unwrap_or(place);
-    fs::create_dir_all(parent).map_err(|error| failed("make its place", &error))?;
-    if is_directory {
-        fs::create_dir_all(place).map_err(|error| failed("make its place", &error))?;
-    } else {
-        fs::write(place, "").map_err(|error| failed("make its place", &error))?;
-    }
-    let tree = linux::mount::clone_tree(&fd, true).map_err(|error| failed("take it", &error))?;
-    linux::mount::attach_at(tree, place).map_err(|error| failed("mount it", &error))?;
-    Ok(place.to_owned())
-}

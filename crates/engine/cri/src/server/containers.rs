@@ -53,12 +53,18 @@ impl Server {
         image: &str,
         name: &str,
     ) -> Outcome<pods::Mount> {
-        if !mount.host_path.is_empty() || !mount.image_sub_path.is_empty() {
-            return Err(Status::invalid_argument("an image is mounted whole, and without a path of the host"));
+        if !mount.host_path.is_empty() {
+            return Err(Status::invalid_argument("an image is mounted without a path of the host"));
         }
         let volume = ContainerRequest { name: name.to_owned(), image: image.to_owned(), ..container.clone() };
         let place = self.0.runtime.held().path(container.sandbox()).join("volumes").join(name);
-        let source = self.0.runtime.image_volume(&volume, &place).await.map_err(status)?;
+        let mut source = self.0.runtime.image_volume(&volume, &place).await.map_err(status)?;
+        if !mount.image_sub_path.is_empty() {
+            let (below, whole) = (mount.image_sub_path.clone(), source);
+            let place = self.0.runtime.held().path(container.sandbox()).join("subpaths").join(name);
+            let mounted = tokio::task::spawn_blocking(move || pods::sub_path(&whole, &below, &place)).await;
+            source = mounted.map_err(|error| Status::unknown(error.to_string()))?.map_err(Status::unknown)?;
+        }
         let target = mount.container_path.clone();
         Ok(pods::Mount { source, target, read_only: true, recursive_read_only: false, propagation: "rprivate" })
     }
