@@ -37,7 +37,7 @@ pub use block::{Block, merged};
 pub use frame::Frame;
 pub use model::{Backend, Service, ServicePort};
 pub use outlets::{Outlets, drain};
-pub use read::service;
+pub use read::{Here, service};
 pub use rules::Rules;
 pub use run::{Config, KINDS, Proxy};
 

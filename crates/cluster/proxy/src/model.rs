@@ -45,6 +45,9 @@ pub struct Backend {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// Whether it is meant for this zone and for this node before others; nothing if it does not say.
+    pub for_zone: Option<bool>,
+    pub for_node: Option<bool>,
     /// The pod's uid, if it is one.
     pub pod: String,
 }
@@ -72,8 +75,9 @@ impl ServicePort {
             let all = self.backends.iter().filter(move |backend| backend.address.is_ipv4() == ipv4);
             all.filter(move |backend| backend.local || !local_only)
         };
-        let mut chosen: Vec<(IpAddr, u16)> =
-            of_family().filter(|backend| backend.ready).map(|backend| (backend.address, backend.port)).collect();
+        let ready: Vec<&Backend> = of_family().filter(|backend| backend.ready).collect();
+        let ready = if local_only { ready } else { near(ready) };
+        let mut chosen: Vec<(IpAddr, u16)> = ready.into_iter().map(|backend| (backend.address, backend.port)).collect();
         if chosen.is_empty() {
             let resort = of_family().filter(|backend| backend.is_last_resort());
             chosen = resort.map(|backend| (backend.address, backend.port)).collect();
@@ -82,4 +86,15 @@ impl ServicePort {
         chosen.dedup();
         chosen
     }
+}
+
+/// Those meant for this node, or else for its zone; all of them where one does not say for whom it is, or none is near.
+fn near(ready: Vec<&Backend>) -> Vec<&Backend> {
+    for meant in [|backend: &Backend| backend.for_node, |backend: &Backend| backend.for_zone] {
+        let all_say = ready.iter().all(|backend| meant(backend).is_some());
+        if all_say && ready.iter().any(|backend| meant(backend) == Some(true)) {
+            return ready.into_iter().filter(|backend| meant(backend) == Some(true)).collect();
+        }
+    }
+    ready
 }

@@ -29,8 +29,16 @@ fn addresses<'a>(list: impl Iterator<Item = &'a Value>) -> Vec<IpAddr> {
     all
 }
 
+/// Where this node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Here<'a> {
+    pub node: &'a str,
+    /// Empty: it is in none.
+    pub zone: &'a str,
+}
+
 /// A service and its slices, as this node sees them. `None`: it has no address.
-pub fn service<'a>(object: &Value, slices: impl Iterator<Item = &'a Value> + Clone, node: &str) -> Option<Service> {
+pub fn service<'a>(object: &Value, slices: impl Iterator<Item = &'a Value> + Clone, here: Here<'_>) -> Option<Service> {
     let spec = &object["spec"];
     if spec["type"] == "ExternalName" || meta::is_terminating(object) {
         return None;
@@ -65,14 +73,14 @@ pub fn service<'a>(object: &Value, slices: impl Iterator<Item = &'a Value> + Clo
                     protocol: protocol(&entry["protocol"])?,
                     port: port(&entry["port"])?,
                     node_port: port(&entry["nodePort"]),
-                    backends: backends(entry, slices.clone(), node),
+                    backends: backends(entry, slices.clone(), here),
                 })
             })
             .collect(),
     })
 }
 
-fn backends<'a>(entry: &Value, slices: impl Iterator<Item = &'a Value>, node: &str) -> Vec<Backend> {
+fn backends<'a>(entry: &Value, slices: impl Iterator<Item = &'a Value>, here: Here<'_>) -> Vec<Backend> {
     let name = entry["name"].as_str().unwrap_or_default();
     let wanted = protocol(&entry["protocol"]);
     let mut found = Vec::new();
@@ -90,10 +98,12 @@ fn backends<'a>(entry: &Value, slices: impl Iterator<Item = &'a Value>, node: &s
                 found.push(Backend {
                     address,
                     port: number,
-                    local: endpoint["nodeName"].as_str().is_none_or(|name| name == node),
+                    local: endpoint["nodeName"].as_str().is_none_or(|name| name == here.node),
                     ready,
                     serving: condition("serving").unwrap_or(ready),
                     terminating: condition("terminating").unwrap_or(false),
+                    for_zone: meant(endpoint, "forZones", here.zone),
+                    for_node: meant(endpoint, "forNodes", here.node),
                     pod: endpoint["targetRef"]["uid"].as_str().unwrap_or_default().to_owned(),
                 });
             }
@@ -102,6 +112,12 @@ fn backends<'a>(entry: &Value, slices: impl Iterator<Item = &'a Value>, node: &s
     found.sort();
     found.dedup();
     found
+}
+
+/// Whether an endpoint's hints name this place; nothing if they name none.
+fn meant(endpoint: &Value, field: &str, place: &str) -> Option<bool> {
+    let named = meta::list_at(endpoint, &["hints", field]);
+    (!named.is_empty()).then(|| named.iter().any(|one| one["name"] == place))
 }
 
 /// A slice that somebody wrote by hand must not lead to what only this node can reach.
@@ -131,7 +147,7 @@ mod tests {
             {"addresses": ["10.0.0.2"], "nodeName": "n", "targetRef": {"uid": "u"}, "conditions": {"ready": true}},
             {"addresses": ["10.0.0.3"], "nodeName": "m", "conditions": {"ready": false, "serving": true, "terminating": true}},
             {"addresses": ["127.0.0.1"]}, {"addresses": ["169.254.169.254"]}, {"addresses": ["x"]}]))];
-        let service = service(&object, slices.iter(), "n").unwrap();
+        let service = service(&object, slices.iter(), Here { node: "n", zone: "" }).unwrap();
         let [http, dns] = service.ports.as_slice() else { panic!() };
         assert_eq!((http.node_port, http.backends.len(), dns.backends.len()), (Some(30080), 2, 0));
         assert_eq!(http.usable(true, false), [("10.0.0.2".parse().unwrap(), 8080)]);
@@ -147,6 +163,8 @@ mod tests {
             ready,
             serving: true,
             terminating,
+            for_zone: None,
+            for_node: None,
             pod: String::new(),
         };
         let check = |backends: Vec<Backend>, local| {
@@ -160,9 +178,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_meant_for_here_comes_before_the_rest() {
+        let object = json!({"spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"name": "http", "port": 80}]}});
+        let endpoint = |address: &str, node: &str, hints: Value| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}, "hints": hints});
+        let zone = |name: &str| json!({"forZones": [{"name": name}]});
+        let node = |name: &str, zone: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": name}]});
+        let (here, near, far) = (node("n", "east"), node("m", "east"), node("k", "west"));
+        for (what, all, expected) in [
+            ("the zone's", vec![zone("east"), zone("west"), zone("east")], "10.0.0.0 10.0.0.2"),
+            ("none is near", vec![zone("west"), zone("north")], "10.0.0.0 10.0.0.1"),
+            ("one does not say", vec![zone("east"), zone("west"), Value::Null], "10.0.0.0 10.0.0.1 10.0.0.2"),
+            ("the node's", vec![here, near.clone(), far.clone()], "10.0.0.0"),
+            ("else the zone's", vec![near, far], "10.0.0.0"),
+        ] {
+            let all =
+                all.into_iter().enumerate().map(|(n, hints)| endpoint(&format!("10.0.0.{n}"), "m", hints)).collect();
+            let slices = [slice(all)];
+            let service = service(&object, slices.iter(), Here { node: "n", zone: "east" }).unwrap();
+            let usable = service.ports[0].usable(true, false).into_iter().map(|(address, _)| address.to_string());
+            assert_eq!(usable.collect::<Vec<_>>().join(" "), expected, "{what}");
+        }
+    }
+
+    #[test]
     fn services_without_an_address_are_none() {
         for spec in [json!({"clusterIP": "None"}), json!({"type": "ExternalName"}), json!({})] {
-            assert_eq!(service(&json!({"spec": spec}), [].iter(), "n"), None);
+            assert_eq!(service(&json!({"spec": spec}), [].iter(), Here::default()), None);
         }
     }
 }

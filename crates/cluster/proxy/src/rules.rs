@@ -217,6 +217,8 @@ mod tests {
             ready: true,
             serving: true,
             terminating: false,
+            for_zone: None,
+            for_node: None,
             pod: format!("u{n}"),
         }
     }

@@ -17,12 +17,14 @@ use tokio::sync::{mpsc, watch};
 use crate::apply::Applied;
 use crate::health::HealthPorts;
 use crate::model::Service;
+use crate::read::Here;
 use crate::rules::{Moved, Rules};
 use crate::{Frame, Outlets, read};
 
 /// What it has to hear of.
-pub const KINDS: &[Kind] = &[Kind::Service, Kind::EndpointSlice];
+pub const KINDS: &[Kind] = &[Kind::Service, Kind::EndpointSlice, Kind::Node];
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
 const UDP: u8 = 17;
 /// After the kernel refused something.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,6 +42,8 @@ pub struct Config {
 pub struct Proxy {
     config: Config,
     view: Arc<RwLock<View>>,
+    /// Where this node is, as it was last heard of.
+    zone: String,
     rules: Rules,
     applied: Applied,
     /// The service that each slice was last seen to be of.
@@ -87,6 +91,7 @@ impl Proxy {
             applied: Applied::new(&config.frame.table),
             config,
             view,
+            zone: String::new(),
             of: BTreeMap::new(),
             dirty: BTreeSet::new(),
             heard: 0,
@@ -150,6 +155,9 @@ impl Proxy {
             self.dirty.insert(key);
             return;
         }
+        if kind == Kind::Node {
+            return self.moved(&key.name);
+        }
         self.heard = self.heard.max(meta::resource_version(object).parse().unwrap_or(0));
         let service = meta::at(object, &["metadata", "labels", SERVICE_NAME]).and_then(Value::as_str);
         let service = service.map(|service| Key::new(&key.namespace, service));
@@ -162,13 +170,27 @@ impl Proxy {
         self.dirty.extend(before.into_iter().chain(service));
     }
 
+    /// A node changed. Where this one is decides who is near.
+    fn moved(&mut self, name: &str) {
+        if name != self.config.node {
+            return;
+        }
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let zone = view.get(Kind::Node, "", name).and_then(|node| meta::at(node, &["metadata", "labels", ZONE]));
+        let zone = zone.and_then(Value::as_str).unwrap_or_default();
+        if zone != self.zone {
+            self.zone = zone.to_owned();
+            self.dirty.extend(view.keys(Kind::Service).cloned());
+        }
+    }
+
     fn service(&self, key: &Key) -> Option<Service> {
         if self.config.own.contains(key) {
             return None;
         }
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let slices = view.slices_of(key).map(|slice| &**slice);
-        read::service(view.at(Kind::Service, key)?, slices, &self.config.node)
+        read::service(view.at(Kind::Service, key)?, slices, Here { node: &self.config.node, zone: &self.zone })
     }
 
     /// Brings the kernel up to what is known. False: it has to be tried again, whole.

@@ -171,6 +171,8 @@ fn backend(address: &str, local: bool) -> Backend {
         ready: true,
         serving: true,
         terminating: false,
+        for_zone: None,
+        for_node: None,
         pod: address.into(),
     }
 }

@@ -54,13 +54,7 @@ impl Part for EndpointSlices {
             self.members.set(key, [].into_iter());
             return Outcome::default();
         };
-        let existing: Vec<&Value> = view
-            .in_namespace(Kind::EndpointSlice, &key.namespace)
-            .filter(|slice| {
-                is_ours(slice) && meta::at(slice, &["metadata", "labels", SERVICE_NAME]) == Some(&json!(key.name))
-            })
-            .map(|slice| &**slice)
-            .collect();
+        let existing: Vec<&Value> = view.slices_of(key).filter(|slice| is_ours(slice)).map(|slice| &**slice).collect();
         if service["spec"]["type"] == "ExternalName" {
             self.members.set(key, [].into_iter());
             return Outcome::of(existing.into_iter().map(|slice| Write::delete(Kind::EndpointSlice, slice)).collect());
@@ -122,7 +116,34 @@ fn endpoint(view: &View, service: &Value, pod: &Value, address: &str) -> Value {
     if let Some(hostname) = super::hostname(service, pod) {
         endpoint["hostname"] = hostname.into();
     }
+    if let Some(hints) = hints(service, &endpoint) {
+        endpoint["hints"] = hints;
+    }
     endpoint
+}
+
+/// For whom an endpoint is meant before others, where the service wants its traffic kept near.
+fn hints(service: &Value, endpoint: &Value) -> Option<Value> {
+    let wanted = service["spec"]["trafficDistribution"].as_str()?;
+    if endpoint["conditions"]["ready"] != true {
+        return None;
+    }
+    let named = |name: &Value| json!([{"name": name}]);
+    let mut hints = json!({});
+    if let Some(zone) = endpoint.get("zone") {
+        hints["forZones"] = named(zone);
+    }
+    match wanted {
+        // The same under an older name and its own.
+        "PreferClose" | "PreferSameZone" => {}
+        "PreferSameNode" => {
+            if let Some(node) = endpoint.get("nodeName") {
+                hints["forNodes"] = named(node);
+            }
+        }
+        _ => return None,
+    }
+    hints.as_object().is_some_and(|hints| !hints.is_empty()).then_some(hints)
 }
 
 impl EndpointSlices {
@@ -388,5 +409,33 @@ mod tests {
         let wanted = json!({"team": "a", SERVICE_NAME: "web", SLICE_MANAGED_BY: MANAGER, HEADLESS: ""});
         assert_eq!(slice["metadata"]["labels"], wanted);
         assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Service");
+    }
+
+    #[test]
+    fn traffic_that_is_kept_near_is_hinted_at() {
+        let hints = |wanted: &str, ready: bool, zone: Option<&str>| {
+            let mut wants = service(json!([{"name": "http", "port": 80, "targetPort": 8080}]));
+            if !wanted.is_empty() {
+                wants["spec"]["trafficDistribution"] = wanted.into();
+            }
+            let mut world = World::new(wants, vec![pod("a", "10.1.0.1", ready)]);
+            let labels = zone.map_or(json!({}), |zone| json!({"topology.kubernetes.io/zone": zone}));
+            world.view.put(
+                Kind::Node,
+                json!({"metadata": {"name": "n1", "uid": "n", "resourceVersion": "1", "labels": labels}}),
+            );
+            world.run();
+            let hints = world.view.list(Kind::EndpointSlice).next().unwrap()["endpoints"][0]["hints"].clone();
+            if hints.is_null() { String::new() } else { hints.to_string() }
+        };
+        let zone = r#"{"forZones":[{"name":"east"}]}"#;
+        assert_eq!(hints("", true, Some("east")), "");
+        assert_eq!(hints("PreferClose", true, Some("east")), zone);
+        assert_eq!(hints("PreferSameZone", true, Some("east")), zone);
+        assert_eq!(hints("PreferSameZone", true, None), "");
+        assert_eq!(hints("PreferSameZone", false, Some("east")), "", "nobody is sent there");
+        assert_eq!(hints("PreferSameNode", true, None), r#"{"forNodes":[{"name":"n1"}]}"#);
+        let both: Value = serde_json::from_str(&hints("PreferSameNode", true, Some("east"))).unwrap();
+        assert_eq!(both, json!({"forZones": [{"name": "east"}], "forNodes": [{"name": "n1"}]}));
     }
 }

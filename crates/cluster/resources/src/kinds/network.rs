@@ -167,6 +167,7 @@ fn validate_service(object: &Value, faults: &mut Faults) {
     }
     faults.one_of(spec, "internalTrafficPolicy", "spec", &["Cluster", "Local"]);
     faults.one_of(spec, "externalTrafficPolicy", "spec", &["Cluster", "Local"]);
+    faults.one_of(spec, "trafficDistribution", "spec", &["PreferClose", "PreferSameNode", "PreferSameZone"]);
 }
 
 /// An address, a slash and a prefix that fits it.
