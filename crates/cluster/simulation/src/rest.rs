@@ -30,6 +30,7 @@ pub fn unrest(truth: &Truth) -> Vec<String> {
     view.list(Kind::CronJob).for_each(|one| cron_job(view, one, &mut out));
     view.list(Kind::Service).for_each(|one| service(view, one, &mut out));
     view.list(Kind::DisruptionBudget).for_each(|one| budget(view, one, &mut out));
+    view.list(Kind::HorizontalPodAutoscaler).for_each(|one| autoscaler(truth, one, &mut out));
     for pod in view.list(Kind::Pod).filter(|pod| !is_ended(pod)) {
         match meta::str_at(pod, &["spec", "nodeName"]) {
             "" => out.push(format!("pod {} has no node", Key::of(pod))),
@@ -43,6 +44,9 @@ pub fn unrest(truth: &Truth) -> Vec<String> {
         let taints = meta::list_at(node, &["spec", "taints"]);
         if !is_ready(node) || !taints.is_empty() {
             out.push(format!("node {} is not well: {taints:?}", meta::name(node)));
+        }
+        if meta::str_at(node, &["spec", "podCIDR"]).is_empty() {
+            out.push(format!("node {} has no subnet", meta::name(node)));
         }
     }
     let live = view.list(Kind::Pod).filter(|pod| !is_ended(pod)).count();
@@ -222,5 +226,36 @@ fn budget(view: &View, one: &Arc<Value>, out: &mut Vec<String>) {
     let told = number(one, &["status", "currentHealthy"]);
     if told != healthy && !failed {
         out.push(format!("budget {} counts {told} healthy pods of {healthy}", Key::of(one)));
+    }
+}
+
+/// As many replicas as the load asks for: within a tenth of the target's use, or at a bound.
+fn autoscaler(truth: &Truth, one: &Arc<Value>, out: &mut Vec<String>) {
+    let target = meta::str_at(one, &["spec", "scaleTargetRef", "name"]);
+    let Some(deployment) = truth.view.get(Kind::Deployment, meta::namespace(one), target) else { return };
+    let replicas = number(deployment, &["spec", "replicas"]);
+    let (least, most) = (number(one, &["spec", "minReplicas"]), number(one, &["spec", "maxReplicas"]));
+    // People have switched it off.
+    if replicas == 0 {
+        return;
+    }
+    let key = Key::of(one);
+    if !(least..=most).contains(&replicas) {
+        out.push(format!("autoscaler {key} leaves {replicas} replicas and should keep to {least} to {most}"));
+    }
+    if number(one, &["status", "desiredReplicas"]) != replicas {
+        out.push(format!(
+            "autoscaler {key} tells of {}, and {replicas} are asked for",
+            one["status"]["desiredReplicas"]
+        ));
+    }
+    let asked = scheduler::requests(&deployment["spec"]["template"]).cpu;
+    let share = number(&one["spec"]["metrics"][0], &["resource", "target", "averageUtilization"]);
+    let load = truth.load.get(target).copied().unwrap_or(0);
+    let wanted = (load * 100).div_euclid(asked * share) + i64::from((load * 100).rem_euclid(asked * share) != 0);
+    let ratio = (load / replicas) as f64 * 100.0 / (asked * share) as f64;
+    // Readings are whole numbers, and the use is rounded to percents.
+    if wanted.clamp(least, most) != replicas && (ratio - 1.0).abs() > 0.12 {
+        out.push(format!("autoscaler {key} has {replicas} replicas, and a load of {load} asks for {wanted}"));
     }
 }

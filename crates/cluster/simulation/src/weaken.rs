@@ -25,6 +25,10 @@ pub enum Weakness {
     BlindDaemonSets,
     /// Slices never lose an endpoint.
     StuckSlices,
+    /// Autoscalers ask for more than they may.
+    LooseAutoscaler,
+    /// Subnets are given to nodes without a look at those that others have.
+    BlindSubnets,
 }
 
 impl Weakness {
@@ -38,6 +42,8 @@ impl Weakness {
         Self::NoPodGarbage,
         Self::BlindDaemonSets,
         Self::StuckSlices,
+        Self::LooseAutoscaler,
+        Self::BlindSubnets,
     ];
 
     fn part(self) -> &'static str {
@@ -50,6 +56,8 @@ impl Weakness {
             Self::NoPodGarbage => "pod-garbage-collector",
             Self::BlindDaemonSets => "daemonset-controller",
             Self::StuckSlices => "endpointslice-controller",
+            Self::LooseAutoscaler => "horizontal-pod-autoscaler",
+            Self::BlindSubnets => "node-ipam-controller",
         }
     }
 }
@@ -90,13 +98,12 @@ impl Part for Weak {
 
     fn reconcile(&mut self, view: &View, key: &Key, now: Timestamp) -> Outcome {
         let mut blind = View::default();
-        let hidden = match self.weakness {
-            Weakness::BlindScheduler => |kind: Kind, object: &Value| {
-                kind == Kind::Pod && !meta::str_at(object, &["spec", "nodeName"]).is_empty()
-            },
-            Weakness::BlindJobs | Weakness::BlindDaemonSets => |kind: Kind, _: &Value| kind == Kind::Pod,
-            Weakness::BlindCronJobs => |kind: Kind, _: &Value| kind == Kind::Job,
-            _ => |_: Kind, _: &Value| false,
+        let hidden = |kind: Kind, object: &Value| match self.weakness {
+            Weakness::BlindScheduler => kind == Kind::Pod && !meta::str_at(object, &["spec", "nodeName"]).is_empty(),
+            Weakness::BlindJobs | Weakness::BlindDaemonSets => kind == Kind::Pod,
+            Weakness::BlindCronJobs => kind == Kind::Job,
+            Weakness::BlindSubnets => kind == Kind::Node && meta::name(object) != key.name,
+            _ => false,
         };
         for kind in Kind::ALL {
             for object in view.list(*kind).filter(|object| !hidden(*kind, object)) {
@@ -124,6 +131,7 @@ impl Part for Weak {
                 }
             }
             Weakness::StuckSlices => outcome.writes.retain(|write| !shrinks(view, write)),
+            Weakness::LooseAutoscaler => outcome.writes.iter_mut().for_each(|write| loosen(view, write)),
             _ => {}
         }
         outcome
@@ -147,6 +155,15 @@ fn unbound(view: &View, write: &mut Write, weakness: Weakness, wanted: Option<&V
         Weakness::NoSurgeBound if now > have => *asked = wanted.cloned().unwrap_or_default(),
         Weakness::NoAvailableBound if now < have => *asked = 0.into(),
         _ => {}
+    }
+}
+
+/// Beyond what the autoscaler of the same name as the set may ask for.
+fn loosen(view: &View, write: &mut Write) {
+    if let Write::Merge { kind: Kind::Deployment, key, patch, .. } = write
+        && let Some(autoscaler) = view.at(Kind::HorizontalPodAutoscaler, key)
+    {
+        patch["spec"]["replicas"] = (autoscaler["spec"]["maxReplicas"].as_i64().unwrap_or(0) + 1).into();
     }
 }
 

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// At rest is what has not changed for so long.
 const QUIET: Duration = Duration::from_secs(75);
 
+/// What nodes get the subnets of their pods from: four parts, which is as many nodes as there ever are.
+const CLUSTER: &str = "10.240.0.0/20";
+
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Keep the whole log and not only its end.
@@ -114,6 +117,11 @@ impl Control {
         let mut driver = Driver::new(api.clone());
         let mut parts: Vec<Box<dyn Part>> = controllers::all(seed);
         parts.push(Box::new(controllers::LoadBalancers::default()));
+        let books = self.ledger.clone();
+        let readings = move |namespace: &str, name: &str| rules::reading(&books.books().truth, namespace, name);
+        parts.push(Box::new(controllers::Autoscalers::new(Box::new(readings))));
+        let cluster = CLUSTER.parse().expect("a subnet");
+        parts.push(Box::new(controllers::NodeIpam::new(vec![cluster])));
         parts.push(Box::new(scheduler::Scheduler::default()));
         for part in parts {
             let name = part.name();
@@ -212,7 +220,7 @@ async fn live(seed: u64, options: &Options, ledger: &Ledger) -> Result<(), Strin
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     faults.set(scenario.weather);
-    let mut person = Person::new(admin.clone(), rng.fork(), ledger, scenario.days);
+    let mut person = Person::new(admin.clone(), rng.fork(), Rng::new(!seed), ledger, scenario.days);
     for _ in 0..scenario.steps {
         person.act().await;
         if scenario.weather != Weather::CALM && rng.chance(150) {

@@ -61,3 +61,13 @@ fn jobs_that_nobody_counts() {
 fn pods_of_nodes_that_are_gone() {
     finds(Weakness::NoPodGarbage, "which is gone", 0..40);
 }
+
+#[test]
+fn autoscalers_that_keep_to_no_bounds() {
+    finds(Weakness::LooseAutoscaler, "autoscaler", 0..40);
+}
+
+#[test]
+fn subnets_that_two_nodes_have() {
+    finds(Weakness::BlindSubnets, "have one subnet", 0..40);
+}

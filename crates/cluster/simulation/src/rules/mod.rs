@@ -1,5 +1,6 @@
 //! What must hold at every step, one promise a file. A rule sees the truth (not what some part believes) after each write.
 
+mod autoscaler;
 mod bounds;
 mod budgets;
 mod cron;
@@ -8,6 +9,7 @@ mod identity;
 mod jobs;
 mod places;
 mod rollout;
+mod subnets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use cache::{Key, Kind, View};
 use resources::{Value, meta};
 use tokio::time::{Duration, Instant};
 
+pub use autoscaler::reading;
 pub use bounds::Bounds;
 pub use identity::Running;
 
@@ -42,6 +45,8 @@ pub struct Truth {
     bounds: BTreeMap<Key, Bounds>,
     /// When a controller was last started anew and knew nothing.
     pub restarted: Option<Instant>,
+    /// What the pods of an application have to do together, in thousandths of a processor.
+    pub load: BTreeMap<String, i64>,
 }
 
 impl Truth {
@@ -53,6 +58,7 @@ impl Truth {
             peaceful: true,
             bounds: BTreeMap::new(),
             restarted: None,
+            load: BTreeMap::new(),
         }
     }
 
@@ -95,6 +101,8 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(cron::Forbidden),
         Box::new(daemons::OneOnANode),
         Box::new(budgets::Budgets),
+        Box::new(autoscaler::Bounds),
+        Box::new(subnets::OncePerNode),
     ]
 }
 

@@ -118,3 +118,16 @@ pub fn budget(rng: &mut Rng, name: &str) -> Value {
     }
     object("PodDisruptionBudget", "policy/v1", name, spec)
 }
+
+pub fn autoscaler(rng: &mut Rng, name: &str) -> Value {
+    let least = rng.between(1, 2);
+    let utilization = *rng.pick(&[40, 50, 80]);
+    let target = json!({"type": "Utilization", "averageUtilization": utilization});
+    let mut spec = json!({"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+        "minReplicas": least, "maxReplicas": least + rng.between(1, 5),
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]});
+    if rng.chance(500) {
+        spec["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": rng.pick(&[0, 60])}});
+    }
+    object("HorizontalPodAutoscaler", "autoscaling/v2", name, spec)
+}

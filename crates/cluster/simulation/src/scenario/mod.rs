@@ -48,6 +48,8 @@ impl Scenario {
 pub struct Person {
     api: Client,
     rng: Rng,
+    /// For autoscalers and their load: what is drawn there shifts nothing else.
+    loads: Rng,
     ledger: Ledger,
     made: u64,
     things: Vec<(Kind, String)>,
@@ -55,8 +57,8 @@ pub struct Person {
 }
 
 impl Person {
-    pub fn new(api: Client, rng: Rng, ledger: &Ledger, days: bool) -> Self {
-        Self { api, rng, ledger: ledger.clone(), made: 0, things: Vec::new(), days }
+    pub fn new(api: Client, rng: Rng, loads: Rng, ledger: &Ledger, days: bool) -> Self {
+        Self { api, rng, loads, ledger: ledger.clone(), made: 0, things: Vec::new(), days }
     }
 
     fn tell(&self, line: &str) {
@@ -65,6 +67,9 @@ impl Person {
 
     /// Does something.
     pub async fn act(&mut self) {
+        if self.loads.chance(250) {
+            self.change_load();
+        }
         let full = self.things.iter().filter(|(kind, _)| *kind != Kind::Service).count() >= 4;
         if self.things.is_empty() || !full && self.rng.chance(350) {
             return self.create().await;
@@ -113,6 +118,13 @@ impl Person {
             _ => make::replica_set(&mut self.rng, &name),
         };
         self.put(kind, object).await;
+        if kind == Kind::Deployment && self.loads.chance(300) {
+            let autoscaler = make::autoscaler(&mut self.loads, &name);
+            let load = self.loads.below(1500) as i64;
+            self.ledger.books().truth.load.insert(name.clone(), load);
+            self.tell(&format!("{name} has a load of {load}"));
+            self.put(Kind::HorizontalPodAutoscaler, autoscaler).await;
+        }
         if matches!(kind, Kind::Deployment | Kind::StatefulSet) {
             if self.rng.chance(500) {
                 self.put(Kind::Service, make::service(&name)).await;
@@ -128,7 +140,7 @@ impl Person {
         let name = meta::name(&object).to_owned();
         let made = self.api.create(&kind.gvr(), NAMESPACE, &object).await;
         self.answered(&format!("creates {} {name} {}", kind.as_str(), object["spec"]), made);
-        if kind != Kind::DisruptionBudget {
+        if !matches!(kind, Kind::DisruptionBudget | Kind::HorizontalPodAutoscaler) {
             self.things.push((kind, name));
         }
     }
@@ -146,6 +158,18 @@ impl Person {
         let what = format!("changes {} {name} {patch}", kind.as_str());
         let answer = self.api.patch(&kind.gvr(), NAMESPACE, name, "", &Patch::Merge(patch)).await;
         self.answered(&what, answer);
+    }
+
+    /// More or less is asked of an application.
+    fn change_load(&mut self) {
+        let mut books = self.ledger.books();
+        let apps: Vec<String> = books.truth.load.keys().cloned().collect();
+        if apps.is_empty() {
+            return;
+        }
+        let (app, load) = (self.loads.pick(&apps).clone(), self.loads.below(1500) as i64);
+        books.tell(&format!("person: {app} has a load of {load}"));
+        books.truth.load.insert(app, load);
     }
 
     async fn change_deployment(&mut self, name: &str) {
