@@ -1,6 +1,9 @@
 //! Addresses of a pool: services get them, one node answers for each on the wire, and machines that are no nodes use them.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
 use blackbox::{Agent, Host, Lan, Server, eventually, fetch, is_root, traffic};
 
@@ -30,7 +33,13 @@ spec:
       - name: c
         image: busybox
         imagePullPolicy: IfNotPresent
-        command: [sh, -c, 'mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www']
+        command:
+        - sh
+        - -c
+        - |
+          mkdir -p /www/cgi-bin; hostname > /www/index.html
+          printf '#!/bin/sh\\necho; echo \"asked by $REMOTE_ADDR.\"\\n' > /www/cgi-bin/who; chmod +x /www/cgi-bin/who
+          exec httpd -f -p 8080 -h /www
         readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
 ";
 
@@ -48,6 +57,19 @@ fn value(server: &Server, object: &str, path: &str) -> String {
 fn ask(host: &Host, address: &str) -> Result<String, String> {
     let address = address.to_owned();
     traffic::within(host.netns(), move || fetch(&address))
+}
+
+/// Whom the pod takes for its client.
+fn asked_by(host: &Host, address: &str) -> String {
+    let address = address.to_owned();
+    traffic::within(host.netns(), move || {
+        let mut stream = TcpStream::connect(address).expect("it answers");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(b"GET /cgi-bin/who HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    })
 }
 
 const ADDRESS: &str = "{.status.loadBalancer.ingress[0].ip}";
@@ -93,6 +115,12 @@ fn a_machine_on_the_link_uses_a_services_address_of_the_pool() {
     server.kubectl_with(&["apply", "-f", "-"], &service("near", "externalTrafficPolicy: Local")).success();
     eventually("the other address", || value(&server, "service/near", ADDRESS) == "10.99.0.100");
     eventually("it answers", || ask(&outside, "10.99.0.100:80").is_ok());
+    let own = |answer: String| answer.contains(&format!(":{}]", outside.address));
+    let seen = asked_by(&outside, "10.99.0.100:80");
+    assert!(own(seen.clone()), "the machine at {}: {seen}", outside.address);
+    // The other address leads to pods of any node, and the node stands between them.
+    let seen = asked_by(&outside, "10.99.0.101:80");
+    assert!(seen.contains("asked by") && !own(seen.clone()), "{seen}");
 
     // The node that announces it takes no more part: the other one takes over, and who knew the first turns to it.
     let (first, mac) = (value(&server, "service/web", ANNOUNCER), |text: String| {
