@@ -235,11 +235,108 @@ fn archives_and_layouts_come_to_the_client() {
     let named = format!("--build-context=base=oci-layout://{}", at("layout"));
     build(&world, next.path(), &["-t", "next", &named]).success();
     assert_eq!(run(&world, "next", "cat /again"), "made");
-    build(&world, folder.path(), &["-o", "type=oci,compression=zstd,dest=-"]).exits(1).stderr_has("compression zstd");
     blackbox::eventually("what stood for the layout is gone", || {
         // base, arch/ive and next.
         world.docker(["images", "-aq"]).success().text().lines().count() == 3
     });
+    world.knarr(["doctor"]).success();
+}
+
+/// Layers leave packed as they are asked for: what was built here, and with force also what came in another form. All forms are
+/// the same image.
+#[test]
+fn layers_leave_in_the_form_that_is_asked_for() {
+    let Some(world) = world() else { return };
+    let registry = Registry::start();
+    let base = format!("{}/base:1", registry.address);
+    let bottom = context(&[("Dockerfile", "FROM busybox\nRUN seq 20000 > /numbers\n")]);
+    // A base whose layers came as gzip.
+    build(&world, bottom.path(), &["-o", &format!("type=registry,name={base},compression=gzip")]).success();
+    world.knarr(["builder", "prune", "-af"]).success();
+    // Nothing of it is here in another form.
+    world.knarr(["rmi", "-f", &base, "busybox"]).success();
+    let folder = context(&[("Dockerfile", &format!("FROM {base}\nRUN seq 30000 > /more\n"))]);
+    let out = tempfile::tempdir().unwrap();
+    let mut ids = std::collections::BTreeSet::new();
+    let mut sizes = std::collections::BTreeMap::new();
+    let [gzip, zstd, plain] = ["tar+gzip", "tar+zstd", "tar"];
+    for (asked, expected) in [
+        ("compression=uncompressed", [gzip, gzip, plain]),
+        ("compression=zstd", [gzip, gzip, zstd]),
+        ("compression=zstd,compression-level=1,force-compression=true", [zstd, zstd, zstd]),
+        ("compression=zstd,compression-level=19,force-compression=true", [zstd, zstd, zstd]),
+        ("compression=uncompressed,force-compression=true", [plain, plain, plain]),
+        ("compression-level=9,force-compression=true", [gzip, gzip, gzip]),
+    ] {
+        let place = out.path().join(format!("layout{}", sizes.len()));
+        let flag = format!("type=oci,tar=false,dest={},{asked}", place.display());
+        build(&world, folder.path(), &["-o", &flag]).success();
+        let manifest = blob(&place, &json(std::fs::read(place.join("index.json")).unwrap())["manifests"][0]);
+        let layers = manifest["layers"].as_array().unwrap();
+        let kind = |layer: &Value| layer["mediaType"].as_str().unwrap().rsplit('.').next().unwrap().to_owned();
+        // The base may be one layer or more; the last is the step's.
+        let kinds: Vec<String> = layers.iter().map(kind).collect();
+        assert_eq!(kinds[kinds.len() - 3..], expected, "{asked}");
+        let diff_ids = blob(&place, &manifest["config"])["rootfs"]["diff_ids"].clone();
+        for (layer, diff_id) in layers.iter().zip(diff_ids.as_array().unwrap()) {
+            let digest = layer["digest"].as_str().unwrap().trim_start_matches("sha256:");
+            let packed = std::fs::read(place.join("blobs/sha256").join(digest)).unwrap();
+            assert_eq!(packed.len() as u64, layer["size"].as_u64().unwrap(), "{asked}");
+            let is = |magic: &[u8]| packed.starts_with(magic);
+            assert_eq!((is(&[0x1f, 0x8b]), is(&[0x28, 0xb5, 0x2f, 0xfd])), (kind(layer) == gzip, kind(layer) == zstd));
+            if kind(layer) == plain {
+                assert_eq!(*diff_id, layer["digest"], "{asked}");
+            }
+        }
+        ids.insert(manifest["config"]["digest"].as_str().unwrap().to_owned());
+        sizes.insert(asked, layers.iter().map(|layer| layer["size"].as_u64().unwrap()).sum::<u64>());
+    }
+    assert_eq!(ids.len(), 1, "the image is the same in every form");
+    let size =
+        |asked: &str| sizes[format!("compression=zstd,compression-level={asked},force-compression=true").as_str()];
+    assert!(
+        size("19") < size("1") && size("1") < sizes["compression=uncompressed,force-compression=true"],
+        "{sizes:?}"
+    );
+    // To a registry and back; and an archive.
+    let app = format!("{}/app:1", registry.address);
+    let flag = format!("type=image,name={app},push=true,compression=zstd,force-compression=true");
+    build(&world, folder.path(), &["-o", &flag]).success();
+    world.knarr(["rmi", "-f", &app]).success();
+    world.knarr(["builder", "prune", "-af"]).success();
+    world.docker(["pull", "-q", &app]).success();
+    assert_eq!(run(&world, &app, "tail -n 1 /numbers /more | grep 0"), "20000\n30000");
+    let archive = out.path().join("packed.tar");
+    build(
+        &world,
+        folder.path(),
+        &["-o", &format!("type=docker,name=packed:1,dest={},compression=gzip", archive.display())],
+    )
+    .success();
+    world.docker(["load", "-i", archive.to_str().unwrap()]).success();
+    assert_eq!(run(&world, "packed:1", "tail -n 1 /more"), "30000");
+    // A cache too, and it serves again.
+    let kept = out.path().join("cache");
+    let to = format!("--cache-to=type=local,dest={},mode=max,compression=zstd,force-compression=true", kept.display());
+    build(&world, folder.path(), &["-t", "app", &to]).success();
+    let manifest = blob(&kept, &json(std::fs::read(kept.join("index.json")).unwrap())["manifests"][0]);
+    assert!(
+        manifest["layers"].as_array().unwrap().iter().all(|layer| layer["mediaType"].as_str().unwrap().ends_with(zstd))
+    );
+    world.knarr(["rmi", "-f", "app", "packed:1"]).success();
+    world.knarr(["builder", "prune", "-af"]).success();
+    let from = format!("--cache-from=type=local,src={}", kept.display());
+    let told = build(&world, folder.path(), &["-t", "app", &from]).success().errors();
+    assert!(told.lines().filter(|line| line.ends_with(" CACHED")).count() > bases(&told), "{told}");
+    assert_eq!(run(&world, "app", "tail -n 1 /more"), "30000");
+    for (flag, part) in [
+        ("--output=type=oci,dest=-,compression=estargz", "estargz is not supported"),
+        ("--output=type=image,compression=brotli", "unsupported compression type"),
+        ("--output=type=oci,dest=-,compression=gzip,compression-level=10", "not between 0 and 9"),
+        ("--cache-to=type=local,dest=/nowhere,compression=estargz", "estargz is not supported"),
+    ] {
+        build(&world, folder.path(), &[flag]).exits(1).stderr_has(part);
+    }
     world.knarr(["doctor"]).success();
 }
 

@@ -177,6 +177,64 @@ fn outputs_come_to_this_side() {
     world.knarr(["doctor"]).success();
 }
 
+/// Layers leave packed as they are asked for: archives, pushes and caches.
+#[test]
+fn layers_leave_in_the_form_that_is_asked_for() {
+    let Some(world) = world() else { return };
+    let registry = Registry::start();
+    let folder = context(&[("Dockerfile", "FROM busybox\nRUN seq 30000 > /numbers\n")]);
+    let out = tempfile::tempdir().unwrap();
+    let place = |name: &str| out.path().join(name).display().to_string();
+    let (plain, zstd) = (place("plain"), place("zstd"));
+    let app = format!("{}/app:1", registry.address);
+    let outputs = [
+        format!("--output=type=oci,tar=false,dest={plain}"),
+        format!("--output=type=oci,tar=false,dest={zstd},compression=zstd,compression-level=7"),
+        format!("--output=type=registry,name={app},compression=gzip"),
+        format!("--cache-to=type=local,dest={},compression=gzip", place("cache")),
+        format!("--cache-to=type=registry,ref={}/cache,compression=zstd", registry.address),
+    ];
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    build(&world, folder.path(), &outputs).success();
+    let read = |folder: &str, digest: &serde_json::Value| -> serde_json::Value {
+        let digest = digest.as_str().unwrap().trim_start_matches("sha256:");
+        serde_json::from_slice(&std::fs::read(format!("{folder}/blobs/sha256/{digest}")).unwrap()).unwrap()
+    };
+    let layer = |folder: &str| {
+        let index = std::fs::read(format!("{folder}/index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let manifest = read(folder, &index["manifests"][0]["digest"]);
+        manifest["layers"].as_array().unwrap().last().unwrap().clone()
+    };
+    let ends = |layer: serde_json::Value, with: &str| {
+        assert!(layer["mediaType"].as_str().unwrap().ends_with(with), "{layer}");
+        layer["size"].as_u64().unwrap()
+    };
+    let (long, short) = (ends(layer(&plain), "layer.v1.tar"), ends(layer(&zstd), "tar+zstd"));
+    assert!(short < long / 2, "{long} became {short}");
+    ends(layer(&place("cache")), "tar+gzip");
+    // What was pushed is an image again, and the caches serve.
+    for cache in [format!("type=local,src={}", place("cache")), format!("{}/cache", registry.address)] {
+        let _ = world.knarr(["rmi", "-f", &app, "again"]);
+        world.knarr(["builder", "prune", "-af"]).success();
+        let flag = format!("--cache-from={cache}");
+        let told = build(&world, folder.path(), &["-t", "again", "--progress", "plain", &flag]).success().errors();
+        assert!(told.contains("CACHED"), "{told}");
+    }
+    let _ = world.knarr(["rmi", "-f", "again"]);
+    world.knarr(["pull", "-q", &app]).success();
+    assert_eq!(run(&world, &app, "tail -n 1 /numbers"), "30000");
+    for (flag, part) in [
+        (format!("--output=type=oci,dest={plain},compression=estargz"), "estargz is not supported"),
+        (format!("--output=type=oci,dest={plain},compression=zstd,compression-level=30"), "not between 0 and 22"),
+        (format!("--output=type=oci,dest={plain},force-compression=maybe"), "true or false"),
+        ("--cache-to=type=inline,compression=lzma".into(), "unsupported compression type"),
+    ] {
+        build(&world, folder.path(), &[&flag]).exits(1).stderr_has(part);
+    }
+    world.knarr(["doctor"]).success();
+}
+
 #[test]
 fn checks_outlines_and_targets_are_told_without_building() {
     let Some(world) = world() else { return };

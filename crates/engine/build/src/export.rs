@@ -2,12 +2,15 @@
 //! goes into an archive or to a registry.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use image::Compression;
 use image::tar::{Entry, FileData, Kind, Time, Writer};
 use linux::fs::Root;
+use registry::client::BlobSource;
 use serde_json::{Value, json};
 use vocab::{Digest, Reference};
 
@@ -30,6 +33,37 @@ pub struct PackageOptions {
     pub index_annotations: BTreeMap<String, String>,
     /// In-toto statements without their subject, which is the image: predicate type and predicate.
     pub attestations: Vec<(String, Value)>,
+    pub form: LayerForm,
+}
+
+/// In which form layers leave the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerForm {
+    /// Of layers that the store has without a packed form: what was built here. `None`: as they are, which is plain.
+    compression: Option<Compression>,
+    /// Also of those that came packed otherwise.
+    force: bool,
+}
+
+impl LayerForm {
+    /// From `compression`, `compression-level` and `force-compression`, as BuildKit's exporters take them: a level, or
+    /// force, without a form means gzip.
+    pub fn parse(kind: Option<&str>, level: Option<&str>, force: bool) -> std::result::Result<Self, String> {
+        let level = level.filter(|level| !level.is_empty());
+        let number = level.map(|level| level.parse().map_err(|_| format!("compression level {level:?} is no number")));
+        let number = number.transpose()?;
+        let kind = match kind.filter(|kind| !kind.is_empty()) {
+            Some(kind) => Some(kind),
+            None => (number.is_some() || force).then_some("gzip"),
+        };
+        let compression = kind.map(|kind| Compression::parse(kind, number)).transpose()?;
+        Ok(Self { compression, force })
+    }
+
+    /// Whether every layer leaves as the store has it.
+    pub fn is_as_stored(self) -> bool {
+        matches!((self.compression, self.force), (None, _) | (Some(Compression::None), false))
+    }
 }
 
 /// Bytes of a package.
@@ -38,6 +72,33 @@ pub enum PackageBlob {
     Bytes(Vec<u8>),
     /// In the store, this long.
     Stored(u64),
+    /// In a file of the package's own, this long.
+    File(Arc<File>, u64),
+}
+
+impl PackageBlob {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Stored(size) | Self::File(_, size) => *size,
+        }
+    }
+
+    /// From its beginning.
+    pub fn reader(&self, store: &image::Store, digest: &Digest) -> image::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::Bytes(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+            Self::File(file, _) => Box::new(image::SharedFile::new(file.clone(), 0)),
+            Self::Stored(_) => store.blob(digest)?.ok_or(image::Error::NoSuchBlob(*digest))?.reader(0)?,
+        })
+    }
+}
+
+/// A layer as it leaves the machine.
+pub(crate) struct LeavingLayer {
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) blob: PackageBlob,
 }
 
 /// An image, with whatever belongs to it, in the form in which it leaves the machine.
@@ -106,11 +167,11 @@ impl Builder {
     /// An image, and what is said about it, as blobs and manifests. Blocking.
     pub fn package(&self, built: &Built, options: &PackageOptions) -> Result<Package> {
         let mut blobs = BTreeMap::new();
-        let layers = self.layers(built)?;
+        let layers = self.layers(built, options.form)?;
         let mut list = Vec::new();
         for layer in &layers {
-            list.push(descriptor(&layer.0, &layer.1, layer.2));
-            blobs.insert(layer.1, PackageBlob::Stored(layer.2));
+            list.push(descriptor(&layer.media_type, &layer.digest, layer.blob.bytes()));
+            blobs.insert(layer.digest, layer.blob.clone());
         }
         let config = image::hash::sha256(&built.config);
         blobs.insert(config, PackageBlob::Bytes(built.config.clone()));
@@ -153,7 +214,7 @@ impl Builder {
             entries.push(entry);
             manifests.push((MANIFEST.to_owned(), attested));
         }
-        let layers = layers.into_iter().map(|layer| layer.1).collect();
+        let layers = layers.into_iter().map(|layer| layer.digest).collect();
         let docker = Some((config, layers));
         let mut package = Package { blobs, manifests, docker, entries, _built: vec![built.clone()] };
         let more = !options.index_annotations.is_empty() || !options.descriptor_annotations.is_empty();
@@ -163,25 +224,43 @@ impl Builder {
         Ok(package)
     }
 
-    /// Media type, digest and length of each layer as it leaves the machine, bottom first.
-    pub(crate) fn layers(&self, built: &Built) -> Result<Vec<(String, Digest, u64)>> {
+    /// Each layer as it leaves the machine, bottom first.
+    fn layers(&self, built: &Built, form: LayerForm) -> Result<Vec<LeavingLayer>> {
         let store = self.engine().store();
         let mut found = Vec::new();
         let mut next = built.top;
         while let Some(chain) = next {
-            found.push(self.layer_descriptor(&chain)?);
+            found.push(self.leaving_layer(&chain, form)?);
             next = store.layer(&chain)?.and_then(|layer| layer.parent);
         }
         found.reverse();
         Ok(found)
     }
 
-    pub(crate) fn layer_descriptor(&self, chain: &Digest) -> Result<(String, Digest, u64)> {
+    pub(crate) fn leaving_layer(&self, chain: &Digest, form: LayerForm) -> Result<LeavingLayer> {
         let store = self.engine().store();
         let layer = store.layer(chain)?.ok_or(image::Error::NoSuchLayer(*chain))?;
-        Ok(match layer.compressed {
-            Some((digest, size)) => (compressed_type(store, &digest)?, digest, size),
-            None => (LAYER.to_owned(), layer.diff_id, layer.tar_bytes),
+        let head = layer.compressed.map(|(digest, _)| head(store, &digest)).transpose()?;
+        let wanted = form.compression.filter(|wanted| match &head {
+            Some(head) => form.force && !wanted.is_form_of(head),
+            None => *wanted != Compression::None,
+        });
+        if let Some(wanted) = wanted {
+            let mut file = self.scratch_file()?;
+            let (digest, size) = store.pack_layer(chain, wanted, &mut file)?;
+            let blob = PackageBlob::File(Arc::new(file), size);
+            return Ok(LeavingLayer { media_type: wanted.media_type().to_owned(), digest, blob });
+        }
+        Ok(match (layer.compressed, head) {
+            (Some((digest, size)), Some(head)) => {
+                let packed = if head[..2] == [0x1f, 0x8b] { "gzip" } else { "zstd" };
+                let media_type = format!("{LAYER}+{packed}");
+                LeavingLayer { media_type, digest, blob: PackageBlob::Stored(size) }
+            }
+            _ => {
+                let blob = PackageBlob::Stored(layer.tar_bytes);
+                LeavingLayer { media_type: LAYER.to_owned(), digest: layer.diff_id, blob }
+            }
         })
     }
 
@@ -195,21 +274,15 @@ impl Builder {
         };
         for (digest, blob) in &package.blobs {
             let name = format!("blobs/sha256/{}", digest.hex());
-            match blob {
-                PackageBlob::Bytes(bytes) => file(&mut tar, &name, bytes).map_err(failed)?,
-                PackageBlob::Stored(size) => {
-                    let blob = self.engine().store().blob(digest)?.ok_or(image::Error::NoSuchBlob(*digest))?;
-                    tar.entry(&member(&name, *size)).map_err(failed)?;
-                    let mut reader = blob.reader(0)?;
-                    let mut buffer = vec![0; 256 << 10];
-                    loop {
-                        let count = reader.read(&mut buffer).map_err(failed)?;
-                        if count == 0 {
-                            break;
-                        }
-                        tar.data(&buffer[..count]).map_err(failed)?;
-                    }
+            tar.entry(&member(&name, blob.bytes())).map_err(failed)?;
+            let mut reader = blob.reader(self.engine().store(), digest)?;
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                let count = reader.read(&mut buffer).map_err(failed)?;
+                if count == 0 {
+                    break;
                 }
+                tar.data(&buffer[..count]).map_err(failed)?;
             }
         }
         for (_, bytes) in &package.manifests {
@@ -251,9 +324,13 @@ impl Builder {
         name: &Reference,
         credentials: engine::Credentials,
     ) -> Result<Digest> {
-        let blobs = package.blobs.iter().map(|(digest, blob)| match blob {
-            PackageBlob::Bytes(bytes) => (*digest, bytes.len() as u64, Some(bytes.clone())),
-            PackageBlob::Stored(size) => (*digest, *size, None),
+        let blobs = package.blobs.iter().map(|(digest, blob)| {
+            let source = match blob {
+                PackageBlob::Bytes(bytes) => BlobSource::Bytes(bytes.clone().into()),
+                PackageBlob::Stored(_) => BlobSource::Stored,
+                PackageBlob::File(file, _) => BlobSource::File(file.clone()),
+            };
+            (*digest, blob.bytes(), source)
         });
         let request = registry::client::PackageRequest {
             reference: name.clone(),
@@ -321,16 +398,36 @@ pub(crate) fn bytes_of(value: &Value) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| BuildError::Invalid(format!("write a manifest: {e}")))
 }
 
-/// What a compressed layer is packed with: told by its first bytes.
-fn compressed_type(store: &image::Store, digest: &Digest) -> Result<String> {
+/// The first bytes of a packed layer, which tell what it is packed with.
+fn head(store: &image::Store, digest: &Digest) -> Result<[u8; 4]> {
     let mut head = [0; 4];
     let blob = store.blob(digest)?.ok_or(image::Error::NoSuchBlob(*digest))?;
     let failed = |source| BuildError::Io { what: format!("read layer {digest}"), source };
     blob.reader(0)?.read_exact(&mut head).map_err(failed)?;
-    Ok(if head[..2] == [0x1f, 0x8b] { format!("{LAYER}+gzip") } else { format!("{LAYER}+zstd") })
+    Ok(head)
 }
 
 fn member(name: &str, size: u64) -> Entry {
     let kind = Kind::File(FileData::plain(size));
     Entry { path: name.into(), kind, mode: 0o644, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_asked_for_as_of_buildkit() {
+        let as_stored = |kind, level, force| LayerForm::parse(kind, level, force).map(LayerForm::is_as_stored);
+        assert_eq!(as_stored(None, None, false), Ok(true));
+        assert_eq!(as_stored(Some("uncompressed"), None, false), Ok(true));
+        assert_eq!(as_stored(Some("uncompressed"), None, true), Ok(false));
+        assert_eq!(as_stored(Some("zstd"), Some("5"), false), Ok(false));
+        // Without a form it is gzip.
+        assert_eq!(LayerForm::parse(None, None, true), LayerForm::parse(Some("gzip"), None, true));
+        assert_eq!(LayerForm::parse(None, Some("9"), false), LayerForm::parse(Some("gzip"), Some("9"), false));
+        assert!(LayerForm::parse(None, Some("12"), false).unwrap_err().contains("between 0 and 9"));
+        assert!(LayerForm::parse(Some("zstd"), Some("much"), false).unwrap_err().contains("no number"));
+        assert!(LayerForm::parse(Some("estargz"), None, false).is_err());
+    }
 }

@@ -13,7 +13,7 @@ use vocab::{Digest, Reference};
 
 use crate::context::Context;
 use crate::error::{BuildError, Result};
-use crate::export::{MANIFEST, Package, PackageBlob, bytes_of, descriptor};
+use crate::export::{LayerForm, MANIFEST, Package, PackageBlob, bytes_of, descriptor};
 use crate::solve::{Builder, Built, blocking};
 
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
@@ -353,14 +353,12 @@ fn inline_of(manifest: &Value, config: &Value) -> Option<Result<Understood>> {
 
 impl Builder {
     /// What builds know, as a package: every step with `max`, else those whose layers the results have. Blocking.
-    pub fn cache_package(&self, built: &[&Built], max: bool) -> Result<Package> {
-        let config = self.cache_config(built, max)?;
-        let mut blobs = BTreeMap::new();
+    pub fn cache_package(&self, built: &[&Built], max: bool, form: LayerForm) -> Result<Package> {
+        let (config, mut blobs) = self.cache_config(built, max, form)?;
         let mut list = Vec::new();
         for layer in &config.layers {
             let (Some(blob), Some(annotations)) = (layer.blob, &layer.annotations) else { continue };
             list.push(descriptor(&annotations.media_type, &blob, annotations.size));
-            blobs.insert(blob, PackageBlob::Stored(annotations.size));
         }
         let config = bytes_of(&serde_json::to_value(&config).map_err(|e| BuildError::Invalid(e.to_string()))?)?;
         let digest = image::hash::sha256(&config);
@@ -377,63 +375,69 @@ impl Builder {
 
     /// The same build, whose image carries its cache. Blocking.
     pub fn with_inline_cache(&self, built: &Built) -> Result<Built> {
-        let mut cache = self.cache_config(&[built], false)?;
         // The image's layers are in its manifest, in the same order.
         let own = self.chain_of(built.top)?;
         let index: BTreeMap<Digest, usize> = own.iter().enumerate().map(|(at, chain)| (*chain, at)).collect();
-        cache.layers.clear();
-        cache.records = self.records(built, &index);
+        let cache = CacheConfig { layers: Vec::new(), records: self.records(built, &index) };
         let text = serde_json::to_vec(&cache).map_err(|e| BuildError::Invalid(e.to_string()))?;
         let mut config: Value = document(&built.config)?;
         config[INLINE] = base64::engine::general_purpose::STANDARD.encode(text).into();
         Ok(Built { config: bytes_of(&config)?, ..built.clone() })
     }
 
-    fn cache_config(&self, all: &[&Built], max: bool) -> Result<CacheConfig> {
+    fn cache_config(
+        &self,
+        all: &[&Built],
+        max: bool,
+        form: LayerForm,
+    ) -> Result<(CacheConfig, BTreeMap<Digest, PackageBlob>)> {
         let mut config = CacheConfig::default();
         let mut index: BTreeMap<Digest, usize> = BTreeMap::new();
         let mut records = BTreeMap::new();
+        let mut blobs = BTreeMap::new();
         for built in all {
-            self.add_layers(built, max, &mut index, &mut config.layers)?;
+            for chain in self.layers_known(built, max)? {
+                if index.contains_key(&chain) {
+                    continue;
+                }
+                let leaving = self.leaving_layer(&chain, form)?;
+                let facts = self.engine().store().layer(&chain)?.ok_or(image::Error::NoSuchLayer(chain))?;
+                let parent = facts.parent.and_then(|parent| index.get(&parent)).map_or(-1, |at| *at as i64);
+                index.insert(chain, config.layers.len());
+                config.layers.push(CacheLayer {
+                    blob: Some(leaving.digest),
+                    parent,
+                    annotations: Some(LayerAnnotations {
+                        media_type: leaving.media_type,
+                        diff_id: Some(facts.diff_id),
+                        size: leaving.blob.bytes(),
+                    }),
+                });
+                blobs.insert(leaving.digest, leaving.blob);
+            }
             records.extend(self.records(built, &index).into_iter().map(|record| (record.digest, record)));
         }
         config.records = records.into_values().collect();
-        Ok(config)
+        Ok((config, blobs))
     }
 
-    fn add_layers(
-        &self,
-        built: &Built,
-        max: bool,
-        index: &mut BTreeMap<Digest, usize>,
-        layers: &mut Vec<CacheLayer>,
-    ) -> Result<()> {
+    /// Chain ids of what steps came to, each after what is below it: of every step with `max`, else of those whose layers
+    /// the result has.
+    fn layers_known(&self, built: &Built, max: bool) -> Result<Vec<Digest>> {
         let of_result = self.chain_of(built.top)?;
         let diff_id = |chain: &Digest| -> Result<Digest> {
             Ok(self.engine().store().layer(chain)?.ok_or(image::Error::NoSuchLayer(*chain))?.diff_id)
         };
         // By what they hold: a linked layer is in the result under another chain id than its own.
         let of_result = of_result.iter().map(diff_id).collect::<Result<BTreeSet<Digest>>>()?;
+        let mut known = Vec::new();
         for step in built.steps.iter() {
             if !max && !of_result.contains(&diff_id(&step.top)?) {
                 continue;
             }
-            for chain in self.chain_of(Some(step.top))? {
-                if index.contains_key(&chain) {
-                    continue;
-                }
-                let (media_type, blob, size) = self.layer_descriptor(&chain)?;
-                let facts = self.engine().store().layer(&chain)?.ok_or(image::Error::NoSuchLayer(chain))?;
-                let parent = facts.parent.and_then(|parent| index.get(&parent)).map_or(-1, |at| *at as i64);
-                index.insert(chain, layers.len());
-                layers.push(CacheLayer {
-                    blob: Some(blob),
-                    parent,
-                    annotations: Some(LayerAnnotations { media_type, diff_id: Some(facts.diff_id), size }),
-                });
-            }
+            known.extend(self.chain_of(Some(step.top))?);
         }
-        Ok(())
+        Ok(known)
     }
 
     fn records(&self, built: &Built, index: &BTreeMap<Digest, usize>) -> Vec<CacheRecords> {

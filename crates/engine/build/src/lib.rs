@@ -28,7 +28,7 @@ pub use cache::{CacheEntry, CacheFilter, CacheKind, CacheRecord, Keep, Limits, P
 pub use context::Context;
 pub use error::{BuildError, Result, excerpt};
 pub use event::{Event, Events};
-pub use export::{Package, PackageBlob, PackageOptions};
+pub use export::{LayerForm, Package, PackageBlob, PackageOptions};
 pub use external::{Blobs, ImportedCache};
 pub use ignore::Patterns;
 pub use solve::{Answer, Builder, Built, Client, Job, NoClient};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use build::{BuildError, Built, ImportedCache};
+use build::{BuildError, Built, ImportedCache, LayerForm};
 use tonic::Status;
 
 use crate::content::ContentStore;
 use crate::errors::status_of;
-use crate::export::{Response, flag, names};
+use crate::export::{Response, flag, form, names};
 use crate::frontend::credentials;
 use crate::kit::Kit;
 use crate::progress::{Progress, Task};
@@ -31,9 +31,11 @@ pub(crate) struct Export {
     /// Every step, not only those whose layers the result has.
     max: bool,
     ignore_error: bool,
+    form: LayerForm,
 }
 
-const SHARED: &[&str] = &["oci-mediatypes", "image-manifest", "compression", "force-compression", "registry.insecure"];
+const SHARED: &[&str] =
+    &["oci-mediatypes", "image-manifest", "compression", "compression-level", "force-compression", "registry.insecure"];
 
 /// What a request wants exported; `inline`: so does the build argument that older clients ask with.
 pub(crate) fn exports(options: Option<&CacheOptions>, inline: bool) -> Result<Vec<Export>, Status> {
@@ -46,20 +48,17 @@ pub(crate) fn exports(options: Option<&CacheOptions>, inline: bool) -> Result<Ve
             "inline" => Place::Inline,
             other => return Err(Status::unknown(format!("unknown cache exporter: {other:?}"))),
         };
-        if let Some(kind) = entry.attrs.get("compression").filter(|kind| *kind != "uncompressed") {
-            return Err(Status::unimplemented(format!(
-                "cache export: compression {kind} is not supported, layers are exported as they are"
-            )));
-        }
+        let form = form(&format!("{} cache", entry.kind), &entry.attrs)?;
         let max = match entry.attrs.get("mode").map(String::as_str) {
             None | Some("min" | "") => false,
             Some("max") => true,
             Some(other) => return Err(Status::invalid_argument(format!("invalid cache export mode: {other}"))),
         };
-        exports.push(Export { place, max, ignore_error: flag(&entry.attrs, "ignore-error")? });
+        exports.push(Export { place, max, ignore_error: flag(&entry.attrs, "ignore-error")?, form });
     }
     if inline && !exports.iter().any(|export| export.place == Place::Inline) {
-        exports.push(Export { place: Place::Inline, max: false, ignore_error: false });
+        let form = LayerForm::default();
+        exports.push(Export { place: Place::Inline, max: false, ignore_error: false, form });
     }
     Ok(exports)
 }
@@ -172,10 +171,10 @@ async fn export_one(
     built: &[Arc<Built>],
 ) -> Result<Response, Status> {
     let part = task.part("preparing build cache for export");
-    let (builder, all, max) = (kit.builder.clone(), built.to_vec(), wanted.max);
+    let (builder, all, max, form) = (kit.builder.clone(), built.to_vec(), wanted.max, wanted.form);
     let packing = tokio::task::spawn_blocking(move || {
         let all: Vec<&Built> = all.iter().map(|built| &**built).collect();
-        builder.cache_package(&all, max)
+        builder.cache_package(&all, max, form)
     });
     let package = packing.await.map_err(|error| Status::internal(error.to_string()))?;
     let package = Arc::new(package.map_err(|error| status_of(&error, None))?);
@@ -232,7 +231,7 @@ mod tests {
             entry("local", &[("src", "x")]),
             entry("inline", &[("speed", "high")]),
             entry("registry", &[("ref", "a"), ("mode", "some")]),
-            entry("registry", &[("ref", "a"), ("compression", "zstd")]),
+            entry("registry", &[("ref", "a"), ("compression", "estargz")]),
         ] {
             assert!(wanted(strange.clone()).is_err(), "{strange:?}");
         }

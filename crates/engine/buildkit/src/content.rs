@@ -116,11 +116,7 @@ impl ContentStore {
     /// Everything that a package consists of; returns its top manifest's media type, digest and length.
     pub(crate) async fn put_package(&self, builder: &Builder, package: &Arc<Package>) -> Result<Top, Status> {
         for (digest, blob) in &package.blobs {
-            let (open, size): (Open, u64) = match blob {
-                PackageBlob::Bytes(bytes) => (of_bytes(bytes.clone()), bytes.len() as u64),
-                PackageBlob::Stored(size) => (stored(builder, *digest), *size),
-            };
-            self.put(digest, size, open).await?;
+            self.put(digest, blob.bytes(), of_blob(builder, *digest, blob.clone())).await?;
         }
         let mut top = None;
         for (media_type, bytes) in &package.manifests {
@@ -154,13 +150,9 @@ fn of_bytes(bytes: Vec<u8>) -> Open {
     Box::new(move || Ok(Box::new(std::io::Cursor::new(bytes)) as Box<dyn Read + Send>))
 }
 
-fn stored(builder: &Builder, digest: Digest) -> Open {
+fn of_blob(builder: &Builder, digest: Digest, blob: PackageBlob) -> Open {
     let store = builder.engine().store().clone();
-    Box::new(move || {
-        let failed = |error: image::Error| Status::unknown(format!("read {digest}: {error}"));
-        let blob = store.blob(&digest).map_err(failed)?.ok_or_else(|| failed(image::Error::NoSuchBlob(digest)))?;
-        Ok(Box::new(blob.reader(0).map_err(failed)?) as Box<dyn Read + Send>)
-    })
+    Box::new(move || blob.reader(&store, &digest).map_err(|error| Status::unknown(format!("read {digest}: {error}"))))
 }
 
 fn send(open: Open, base: &wire::WriteRequest, pieces: &mpsc::Sender<wire::WriteRequest>) -> Result<(), Status> {

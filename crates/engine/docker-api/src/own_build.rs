@@ -52,6 +52,20 @@ pub struct Wish {
     pub steps: bool,
 }
 
+impl Wish {
+    /// The forms that outputs and caches ask for.
+    pub fn layers(&self) -> impl Iterator<Item = &Layers> {
+        let outputs = self.outputs.iter().filter_map(|output| match output {
+            Output::Image { layers, .. } | Output::Archive { layers, .. } => Some(layers),
+            Output::Files => None,
+        });
+        outputs.chain(self.cache_to.iter().filter_map(|place| match place {
+            CachePlace::Registry { layers, .. } | CachePlace::Local { layers, .. } => Some(layers),
+            CachePlace::Inline => None,
+        }))
+    }
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,11 +85,35 @@ pub enum WishedContext {
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Output {
     /// The image store, under the names of the query and these; also to their registries.
-    Image { names: Vec<String>, push: bool },
+    Image {
+        names: Vec<String>,
+        push: bool,
+        #[serde(default)]
+        layers: Layers,
+    },
     /// The files, as a tar.
     Files,
     /// An archive of the image.
-    Archive { names: Vec<String> },
+    Archive {
+        names: Vec<String>,
+        #[serde(default)]
+        layers: Layers,
+    },
+}
+
+/// In which form layers leave, in the words of BuildKit's exporters: see [`build::LayerForm`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Layers {
+    pub compression: Option<String>,
+    pub level: Option<String>,
+    pub force: bool,
+}
+
+impl Layers {
+    pub fn form(&self) -> Result<build::LayerForm, String> {
+        build::LayerForm::parse(self.compression.as_deref(), self.level.as_deref(), self.force)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,11 +130,15 @@ pub enum CachePlace {
     Registry {
         reference: String,
         max: bool,
+        #[serde(default)]
+        layers: Layers,
     },
     /// A folder of the client: it comes as the context of this name, and goes out as a further stream after the outputs.
     Local {
         context: String,
         max: bool,
+        #[serde(default)]
+        layers: Layers,
     },
     /// In the image itself.
     Inline,
@@ -258,7 +300,10 @@ mod tests {
     #[test]
     fn a_wish_reads_back_and_strange_ones_are_refused() {
         let wish = Wish {
-            outputs: vec![Output::Files, Output::Image { names: vec!["a".into()], push: true }],
+            outputs: vec![
+                Output::Files,
+                Output::Image { names: vec!["a".into()], push: true, layers: Layers::default() },
+            ],
             cache_to: vec![CachePlace::Inline],
             contexts: BTreeMap::from([("n".into(), WishedContext::Layout("1".into()))]),
             ..Wish::default()

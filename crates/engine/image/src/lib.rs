@@ -20,6 +20,7 @@
 pub mod archive;
 mod changes;
 pub mod chunk;
+mod compress;
 pub mod config;
 mod deep;
 mod error;
@@ -34,6 +35,7 @@ mod store;
 pub mod tar;
 mod union;
 
+pub use compress::{Compression, SharedFile};
 pub use error::{Error, Result};
 pub use inflate::is_archive;
 pub use manifest::{Chosen, choose};

@@ -6,7 +6,7 @@ use tonic::Status;
 
 use super::client::{self, Place};
 use super::package::{Annotations, is_annotation, package};
-use super::{Response, Results, flag, names, titled};
+use super::{Response, Results, flag, form, names, titled};
 use crate::cache::encoded;
 use crate::content::{ContentStore, Top};
 use crate::errors::status_of;
@@ -34,23 +34,13 @@ pub(super) fn check(exporter: &Exporter, platforms: usize) -> Result<(), Status>
     if let Some(unknown) = attrs.keys().find(|key| !KNOWN.contains(&key.as_str()) && !is_annotation(key)) {
         return Err(Status::invalid_argument(format!("{} exporter: unknown attribute {unknown:?}", exporter.kind)));
     }
-    uncompressed(&exporter.kind, attrs)?;
+    form(&exporter.kind, attrs)?;
     names(attrs.get("name").map_or("", String::as_str))?;
     Annotations::read(attrs)?;
     if exporter.kind == "docker" && platforms > 1 {
         return Err(Status::unimplemented("docker exporter does not currently support exporting manifest lists"));
     }
     Ok(())
-}
-
-/// Layers leave the machine as they are in the store.
-pub(super) fn uncompressed(kind: &str, attrs: &Response) -> Result<(), Status> {
-    match attrs.get("compression").filter(|kind| *kind != "uncompressed") {
-        Some(other) => Err(Status::unimplemented(format!(
-            "{kind} exporter: compression {other} is not supported, layers are written as they are"
-        ))),
-        None => Ok(()),
-    }
 }
 
 pub(super) async fn export(
@@ -78,7 +68,8 @@ async fn work(
     let names = names(attrs.get("name").map_or("", String::as_str))?;
     let part = task.part("exporting layers");
     let familiar = names.first().map(vocab::Reference::familiar).unwrap_or_default();
-    let package = package(kit, results, &Annotations::read(attrs)?, &familiar).await?;
+    let form = form(&exporter.kind, attrs)?;
+    let package = package(kit, results, &Annotations::read(attrs)?, form, &familiar).await?;
     part.done();
     let digest = package.digest();
     task.part(&format!("exporting manifest {digest}")).done();

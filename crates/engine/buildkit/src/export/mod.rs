@@ -13,7 +13,7 @@ mod store;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use build::Built;
+use build::{Built, LayerForm};
 use tonic::Status;
 
 use crate::cache;
@@ -165,6 +165,13 @@ pub(crate) fn names(list: &str) -> Result<Vec<vocab::Reference>, Status> {
         names.push(reference.or_latest());
     }
     Ok(names)
+}
+
+/// In which form layers are to leave; `of` is who asks, for the error.
+pub(crate) fn form(of: &str, attrs: &Response) -> Result<LayerForm, Status> {
+    let word = |name: &str| attrs.get(name).map(String::as_str);
+    let parsed = LayerForm::parse(word("compression"), word("compression-level"), flag(attrs, "force-compression")?);
+    parsed.map_err(|error| Status::invalid_argument(format!("{of} exporter: {error}")))
 }
 
 pub(crate) fn flag(attrs: &Response, name: &str) -> Result<bool, Status> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use build::{BuildFacts, Built, Package, PackageOptions};
+use build::{BuildFacts, Built, LayerForm, Package, PackageOptions};
 use jiff::Timestamp;
 use tonic::Status;
 
@@ -79,6 +79,7 @@ pub(super) async fn package(
     kit: &Kit,
     results: &Results,
     annotations: &Annotations,
+    form: LayerForm,
     name: &str,
 ) -> Result<Arc<Package>, Status> {
     let mut packages = Vec::new();
@@ -90,6 +91,7 @@ pub(super) async fn package(
             descriptor_annotations: annotations.of(On::Descriptor, &platform),
             index_annotations: annotations.of(On::Index, &platform),
             attestations: Vec::new(),
+            form,
         };
         let work = tokio::task::spawn_blocking(move || {
             let attestations = attested(&kit, &target, &built, &name)?;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use build::Built;
+use build::{Built, LayerForm};
 use engine::PushRequest;
 use tonic::Status;
 
-use super::archive::{described, uncompressed};
+use super::archive::described;
 use super::package::{Annotations, is_annotation, package};
-use super::{Response, Results, flag, names};
+use super::{Response, Results, flag, form, names};
 use crate::content::Top;
 use crate::errors::status_of;
 use crate::frontend::credentials;
@@ -17,7 +17,8 @@ use crate::progress::Task;
 use crate::session::Session;
 use crate::solve::Solve;
 
-/// Attributes that are read, or whose wish is met anyway: layers are stored as they are, and unpacked already.
+/// Attributes that are read, or whose wish is met anyway: layers in the store are unpacked already. In which form they are
+/// sent counts for a push.
 const KNOWN: &[&str] = &[
     "name",
     "push",
@@ -45,8 +46,8 @@ pub(super) fn check(attrs: &Response, platforms: usize) -> Result<(), Status> {
     }
     let names = names(attrs.get("name").map_or("", String::as_str))?;
     let annotations = Annotations::read(attrs)?;
+    form("image", attrs)?;
     if flag(attrs, "push")? {
-        uncompressed("image", attrs)?;
         if names.is_empty() {
             return Err(Status::invalid_argument("tag is needed when pushing to registry"));
         }
@@ -78,6 +79,7 @@ pub(super) async fn export(
         by_digest: flag(attrs, "push-by-digest")?,
         canonical: flag(attrs, "name-canonical")?,
         annotations: Annotations::read(attrs)?,
+        form: form("image", attrs)?,
     };
     let task = Task::begin(&solve.progress, "exporting to image");
     let worked = work(kit, session, results, &wanted, &task).await;
@@ -92,6 +94,7 @@ struct Wanted {
     /// The name in the answer is to have the digest.
     canonical: bool,
     annotations: Annotations,
+    form: LayerForm,
 }
 
 async fn work(
@@ -117,7 +120,7 @@ async fn work(
     }
     if wanted.push {
         let said = !wanted.annotations.is_empty() || results.targets.iter().any(|t| t.asked.attest.any());
-        match said || wanted.by_digest || results.built.len() > 1 {
+        match said || wanted.by_digest || !wanted.form.is_as_stored() || results.built.len() > 1 {
             true => response.extend(push_package(kit, session, results, wanted, task).await?),
             false => {
                 for name in &wanted.names {
@@ -164,7 +167,7 @@ async fn push_package(
     task: &Task,
 ) -> Result<Response, Status> {
     let familiar = wanted.names.first().map(vocab::Reference::familiar).unwrap_or_default();
-    let package = package(kit, results, &wanted.annotations, &familiar).await?;
+    let package = package(kit, results, &wanted.annotations, wanted.form, &familiar).await?;
     let (digest, top) = (package.digest(), package.manifests.last());
     for name in &wanted.names {
         let part = task.part(&format!("pushing manifest for {name}@{digest}"));

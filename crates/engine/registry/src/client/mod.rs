@@ -25,7 +25,7 @@ pub use auth::Credentials;
 pub use error::{Error, Result};
 pub use fetch::{Download, Fetched, Validators};
 pub use pull::PullRequest;
-pub use push::{PackageRequest, PushRequest};
+pub use push::{BlobSource, PackageRequest, PushRequest};
 pub use remote::{Found, Inspected, Login};
 
 use connect::Pool;

@@ -30,13 +30,21 @@ pub struct PushRequest {
     pub credentials: Credentials,
 }
 
+/// Where the bytes of a blob come from.
+#[derive(Debug, Clone)]
+pub enum BlobSource {
+    Stored,
+    Bytes(bytes::Bytes),
+    File(Arc<std::fs::File>),
+}
+
 /// Blobs and manifests that are no image of the store, or more than one.
 pub struct PackageRequest {
     /// With a tag; with a digest instead, the whole gets no tag.
     pub reference: Reference,
     pub credentials: Credentials,
-    /// Digest, length, and the bytes themselves where the store does not have them.
-    pub blobs: Vec<(Digest, u64, Option<Vec<u8>>)>,
+    /// Digest, length, and where the bytes are.
+    pub blobs: Vec<(Digest, u64, BlobSource)>,
     /// Media types and bytes; what one refers to stands before it. The last one gets the tag.
     pub manifests: Vec<(String, Vec<u8>)>,
 }
@@ -48,14 +56,14 @@ impl Client {
         let session = Arc::new(self.session(&reference, request.credentials, false).await?);
         let places = Arc::new(Semaphore::new(self.config().uploads.max(1)));
         let mut tasks = JoinSet::new();
-        for (digest, bytes, inline) in request.blobs {
+        for (digest, bytes, source) in request.blobs {
             let job = BlobJob {
                 session: session.clone(),
                 store: store.clone(),
                 sources: Arc::default(),
                 digest,
                 bytes,
-                inline: inline.map(Arc::from),
+                source,
                 id: None,
                 report: Arc::new(|_| true),
             };
@@ -150,7 +158,7 @@ impl Session {
                 sources: sources.clone(),
                 digest,
                 bytes,
-                inline: None,
+                source: BlobSource::Stored,
                 id,
                 report: report.clone(),
             };
@@ -211,8 +219,7 @@ struct BlobJob {
     sources: Arc<Vec<String>>,
     digest: Digest,
     bytes: u64,
-    /// The bytes themselves, where the store does not have them.
-    inline: Option<Arc<[u8]>>,
+    source: BlobSource,
     /// What it is called in reports; the configuration is not told about.
     id: Option<String>,
     report: Reporter,
@@ -359,13 +366,16 @@ impl BlobJob {
     }
 
     fn body(&self, from: u64, end: u64) -> Result<Body> {
-        if let Some(inline) = &self.inline {
-            return Ok(Body::Full(bytes::Bytes::copy_from_slice(&inline[from as usize..end as usize])));
-        }
-        let blob = self.store.blob(&self.digest)?;
-        let blob = blob.ok_or(image::Error::NoSuchBlob(self.digest))?;
+        let inner: Box<dyn Read + Send> = match &self.source {
+            BlobSource::Bytes(bytes) => return Ok(Body::Full(bytes.slice(from as usize..end as usize))),
+            BlobSource::File(file) => Box::new(image::SharedFile::new(file.clone(), from)),
+            BlobSource::Stored => {
+                let blob = self.store.blob(&self.digest)?;
+                blob.ok_or(image::Error::NoSuchBlob(self.digest))?.reader(from)?
+            }
+        };
         let counted = Counted {
-            inner: blob.reader(from)?,
+            inner,
             sent: from,
             total: self.bytes,
             last: None,

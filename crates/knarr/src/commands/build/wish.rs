@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use docker_api::own_build::{CachePlace, Output, Provenance, Wish, WishedContext};
+use docker_api::own_build::{CachePlace, Layers, Output, Provenance, Wish, WishedContext};
 
 use crate::failure::Failure;
 use crate::flags::Matches;
@@ -155,15 +155,23 @@ impl Asked {
             let names: Vec<String> =
                 map.get("name").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default();
             let dest = map.get("dest").cloned().unwrap_or_default();
-            let known = ["type", "name", "dest", "push", "tar", "oci-mediatypes", "compression"];
+            let known = [
+                "type",
+                "name",
+                "dest",
+                "push",
+                "tar",
+                "oci-mediatypes",
+                "compression",
+                "compression-level",
+                "force-compression",
+            ];
             if let Some(unknown) =
                 map.keys().find(|key| !known.contains(&key.as_str()) && !key.starts_with("annotation."))
             {
                 return Err(Failure::new(format!("output: unknown attribute {unknown:?}")));
             }
-            if map.get("compression").is_some_and(|c| c != "uncompressed") {
-                return Err(Failure::new("output: layers are written uncompressed; compression is not supported"));
-            }
+            let layers = layers(&map).map_err(|e| Failure::new(format!("output: {e}")))?;
             for (key, value) in map.iter().filter_map(|(key, value)| Some((key.strip_prefix("annotation.")?, value))) {
                 self.wish.annotations.insert(key.to_owned(), value.clone());
             }
@@ -180,31 +188,45 @@ impl Asked {
                 "local" => (Output::Files, Landing::Folder(needs_dest()?.into())),
                 "tar" => (Output::Files, Landing::File(needs_dest()?)),
                 "oci" if map.get("tar").is_some_and(|tar| tar == "false") => {
-                    (Output::Archive { names }, Landing::Folder(needs_dest()?.into()))
+                    (Output::Archive { names, layers }, Landing::Folder(needs_dest()?.into()))
                 }
-                "oci" => (Output::Archive { names }, Landing::File(needs_dest()?)),
-                "docker" if !dest.is_empty() => (Output::Archive { names }, Landing::File(dest.clone())),
-                "docker" => (Output::Image { names, push: false }, Landing::Store),
+                "oci" => (Output::Archive { names, layers }, Landing::File(needs_dest()?)),
+                "docker" if !dest.is_empty() => (Output::Archive { names, layers }, Landing::File(dest.clone())),
+                "docker" => (Output::Image { names, push: false, layers }, Landing::Store),
                 "image" => {
                     let push = map.get("push").is_some_and(|push| push == "true");
-                    (Output::Image { names, push }, Landing::Store)
+                    (Output::Image { names, push, layers }, Landing::Store)
                 }
-                "registry" => (Output::Image { names, push: true }, Landing::Store),
+                "registry" => (Output::Image { names, push: true, layers }, Landing::Store),
                 "cacheonly" => continue,
                 other => return Err(Failure::new(format!("output: unknown type {other:?}"))),
             };
             self.wish.outputs.push(output);
             self.landings.push(landing);
         }
+        let image = |push| Output::Image { names: Vec::new(), push, layers: Layers::default() };
         if matches.is("push") {
-            self.wish.outputs.push(Output::Image { names: Vec::new(), push: true });
+            self.wish.outputs.push(image(true));
             self.landings.push(Landing::Store);
         } else if matches.is("load") && !self.wish.outputs.is_empty() {
-            self.wish.outputs.push(Output::Image { names: Vec::new(), push: false });
+            self.wish.outputs.push(image(false));
             self.landings.push(Landing::Store);
         }
         Ok(())
     }
+}
+
+/// `compression=zstd,compression-level=5,force-compression=true`, checked here already.
+fn layers(map: &BTreeMap<String, String>) -> Result<Layers, String> {
+    let force = match map.get("force-compression").map(String::as_str) {
+        None | Some("false" | "0") => false,
+        Some("true" | "1") => true,
+        Some(other) => return Err(format!("force-compression {other:?}: true or false")),
+    };
+    let layers =
+        Layers { compression: map.get("compression").cloned(), level: map.get("compression-level").cloned(), force };
+    layers.form()?;
+    Ok(layers)
 }
 
 /// `id=token,src=file`, `id=token,env=NAME`, `id=NAME` (a variable of that name).
@@ -265,15 +287,16 @@ fn named_context(value: &str) -> Result<(WishedContext, Option<PathBuf>), Failur
 fn cache_place(text: &str, into: bool, number: usize) -> Result<(CachePlace, Option<PathBuf>), Failure> {
     let map = fields(text, "ref")?;
     let max = map.get("mode").is_some_and(|mode| mode == "max");
+    let layers = layers(&map).map_err(|e| Failure::new(format!("cache {text:?}: {e}")))?;
     match map.get("type").map_or("registry", String::as_str) {
         "registry" => match map.get("ref") {
-            Some(reference) => Ok((CachePlace::Registry { reference: reference.clone(), max }, None)),
+            Some(reference) => Ok((CachePlace::Registry { reference: reference.clone(), max, layers }, None)),
             None => Err(Failure::new(format!("cache {text:?} needs ref=..."))),
         },
         "local" => {
             let key = if into { "src" } else { "dest" };
             let path = map.get(key).ok_or_else(|| Failure::new(format!("cache {text:?} needs {key}=...")))?;
-            Ok((CachePlace::Local { context: format!("cache-{number}"), max }, Some(path.into())))
+            Ok((CachePlace::Local { context: format!("cache-{number}"), max, layers }, Some(path.into())))
         }
         "inline" => Ok((CachePlace::Inline, None)),
         other => Err(Failure::new(format!("cache type {other:?} is not supported: registry, local or inline"))),

@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use base64::Engine;
 use build::plan::NamedContext;
-use build::{Answer, BuildError, Builder, Built, Client, Context, ImportedCache, PackageOptions, Remote};
+use build::{Answer, BuildError, Builder, Built, Client, Context, ImportedCache, LayerForm, PackageOptions, Remote};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Asked, refused};
 use crate::http::error::{ApiError, ApiResult};
-use crate::own_build::{CachePlace, FIRST, FrameReader, MORE, Output, StreamWriter, WISH, Wish, WishedContext, frame};
+use crate::own_build::{
+    CachePlace, FIRST, FrameReader, Layers, MORE, Output, StreamWriter, WISH, Wish, WishedContext, frame,
+};
 
 /// Bytes of a wish: secrets are at most half a megabyte each.
 const WISH_BYTES_MAX: u64 = 16 << 20;
@@ -53,6 +55,9 @@ pub(super) fn read(
         return Err(ApiError::unsupported(
             "annotations and attestations are kept in registries and archives, not in this engine's image store: push it, or use --output type=oci,dest=FILE",
         ));
+    }
+    for layers in wish.layers() {
+        layers.form().map_err(ApiError::invalid)?;
     }
     let mut main = None;
     if let Some(name) = &wish.kept {
@@ -158,12 +163,12 @@ async fn export_cache(
     let mut said = Vec::new();
     let mut number = MORE.saturating_add(wish.outputs.len().min(200) as u8);
     for place in &wish.cache_to {
-        let max = match place {
+        let (max, form) = match place {
             CachePlace::Inline => continue,
-            CachePlace::Registry { max, .. } | CachePlace::Local { max, .. } => *max,
+            CachePlace::Registry { max, layers, .. } | CachePlace::Local { max, layers, .. } => (*max, form(layers)?),
         };
         let (working, built) = (builder.clone(), built.clone());
-        let packing = tokio::task::spawn_blocking(move || working.cache_package(&[&built], max));
+        let packing = tokio::task::spawn_blocking(move || working.cache_package(&[&built], max, form));
         let package = packing.await.map_err(|e| BuildError::Invalid(format!("the export was cut short: {e}")))??;
         match place {
             CachePlace::Registry { reference, .. } => {
@@ -299,17 +304,18 @@ pub(super) async fn hand_out(
         builder.export(built.clone(), asked.names.clone()).await?;
         said.extend(asked.names.iter().map(|name| format!("Successfully tagged {}", name.familiar())));
     }
+    let in_form = |layers| Ok::<_, BuildError>(PackageOptions { form: form(layers)?, ..options.clone() });
     for (at, output) in wish.outputs.iter().enumerate() {
         let number = u8::try_from(at).ok().and_then(|at| MORE.checked_add(at));
         let number = number.ok_or_else(|| BuildError::Invalid("too many outputs".into()))?;
         match output {
-            Output::Image { names, push } => {
+            Output::Image { names, push, layers } => {
                 let mut all = asked.names.clone();
                 all.extend(references(names)?);
                 builder.export(built.clone(), all.clone()).await?;
                 said.extend(all.iter().map(|name| format!("Successfully tagged {}", name.familiar())));
                 if *push {
-                    let package = Arc::new(builder.package_of(&built, options.clone()).await?);
+                    let package = Arc::new(builder.package_of(&built, in_form(layers)?).await?);
                     for name in &all {
                         let credentials = asked.credentials.get(name.domain()).cloned().unwrap_or_default();
                         let digest = builder.push(&package, name, credentials).await?;
@@ -321,10 +327,10 @@ pub(super) async fn hand_out(
                 let (working, built) = (builder.clone(), built.clone());
                 write(sink, number, move |out| working.write_files(&built, out)).await?;
             }
-            Output::Archive { names } => {
+            Output::Archive { names, layers } => {
                 let mut all = asked.names.clone();
                 all.extend(references(names)?);
-                let package = builder.package_of(&built, options.clone()).await?;
+                let package = builder.package_of(&built, in_form(layers)?).await?;
                 let working = builder.clone();
                 write(sink, number, move |out| working.write_archive(&package, &all, out)).await?;
             }
@@ -332,6 +338,10 @@ pub(super) async fn hand_out(
     }
     said.extend(export_cache(builder, asked, wish, &built, sink).await?);
     Ok((id, said))
+}
+
+fn form(layers: &Layers) -> Result<LayerForm, BuildError> {
+    layers.form().map_err(BuildError::Invalid)
 }
 
 fn references(names: &[String]) -> Result<Vec<vocab::Reference>, BuildError> {
