@@ -13,13 +13,13 @@ pub fn tree(mut bytes: &[u8]) -> Result<Vec<String>, String> {
     while !bytes.is_empty() {
         let packet = Packet::decode_length_delimited(&mut bytes).map_err(|error| error.to_string())?;
         let Some(stat) = packet.stat else { break };
-        telling.add(stat).map_err(|error| error.to_string())?;
+        telling.add(&stat).map_err(|error| error.to_string())?;
     }
     let tree = telling.finish();
-    let again = Tree::of_bytes(&tree.to_bytes());
+    let again = Tree::of_bytes(tree.as_bytes());
     assert_eq!(again.as_ref(), Some(&tree), "a tree that was let through can be remembered");
     assert!(tree.changes(&tree).is_empty(), "a tree does not differ from itself");
-    Ok(tree.entries().iter().map(|entry| entry.path.clone()).collect())
+    Ok((0..tree.len()).map(|at| tree.path(at).to_owned()).collect())
 }
 
 /// A tree with an entry of most kinds.

@@ -164,16 +164,20 @@ impl Folder {
         }
         let old = old.unwrap_or_default();
         let root = Root::open(&files).map_err(|source| TransferError::Kernel { path: self.name.clone(), source })?;
-        let tree = receive(&root, &old, wire, || match std::fs::remove_file(&tree_file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &tree_file)(error)),
-            _ => Ok(()),
+        let mut changed = fresh;
+        let tree = receive(&root, old, wire, || {
+            changed = true;
+            match std::fs::remove_file(&tree_file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &tree_file)(error)),
+                _ => Ok(()),
+            }
         })?;
-        if fresh || tree != old {
+        if changed {
             let draft = path.join("tree.new");
-            std::fs::write(&draft, tree.to_bytes()).map_err(io("write", &draft))?;
+            std::fs::write(&draft, tree.as_bytes()).map_err(io("write", &draft))?;
             std::fs::rename(&draft, &tree_file).map_err(io("rename", &draft))?;
         }
-        self.note(tree.bytes())?;
+        self.note(tree.file_bytes())?;
         self.all.make_room()
     }
 

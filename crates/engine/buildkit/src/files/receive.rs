@@ -36,15 +36,17 @@ impl Wire {
     }
 }
 
-/// Makes `root`, which holds `old`, what the client has. Blocking. `before_change` is called once, before the first change.
+/// Makes `root`, which holds `old`, what the client has. Blocking. `before_change` is called once, before the first change;
+/// where there was none, nothing but owners differs from `old`.
 pub(crate) fn receive(
     root: &Root,
-    old: &Tree,
+    old: Tree,
     wire: &mut Wire,
     before_change: impl FnOnce() -> Result<()>,
 ) -> Result<Tree> {
     let tree = hear(wire)?;
-    let changes = tree.changes(old);
+    let changes = tree.changes(&old);
+    drop(old);
     if !changes.is_empty() {
         before_change()?;
         Work { root, tree: &tree, open: HashMap::new(), parent: None, touched: BTreeSet::new() }.run(&changes, wire)?;
@@ -61,7 +63,7 @@ fn hear(wire: &mut Wire) -> Result<Tree> {
     loop {
         let packet = wire.next()?;
         match (fsutil::Kind::try_from(packet.kind), packet.stat) {
-            (Ok(fsutil::Kind::Stat), Some(stat)) => telling.add(stat)?,
+            (Ok(fsutil::Kind::Stat), Some(stat)) => telling.add(&stat)?,
             (Ok(fsutil::Kind::Stat), None) => return Ok(telling.finish()),
             _ => return Err(TransferError::Invalid("data that nobody asked for".into())),
         }
@@ -72,7 +74,7 @@ struct Work<'w> {
     root: &'w Root,
     tree: &'w Tree,
     /// Files that were asked for and have not come to their end.
-    open: HashMap<u32, File>,
+    open: HashMap<u32, (File, Stat)>,
     /// The directory of the last entry: the next one is likely to be in it too.
     parent: Option<(String, OwnedFd)>,
     /// Directories whose times our own doing has changed.
@@ -105,10 +107,10 @@ impl Work<'_> {
     }
 
     /// Makes an entry; a file whose content must come is returned open.
-    fn make(&mut self, at: usize) -> Result<Option<File>> {
-        let stat = &self.tree.entries()[at];
+    fn make(&mut self, at: usize) -> Result<Option<(File, Stat)>> {
+        let stat = self.tree.entry(at);
         let path = stat.path.as_str();
-        let kind = kind(stat).expect("checked when it was told");
+        let kind = kind(&stat).expect("checked when it was told");
         self.touch(path);
         let (_, name) = path.rsplit_once('/').unwrap_or(("", path));
         let root = self.root;
@@ -132,14 +134,14 @@ impl Work<'_> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let file = File::from(linux::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).at(path)?);
                 if stat.size > 0 {
-                    return Ok(Some(file));
+                    return Ok(Some((file, stat)));
                 }
-                finish(&file, stat)?;
+                finish(&file, &stat)?;
             }
             Kind::HardLink => root.link(&stat.linkname, path).at(path)?,
             Kind::Symlink => {
                 linux::fs::symlinkat(&stat.linkname, dir, name).at(path)?;
-                linux::fs::utimensat(dir, name, &times(stat)).at(path)?;
+                linux::fs::utimensat(dir, name, &times(&stat)).at(path)?;
             }
             Kind::Pipe => linux::fs::mknodat(dir, name, FileType::Fifo, permissions, 0, 0).at(path)?,
             Kind::Block => {
@@ -159,28 +161,27 @@ impl Work<'_> {
             return Err(TransferError::Invalid("something else than the data that was asked for".into()));
         }
         let unasked = || TransferError::Invalid(format!("file number {} that nobody asked for", packet.id));
-        let stat = self.tree.entries().get(packet.id as usize).ok_or_else(unasked)?;
         if packet.data.is_empty() {
-            let file = self.open.remove(&packet.id).ok_or_else(unasked)?;
-            return finish(&file, stat);
+            let (file, stat) = self.open.remove(&packet.id).ok_or_else(unasked)?;
+            return finish(&file, &stat);
         }
-        let file = self.open.get_mut(&packet.id).ok_or_else(unasked)?;
+        let (file, stat) = self.open.get_mut(&packet.id).ok_or_else(unasked)?;
         file.write_all(&packet.data)
             .map_err(|source| TransferError::Io { what: format!("write {}", stat.path), source })
     }
 
     /// Times of directories, when nothing in them changes any more.
     fn directories(mut self, changes: &Changes) -> Result<()> {
-        let entries = self.tree.entries();
-        let changed = changes.make.iter().map(|at| &entries[*at]).filter(|e| kind(e) == Some(Kind::Directory));
-        self.touched.extend(changed.map(|e| e.path.clone()));
-        if self.touched.is_empty() {
-            return Ok(());
+        for at in &changes.make {
+            let stat = self.tree.entry(*at);
+            if kind(&stat) == Some(Kind::Directory) {
+                self.touched.insert(stat.path);
+            }
         }
         // Each is set after everything below it: the deeper ones have the greater names.
-        for stat in entries.iter().rev().filter(|e| self.touched.contains(&e.path)) {
+        for stat in self.touched.iter().rev().filter_map(|path| Some(self.tree.entry(self.tree.find(path)?))) {
             let (dir, name) = self.root.parent(&stat.path).at(&stat.path)?;
-            linux::fs::utimensat(&dir, &name, &times(stat)).at(&stat.path)?;
+            linux::fs::utimensat(&dir, &name, &times(&stat)).at(&stat.path)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Entries of a tree in the order in which they are told: what is allowed, and what differs from an earlier telling. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
 
 use prost::Message;
 
@@ -39,48 +39,78 @@ pub(crate) fn kind(stat: &Stat) -> Option<Kind> {
 }
 
 /// A whole tree as a client told it, checked: every path is clean and lies in a directory that was told before, so that
-/// nothing can be put anywhere else.
+/// nothing can be put anywhere else. Kept as the bytes that are remembered: a context may have many thousand files.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Tree {
-    entries: Vec<Stat>,
+    /// Messages, each with its length before it, in the order of their paths.
+    bytes: Vec<u8>,
+    /// Where each message begins, with its length.
+    starts: Vec<u32>,
+    /// In its files.
+    file_bytes: u64,
+    /// Whether files have several paths.
+    has_links: bool,
 }
 
 /// Builds a [`Tree`] entry by entry.
 #[derive(Debug, Default)]
 pub(crate) struct Telling {
-    entries: Vec<Stat>,
-    kinds: HashMap<String, Kind>,
+    tree: Tree,
+    /// The directories that lead to the last entry.
+    open: Vec<String>,
 }
 
 impl Telling {
-    pub(crate) fn add(&mut self, stat: Stat) -> Result<()> {
+    pub(crate) fn add(&mut self, stat: &Stat) -> Result<()> {
         let invalid = |why: &str| TransferError::Invalid(format!("{:?}: {why}", stat.path));
-        if self.entries.len() >= ENTRIES_MAX {
+        let kind = self.check(stat).map_err(invalid)?;
+        if self.tree.starts.len() >= ENTRIES_MAX {
             return Err(TransferError::Invalid(format!("more than {ENTRIES_MAX} files")));
         }
-        check_path(&stat.path).map_err(invalid)?;
-        let kind = kind(&stat).ok_or_else(|| invalid("a file of an unknown kind"))?;
-        if let Some((parent, _)) = stat.path.rsplit_once('/')
-            && self.kinds.get(parent) != Some(&Kind::Directory)
-        {
-            return Err(invalid("its directory was not sent before"));
+        if kind == Kind::Directory {
+            self.open.push(stat.path.clone());
         }
-        if kind == Kind::HardLink && self.kinds.get(&stat.linkname) != Some(&Kind::File) {
-            return Err(invalid("a link to something that was not sent before"));
-        }
-        if kind == Kind::Symlink && (stat.linkname.is_empty() || stat.linkname.len() > PATH_BYTES_MAX) {
-            return Err(invalid("a symbolic link without a usable target"));
-        }
-        if self.kinds.insert(stat.path.clone(), kind).is_some() {
-            return Err(invalid("sent twice"));
-        }
-        self.entries.push(stat);
-        Ok(())
+        self.tree.push(stat, kind).ok_or_else(|| TransferError::Invalid("more names than can be kept".into()))
     }
 
-    pub(crate) fn finish(self) -> Tree {
-        Tree { entries: self.entries }
+    fn check(&mut self, stat: &Stat) -> std::result::Result<Kind, &'static str> {
+        check_path(&stat.path)?;
+        let kind = kind(stat).ok_or("a file of an unknown kind")?;
+        if let Some(last) = self.tree.len().checked_sub(1)
+            && order(self.tree.path(last), &stat.path).is_ge()
+        {
+            return Err("sent twice or out of order");
+        }
+        while self.open.last().is_some_and(|dir| !below(&stat.path, dir)) {
+            self.open.pop();
+        }
+        let parent = stat.path.rsplit_once('/').map(|(parent, _)| parent);
+        if parent != self.open.last().map(String::as_str) {
+            return Err("its directory was not sent before");
+        }
+        if kind == Kind::HardLink {
+            let first = self.tree.find(&stat.linkname).map(|at| self.tree.entry(at));
+            if first.as_ref().and_then(self::kind) != Some(Kind::File) {
+                return Err("a link to something that was not sent before");
+            }
+        }
+        if kind == Kind::Symlink && (stat.linkname.is_empty() || stat.linkname.len() > PATH_BYTES_MAX) {
+            return Err("a symbolic link without a usable target");
+        }
+        Ok(kind)
     }
+
+    pub(crate) fn finish(mut self) -> Tree {
+        self.tree.bytes.shrink_to_fit();
+        self.tree.starts.shrink_to_fit();
+        self.tree
+    }
+}
+
+/// The order in which trees are told: what is in a directory comes right after it, so a slash is less than anything else.
+fn order(a: &str, b: &str) -> Ordering {
+    let key = |byte| if byte == b'/' { 0 } else { byte };
+    a.bytes().map(key).cmp(b.bytes().map(key))
 }
 
 fn check_path(path: &str) -> std::result::Result<(), &'static str> {
@@ -110,64 +140,125 @@ impl Changes {
 }
 
 impl Tree {
-    pub(crate) fn entries(&self) -> &[Stat] {
-        &self.entries
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len()
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.entries.iter().filter(|e| kind(e) == Some(Kind::File)).map(|e| e.size.max(0) as u64).sum()
+    /// The entry of that number.
+    pub(crate) fn entry(&self, at: usize) -> Stat {
+        Stat::decode_length_delimited(self.message(at)).expect("it was encoded here")
+    }
+
+    /// Of the entry of that number.
+    pub(crate) fn path(&self, at: usize) -> &str {
+        path_of(self.message(at)).expect("it was encoded here")
+    }
+
+    fn message(&self, at: usize) -> &[u8] {
+        let end = self.starts.get(at + 1).map_or(self.bytes.len(), |next| *next as usize);
+        &self.bytes[self.starts[at] as usize..end]
+    }
+
+    /// The number of a path's entry.
+    pub(crate) fn find(&self, path: &str) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match order(self.path(middle), path) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
+            }
+        }
+        None
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Nothing if there is no room for more.
+    fn push(&mut self, stat: &Stat, kind: Kind) -> Option<()> {
+        self.starts.push(u32::try_from(self.bytes.len()).ok()?);
+        stat.encode_length_delimited(&mut self.bytes).expect("a vector grows");
+        self.has_links |= kind == Kind::HardLink;
+        if kind == Kind::File {
+            self.file_bytes += stat.size.max(0) as u64;
+        }
+        Some(())
     }
 
     /// What `self` has that `old` has not.
     pub(crate) fn changes(&self, old: &Tree) -> Changes {
-        let before: HashMap<&str, &Stat> = old.entries.iter().map(|e| (e.path.as_str(), e)).collect();
-        let now: HashMap<&str, &Stat> = self.entries.iter().map(|e| (e.path.as_str(), e)).collect();
-        let mut remove: Vec<String> = Vec::new();
-        for entry in &old.entries {
-            if remove.last().is_some_and(|top| below(&entry.path, top)) {
-                continue;
-            }
-            // What stays of its kind is changed where it is; a file is replaced when its new content comes.
-            let stays = now.get(entry.path.as_str()).is_some_and(|new| kind(new) == kind(entry));
-            if !stays {
-                remove.push(entry.path.clone());
+        let mut changes = Changes::default();
+        let (mut before, mut now) = (0, 0);
+        loop {
+            let order = match (before < old.len(), now < self.len()) {
+                (false, false) => return changes,
+                (true, false) => Ordering::Less,
+                (false, true) => Ordering::Greater,
+                (true, true) => order(old.path(before), self.path(now)),
+            };
+            match order {
+                Ordering::Less => {
+                    let path = old.path(before);
+                    if !changes.remove.last().is_some_and(|top| below(path, top)) {
+                        changes.remove.push(path.to_owned());
+                    }
+                    before += 1;
+                }
+                Ordering::Greater => {
+                    changes.make.push(now);
+                    now += 1;
+                }
+                Ordering::Equal => {
+                    self.compare(now, old, before, &mut changes);
+                    (before, now) = (before + 1, now + 1);
+                }
             }
         }
-        let removed: HashSet<&str> = remove.iter().map(String::as_str).collect();
-        let gone =
-            |path: &str| removed.contains(path) || path.match_indices('/').any(|(at, _)| removed.contains(&path[..at]));
-        let mut made: HashSet<&str> = HashSet::new();
-        let mut make = Vec::new();
-        for (at, entry) in self.entries.iter().enumerate() {
-            let same = before.get(entry.path.as_str()).is_some_and(|old| alike(old, entry)) && !gone(&entry.path);
-            // A link to a file that is made anew must be made anew too.
-            let loose = kind(entry) == Some(Kind::HardLink) && made.contains(entry.linkname.as_str());
-            if !same || loose {
-                made.insert(&entry.path);
-                make.push(at);
-            }
+    }
+
+    /// Two entries of one path.
+    fn compare(&self, now: usize, old: &Tree, before: usize, changes: &mut Changes) {
+        if self.message(now) == old.message(before) && !self.has_links {
+            return;
         }
-        Changes { remove, make }
+        let (new, old) = (self.entry(now), old.entry(before));
+        // What stays of its kind is changed where it is; a file is replaced when its new content comes.
+        if kind(&new) != kind(&old) {
+            changes.remove.push(old.path.clone());
+        }
+        // A link to a file that is made anew must be made anew too.
+        let made = || self.find(&new.linkname).is_some_and(|first| changes.make.binary_search(&first).is_ok());
+        if !alike(&old, &new) || (kind(&new) == Some(Kind::HardLink) && made()) {
+            changes.make.push(now);
+        }
     }
 
     /// The bytes under which a tree is remembered.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.entries.len() * 64);
-        for entry in &self.entries {
-            // A vector grows.
-            entry.encode_length_delimited(&mut bytes).expect("room for a message");
-        }
-        bytes
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// Reads them back; nothing if they are not what [`Tree::to_bytes`] wrote.
-    pub(crate) fn of_bytes(mut bytes: &[u8]) -> Option<Self> {
+    /// Reads them back; nothing if they are not what a tree gave.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
         let mut telling = Telling::default();
-        while !bytes.is_empty() {
-            telling.add(Stat::decode_length_delimited(&mut bytes).ok()?).ok()?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            telling.add(&Stat::decode_length_delimited(&mut left).ok()?).ok()?;
         }
         Some(telling.finish())
     }
+}
+
+/// A message's first field, which is the path.
+fn path_of(mut message: &[u8]) -> Option<&str> {
+    prost::decode_length_delimiter(&mut message).ok()?;
+    // Field 1, with a length.
+    let mut field = message.strip_prefix(&[0x0a])?;
+    let length = prost::decode_length_delimiter(&mut field).ok()?;
+    std::str::from_utf8(field.get(..length)?).ok()
 }
 
 fn below(path: &str, top: &str) -> bool {
@@ -206,7 +297,7 @@ mod tests {
 
     fn tree(lines: &[&str]) -> Result<Tree> {
         let mut telling = Telling::default();
-        lines.iter().try_for_each(|line| telling.add(stat(line)))?;
+        lines.iter().try_for_each(|line| telling.add(&stat(line)))?;
         Ok(telling.finish())
     }
 
@@ -214,9 +305,9 @@ mod tests {
         let (old, new) = (tree(old).expect("an old tree"), tree(new).expect("a new tree"));
         let changes = new.changes(&old);
         let mut text: Vec<String> = changes.remove.iter().map(|path| format!("- {path}\n")).collect();
-        text.extend(changes.make.iter().map(|at| format!("+ {}\n", new.entries[*at].path)));
+        text.extend(changes.make.iter().map(|at| format!("+ {}\n", new.path(*at))));
         expected.assert_eq(&text.concat());
-        assert_eq!(Tree::of_bytes(&new.to_bytes()), Some(new));
+        assert_eq!(Tree::of_bytes(new.as_bytes()), Some(new));
     }
 
     #[test]
@@ -246,6 +337,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_directory_comes_before_longer_names() {
+        let lines = ["a dir", "a/b dir", "a/b/c", "a/z", "a-b dir", "a-b/c", "a.c", "ab"];
+        let tree = tree(&lines).expect("a tree");
+        for (at, line) in lines.iter().enumerate() {
+            let path = line.split(' ').next().unwrap();
+            assert_eq!((tree.path(at), tree.find(path)), (path, Some(at)));
+            assert_eq!(tree.entry(at), stat(line));
+        }
+        assert_eq!((tree.find("a/c"), tree.find("b"), tree.find("")), (None, None, None));
+    }
+
+    #[test]
     fn nothing_is_told_outside_of_the_tree() {
         for lines in [
             &["../a"][..],
@@ -258,6 +361,9 @@ mod tests {
             &["l to=/", "l/etc"],
             &["f", "f/x"],
             &["a", "a"],
+            &["b", "a"],
+            &["a dir", "b", "a/c"],
+            &["a-b dir", "a dir"],
             &["a same=b"],
             &["l to=/etc/passwd", "a same=l"],
         ] {

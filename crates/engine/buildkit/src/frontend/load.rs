@@ -68,7 +68,7 @@ pub(crate) async fn prepare(
         |line: usize, message: String| located(Status::unknown(message), &place, Span { first: line, last: line });
     let file = build::syntax::parse(&place.text).map_err(|error| at_line(error.line, error.to_string()))?;
     let syntax = asked.syntax.as_deref().or(file.directives.get("syntax"));
-    if let Some(name) = syntax.filter(|name| !is_dockerfile_frontend(name)) {
+    if let Some(name) = syntax.filter(|name| !is_dockerfile_frontend(name) && !vocab::weak::without("frontend")) {
         return Err(Status::unimplemented(format!(
             "syntax {name}: this builder has the Dockerfile frontend built in and runs no others"
         )));
@@ -191,7 +191,7 @@ async fn fetch_small(
     let builder = kit.builder.clone();
     let context = blocking(move || builder.new_context()).await.map_err(|error| status_of(&error, None))?;
     fetch(session, wanted, part, move |wire| {
-        receive(context.root(), &Tree::default(), wire, || Ok(()))?;
+        receive(context.root(), Tree::default(), wire, || Ok(()))?;
         Ok(context)
     })
     .await
