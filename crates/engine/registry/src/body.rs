@@ -1,19 +1,22 @@
-//! Bodies that come from files. Bytes are read in pieces on threads that may block, one piece ahead of the connection; a
-//! reader that waits holds a buffer and no thread.
+//! Bodies that come from files. Bytes are read in pieces on threads that may block, one piece ahead of the connection, into
+//! two buffers that belong to the body: whoever waits for a slow reader holds those and no thread.
 
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 /// Bytes in one piece: large enough that the way to another thread does not matter.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 128 << 10;
+/// Pieces of one body that are in memory: one on its way, one that is read meanwhile.
+const PIECES: usize = 2;
 
 type Source = Box<dyn Read + Send>;
-type Read1 = JoinHandle<(Source, io::Result<Bytes>)>;
+type Read1 = JoinHandle<(Source, io::Result<Lent>)>;
 
 /// The body of a request or an answer.
 pub enum Body {
@@ -31,6 +34,7 @@ pub enum Body {
 pub struct FileBody {
     left: u64,
     state: State,
+    buffers: Arc<Buffers>,
 }
 
 enum State {
@@ -39,9 +43,66 @@ enum State {
     Gone,
 }
 
+/// The buffers of one body that nobody uses at the moment.
+struct Buffers(Mutex<Free>);
+
+struct Free {
+    buffers: Vec<Vec<u8>>,
+    /// Who wants one, when there was none.
+    waiting: Option<Waker>,
+}
+
+/// A buffer in use. The connection gives it back when it has sent it.
+struct Lent {
+    buffer: Vec<u8>,
+    filled: usize,
+    home: Arc<Buffers>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut free = self.home.0.lock().unwrap_or_else(|e| e.into_inner());
+            free.buffers.push(std::mem::take(&mut self.buffer));
+            free.waiting.take()
+        };
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+}
+
+impl Buffers {
+    fn new() -> Arc<Self> {
+        // Each gets its bytes when it is first used: a short body needs one.
+        let buffers = vec![Vec::new(); PIECES];
+        Arc::new(Self(Mutex::new(Free { buffers, waiting: None })))
+    }
+
+    fn take(self: &Arc<Self>, cx: &Context<'_>) -> Option<Lent> {
+        let mut free = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        match free.buffers.pop() {
+            Some(buffer) => Some(Lent { buffer, filled: 0, home: self.clone() }),
+            None => {
+                free.waiting = Some(cx.waker().clone());
+                None
+            }
+        }
+    }
+}
+
 impl Body {
     pub fn of(source: Source, bytes: u64) -> Self {
-        if bytes == 0 { Self::Empty } else { Self::File(FileBody { left: bytes, state: State::Idle(source) }) }
+        if bytes == 0 {
+            return Self::Empty;
+        }
+        Self::File(FileBody { left: bytes, state: State::Idle(source), buffers: Buffers::new() })
     }
 
     pub(crate) fn text(text: impl Into<String>) -> Self {
@@ -49,20 +110,21 @@ impl Body {
     }
 }
 
-fn start(mut source: Source, want: u64) -> Read1 {
+fn start(mut source: Source, mut lent: Lent, want: u64) -> Read1 {
     tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; want.min(PIECE_BYTES as u64) as usize];
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match source.read(&mut buffer[filled..]) {
+        let want = want.min(PIECE_BYTES as u64) as usize;
+        if lent.buffer.len() < want {
+            lent.buffer.resize(want, 0);
+        }
+        while lent.filled < want {
+            match source.read(&mut lent.buffer[lent.filled..want]) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => lent.filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return (source, Err(e)),
             }
         }
-        buffer.truncate(filled);
-        (source, Ok(buffer.into()))
+        (source, Ok(lent))
     })
 }
 
@@ -71,7 +133,15 @@ impl FileBody {
         loop {
             match std::mem::replace(&mut self.state, State::Gone) {
                 State::Gone => return Poll::Ready(None),
-                State::Idle(source) => self.state = State::Reading(start(source, self.left)),
+                // The last piece is on its way: there is nothing left to read.
+                State::Idle(_) if self.left == 0 => return Poll::Ready(None),
+                State::Idle(source) => match self.buffers.take(cx) {
+                    Some(lent) => self.state = State::Reading(start(source, lent, self.left)),
+                    None => {
+                        self.state = State::Idle(source);
+                        return Poll::Pending;
+                    }
+                },
                 State::Reading(mut reading) => {
                     let done = match Pin::new(&mut reading).poll(cx) {
                         Poll::Pending => {
@@ -82,16 +152,17 @@ impl FileBody {
                     };
                     let (source, piece) = done.map_err(io::Error::other)?;
                     let piece = piece?;
-                    if piece.is_empty() {
+                    if piece.filled == 0 {
                         let text = format!("the source ended {} bytes early", self.left);
                         return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))));
                     }
-                    self.left -= piece.len() as u64;
-                    if self.left > 0 {
+                    self.left -= piece.filled as u64;
+                    self.state = match self.buffers.take(cx) {
                         // One piece ahead, while this one is on its way.
-                        self.state = State::Reading(start(source, self.left));
-                    }
-                    return Poll::Ready(Some(Ok(piece)));
+                        Some(lent) if self.left > 0 => State::Reading(start(source, lent, self.left)),
+                        _ => State::Idle(source),
+                    };
+                    return Poll::Ready(Some(Ok(Bytes::from_owner(piece))));
                 }
             }
         }
