@@ -20,6 +20,7 @@ pub mod nftables;
 mod stock;
 pub mod traffic;
 pub mod tree;
+mod weakened;
 pub mod web;
 mod world;
 
@@ -32,4 +33,5 @@ pub use hosts::{Agent, Etcd, Host, Lan, Server};
 pub use stock::StockEngine;
 pub use traffic::{Traffic, fetch};
 pub use tree::context;
+pub use weakened::weakened;
 pub use world::{World, eventually, finish, finish_within, is_root, program};

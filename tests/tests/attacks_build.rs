@@ -1,18 +1,21 @@
 //! Dockerfiles, contexts and requests that mean harm: the BL group of the attack catalogue.
 //!
-//! | case | test |
-//! |---|---|
-//! | BL-01 shared cache mounts | `knarr_build.rs`: `a_shared_cache_mount_leads_nowhere_outside` |
-//! | BL-02 mount points' cleanup | `docker_build.rs`: `links_lead_nowhere_outside`, and `a_step_cannot_move_the_cleanup_elsewhere` here |
-//! | BL-03 entitlements | `knarr_build.rs`: `steps_get_no_more_than_was_allowed`, and `no_door_gives_more_than_was_allowed` here |
-//! | BL-04 malformed requests | `requests_that_make_no_sense_are_refused`; fuzz targets of `build` and `buildkit` |
-//! | BL-05 foreign frontends | `a_foreign_frontend_is_never_run` |
-//! | BL-06 git and URLs | `docker_build_sources.rs`: `git_addresses_run_nothing_and_lead_nowhere` |
-//! | BL-07 mount sources | `mount_sources_stay_where_they_belong` |
-//! | BL-08 contexts | `docker_build.rs`, `docker_buildx.rs`; the image crate's `privileged_attacks` for what is unpacked |
-//! | BL-09 secrets | `knarr_build.rs`, `docker_buildx.rs`: `secrets_reach_their_step_and_nothing_else` |
-//! | BL-10 cache poisoning | `an_image_with_the_same_story_is_no_cache` |
-//! | BL-11 bombs | `bombs_are_refused_at_once` |
+//! *Defence* is the name by which a program built with `--features weaken` leaves it out (`KNARR_WEAKEN`): every test file ends with
+//! `tests_notice_a_weakened_build`, which shows with such a program (`KNARR_WEAKENED_BIN`) that the test fails then.
+//!
+//! | case | test | defence |
+//! |---|---|---|
+//! | BL-01 shared cache mounts | `a_cache_mount_leads_nowhere_outside` here, and `knarr_build.rs`: `a_shared_cache_mount_leads_nowhere_outside` | `cache-source` |
+//! | BL-02 mount points' cleanup | `docker_build.rs`: `links_lead_nowhere_outside`, and `a_step_cannot_move_the_cleanup_elsewhere` here | `stubs` |
+//! | BL-03 entitlements | `knarr_build.rs`: `steps_get_no_more_than_was_allowed`, and `no_door_gives_more_than_was_allowed` here | `entitlements` |
+//! | BL-04 malformed requests | `requests_that_make_no_sense_are_refused`; fuzz targets of `build` and `buildkit` | `context-root` |
+//! | BL-05 foreign frontends | `a_foreign_frontend_is_never_run` | `frontend` |
+//! | BL-06 git and URLs | `docker_build_sources.rs`: `git_addresses_run_nothing_and_lead_nowhere` | `git-options`, `git-protocols`, `git-subdir` |
+//! | BL-07 mount sources | `mount_sources_stay_where_they_belong` | `mount-source`, `cache-id` |
+//! | BL-08 contexts | `docker_build.rs`: `links_lead_nowhere_outside`, `docker_buildx.rs`; the image crate's `privileged_attacks` for what is unpacked | `copy-root` |
+//! | BL-09 secrets | `knarr_build.rs`, `docker_buildx.rs`: `secrets_reach_their_step_and_nothing_else` | `secrets` |
+//! | BL-10 cache poisoning | `an_image_with_the_same_story_is_no_cache` | `cache-key` |
+//! | BL-11 bombs | `bombs_are_refused_at_once` | `nesting` |
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -40,6 +43,21 @@ fn build(world: &World, context: &Path, flags: &[&str]) -> Answer {
 
 fn run(world: &World, image: &str, script: &str) -> String {
     world.knarr(["run", "--rm", "--network", "none", image, "sh", "-c", script]).success().text()
+}
+
+/// BL-01: a step leaves a link in a cache mount; another mount of the same cache names a path through it.
+#[test]
+fn a_cache_mount_leads_nowhere_outside() {
+    let Some(world) = world() else { return };
+    let victim = world.dir().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    let place = victim.display();
+    let text = format!("FROM busybox\nRUN --mount=type=cache,target=/c,id=x ln -s {place} /c/sub\n");
+    build(&world, context(&text).path(), &[]).success();
+    let text = "FROM busybox\nRUN --mount=type=cache,target=/d,id=x,source=sub touch /d/stolen; true\n";
+    build(&world, context(text).path(), &[]).exits(1).stderr_has("there is no from");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+    world.knarr(["doctor"]).success();
 }
 
 /// BL-02: a step puts a link where the builder made a mount point, or where it lies: what the builder removes afterwards is only
@@ -270,4 +288,19 @@ fn bombs_are_refused_at_once() {
         assert!(now < before + 512, "{name}: {before} MiB before, {now} MiB after");
     }
     world.knarr(["run", "--rm", "busybox", "true"]).success();
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    blackbox::weakened(&[
+        ("cache-source", "a_cache_mount_leads_nowhere_outside"),
+        ("stubs", "a_step_cannot_move_the_cleanup_elsewhere"),
+        ("entitlements", "no_door_gives_more_than_was_allowed"),
+        ("context-root", "requests_that_make_no_sense_are_refused"),
+        ("frontend", "a_foreign_frontend_is_never_run"),
+        ("mount-source", "mount_sources_stay_where_they_belong"),
+        ("cache-id", "mount_sources_stay_where_they_belong"),
+        ("cache-key", "an_image_with_the_same_story_is_no_cache"),
+        ("nesting", "bombs_are_refused_at_once"),
+    ]);
 }

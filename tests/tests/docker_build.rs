@@ -197,3 +197,8 @@ fn a_given_time_makes_images_reproducible() {
     assert_eq!(first, second);
     assert_eq!(world.docker(["inspect", "-f", "{{.Created}}", &first]).text(), "2023-11-14T22:13:20Z");
 }
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    blackbox::weakened(&[("copy-root", "links_lead_nowhere_outside")]);
+}

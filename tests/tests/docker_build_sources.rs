@@ -378,3 +378,12 @@ fn prune_takes_what_its_filters_name() {
     world.docker(["run", "--rm", "--network", "none", "pruned", "cat", "/f"]).success().stdout("one");
     world.knarr(["doctor"]).success();
 }
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    blackbox::weakened(&[
+        ("git-options", "git_addresses_run_nothing_and_lead_nowhere"),
+        ("git-protocols", "git_addresses_run_nothing_and_lead_nowhere"),
+        ("git-subdir", "git_addresses_run_nothing_and_lead_nowhere"),
+    ]);
+}

@@ -533,7 +533,7 @@ fn a_shared_cache_mount_leads_nowhere_outside() {
     std::fs::write(flip.path().join("Dockerfile"), text).unwrap();
     let write = context(&[(
         "Dockerfile",
-        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c,id=x --mount=type=cache,target=/d,id=x,source=sub for i in $(seq 60); do echo $i > /d/$i || true; done\n",
+        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c,id=x --mount=type=cache,target=/d,id=x for i in $(seq 60); do echo $i > /d/sub/$i || true; done\n",
     )]);
     std::thread::scope(|scope| {
         for folder in [flip.path(), write.path()] {
@@ -572,4 +572,12 @@ fn the_cache_keeps_to_its_limit() {
     world.knarr(["doctor"]).success();
     let refused = world.knarr(["engine", "--build-cache", "much"]);
     assert_ne!(refused.code, 0, "{refused}");
+}
+
+#[test]
+fn tests_notice_a_weakened_build() {
+    blackbox::weakened(&[
+        ("secrets", "secrets_reach_their_step_and_nothing_else"),
+        ("entitlements", "steps_get_no_more_than_was_allowed"),
+    ]);
 }

@@ -145,6 +145,11 @@ pub(super) fn parse(text: &str) -> Result<Parsed, String> {
         },
         "cache" => {
             let target = needs_target()?;
+            // A path within the cache itself would be followed while other steps change what is there (BL-01).
+            let within = source.as_deref().is_some_and(|source| !super::normal_parts(source).is_empty());
+            if within && from.is_none() && !vocab::weak::without("cache-source") {
+                return Err("a cache mount's source is a path in what 'from' names: there is no from".into());
+            }
             Mount {
                 kind: MountKind::Cache {
                     id: id.unwrap_or_else(|| target.clone()),

@@ -25,7 +25,9 @@ impl Fields {
         let mut fields = Self(Hasher::default());
         fields.text(VERSION);
         fields.text(kind);
-        fields.content(parent);
+        if !vocab::weak::without("cache-key") {
+            fields.content(parent);
+        }
         fields
     }
 

@@ -221,7 +221,11 @@ impl Work {
                 {
                     self.fill(from, &mount.source, inputs, &cache.path).await?;
                 }
-                add(held, StepSource::Bind(cache.path.clone()), mount.read_only);
+                let path = match vocab::weak::without("cache-source") {
+                    true => cache.path.join(mount.source.trim_start_matches('/')),
+                    false => cache.path.clone(),
+                };
+                add(held, StepSource::Bind(path), mount.read_only);
                 held._caches.push(cache);
             }
             MountKind::Bind => {
@@ -384,6 +388,9 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
+        if vocab::weak::without("secrets") {
+            return;
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "files of a build step stay behind");
         }
@@ -394,6 +401,10 @@ impl Drop for Private {
 fn real_path(root: &Root, path: &str) -> Result<PathBuf> {
     use std::os::fd::AsFd;
     let relative = path.trim_start_matches('/');
+    if vocab::weak::without("mount-source") {
+        let outside = linux::fs::proc_fd(root.open_dir("/")?.as_fd()).join(relative);
+        return outside.canonicalize().map_err(|_| BuildError::Invalid(format!("{path:?}: not found")));
+    }
     let fd = root
         .open_path(if relative.is_empty() { "." } else { relative })
         .map_err(|_| BuildError::Invalid(format!("{path:?}: not found")))?;

