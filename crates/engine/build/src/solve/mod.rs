@@ -18,7 +18,7 @@ use engine::Engine;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use vocab::{Digest, Reference};
+use vocab::{Digest, Reference, crash};
 
 use crate::cache::{Cache, CacheEntry, CacheKind, CacheRecord, Keep, Limits, PrunePolicy};
 use crate::context::Context;
@@ -476,7 +476,13 @@ impl Work {
         let created_at = Some(record.created_at);
         let state = State { top: record.top, created_at, lease: Some(Arc::new(sealed.lease)) };
         let (inner, keys) = (self.builder.clone(), keys.to_vec());
-        blocking(move || inner.cache.put(&keys, &record)).await?;
+        blocking(move || {
+            crash::point("build.cache.before_record");
+            inner.cache.put(&keys, &record)?;
+            crash::point("build.cache.after_record");
+            Ok(())
+        })
+        .await?;
         Ok((state, found))
     }
 

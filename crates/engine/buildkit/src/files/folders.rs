@@ -167,12 +167,14 @@ impl Folder {
         let mut changed = fresh;
         let tree = receive(&root, old, wire, || {
             changed = true;
+            vocab::crash::point("build.context.before_change");
             match std::fs::remove_file(&tree_file) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &tree_file)(error)),
                 _ => Ok(()),
             }
         })?;
         if changed {
+            vocab::crash::point("build.context.changed");
             let draft = path.join("tree.new");
             std::fs::write(&draft, tree.as_bytes()).map_err(io("write", &draft))?;
             std::fs::rename(&draft, &tree_file).map_err(io("rename", &draft))?;
