@@ -594,6 +594,14 @@ pub fn copy_file_range(
     )
 }
 
+/// Bytes of a file that are in memory already, read without waiting for a disk. `None` where there are none, or where a file
+/// system cannot tell: then an ordinary read is needed.
+pub fn read_cached(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    let mut buffers = [std::io::IoSliceMut::new(buffer)];
+    let read = rustix::io::preadv2(fd, &mut buffers, offset, rustix::io::ReadWriteFlags::NOWAIT);
+    read.ok().filter(|count| *count > 0)
+}
+
 /// Start of the next data at or after `offset`; `None` when only a hole is left.
 pub fn seek_data(fd: impl AsFd, offset: u64) -> Result<Option<u64>> {
     seek(fd, rustix::fs::SeekFrom::Data(offset), "SEEK_DATA")

@@ -132,6 +132,15 @@ impl SharedFile {
     }
 }
 
+impl SharedFile {
+    /// As [`Read::read`], if that needs no disk.
+    pub fn read_cached(&mut self, out: &mut [u8]) -> Option<usize> {
+        let count = linux::fs::read_cached(&*self.file, out, self.at)?;
+        self.at += count as u64;
+        Some(count)
+    }
+}
+
 impl Read for SharedFile {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(out, self.at)?;

@@ -1,5 +1,6 @@
-//! Bodies that come from files. Bytes are read in pieces on threads that may block, one piece ahead of the connection, into
-//! two buffers that belong to the body: whoever waits for a slow reader holds those and no thread.
+//! Bodies that come from files. What is in memory is read where it is sent from; for the rest pieces are read on threads that
+//! may block, one piece ahead of the connection. Both into two buffers that belong to the body: whoever waits for a slow
+//! reader holds those and no thread.
 
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -15,7 +16,11 @@ const PIECE_BYTES: usize = 128 << 10;
 /// Pieces of one body that are in memory: one on its way, one that is read meanwhile.
 const PIECES: usize = 2;
 
-type Source = Box<dyn Read + Send>;
+enum Source {
+    Any(Box<dyn Read + Send>),
+    File(image::SharedFile),
+}
+
 type Read1 = JoinHandle<(Source, io::Result<Lent>)>;
 
 /// The body of a request or an answer.
@@ -98,7 +103,16 @@ impl Buffers {
 }
 
 impl Body {
-    pub fn of(source: Source, bytes: u64) -> Self {
+    pub fn of(source: Box<dyn Read + Send>, bytes: u64) -> Self {
+        Self::from_source(Source::Any(source), bytes)
+    }
+
+    /// `bytes` of a file, from `at` on.
+    pub fn of_file(file: std::fs::File, at: u64, bytes: u64) -> Self {
+        Self::from_source(Source::File(image::SharedFile::new(Arc::new(file), at)), bytes)
+    }
+
+    fn from_source(source: Source, bytes: u64) -> Self {
         if bytes == 0 {
             return Self::Empty;
         }
@@ -110,12 +124,42 @@ impl Body {
     }
 }
 
+impl Lent {
+    /// Room for so many of the bytes that are wanted; how many that is.
+    fn room(&mut self, want: u64) -> usize {
+        let want = want.min(PIECE_BYTES as u64) as usize;
+        if self.buffer.len() < want {
+            self.buffer.resize(want, 0);
+        }
+        want
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Any(source) => source.read(out),
+            Self::File(file) => file.read(out),
+        }
+    }
+}
+
+/// A piece that no disk is needed for; else the buffer comes back.
+fn at_once(source: &mut Source, mut lent: Lent, want: u64) -> Result<Lent, Lent> {
+    let Source::File(file) = source else { return Err(lent) };
+    let want = lent.room(want);
+    match file.read_cached(&mut lent.buffer[..want]) {
+        Some(count) => {
+            lent.filled = count;
+            Ok(lent)
+        }
+        None => Err(lent),
+    }
+}
+
 fn start(mut source: Source, mut lent: Lent, want: u64) -> Read1 {
     tokio::task::spawn_blocking(move || {
-        let want = want.min(PIECE_BYTES as u64) as usize;
-        if lent.buffer.len() < want {
-            lent.buffer.resize(want, 0);
-        }
+        let want = lent.room(want);
         while lent.filled < want {
             match source.read(&mut lent.buffer[lent.filled..want]) {
                 Ok(0) => break,
@@ -135,8 +179,15 @@ impl FileBody {
                 State::Gone => return Poll::Ready(None),
                 // The last piece is on its way: there is nothing left to read.
                 State::Idle(_) if self.left == 0 => return Poll::Ready(None),
-                State::Idle(source) => match self.buffers.take(cx) {
-                    Some(lent) => self.state = State::Reading(start(source, lent, self.left)),
+                State::Idle(mut source) => match self.buffers.take(cx) {
+                    Some(lent) => match at_once(&mut source, lent, self.left) {
+                        Ok(piece) => {
+                            self.left -= piece.filled as u64;
+                            self.state = State::Idle(source);
+                            return Poll::Ready(Some(Ok(Bytes::from_owner(piece))));
+                        }
+                        Err(lent) => self.state = State::Reading(start(source, lent, self.left)),
+                    },
                     None => {
                         self.state = State::Idle(source);
                         return Poll::Pending;
@@ -208,6 +259,44 @@ impl HttpBody for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::File(file) => SizeHint::with_exact(file.left),
             Self::Channel { left, .. } => SizeHint::with_exact(*left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that keeps what it was given gets no third piece until it lets go of one, and every byte comes once.
+    #[tokio::test]
+    async fn a_body_has_two_pieces_and_no_more() {
+        use std::io::Write;
+        let bytes: Vec<u8> = (0..5 * PIECE_BYTES + 77).map(|n| (n / 3) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let (skip, count) = (5, bytes.len() as u64 - 5);
+        let any = Box::new(io::Cursor::new(bytes[skip..].to_vec()));
+        for mut body in [Body::of_file(file, skip as u64, count), Body::of(any, count)] {
+            let (mut held, mut got) = (std::collections::VecDeque::new(), Vec::new());
+            loop {
+                let next = std::future::poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+                    // Nothing comes by itself while both are held.
+                    Poll::Pending if held.len() == PIECES => Poll::Ready(Some(Err(io::ErrorKind::WouldBlock.into()))),
+                    other => other,
+                });
+                match next.await {
+                    Some(Ok(frame)) => held.push_back(frame.into_data().unwrap()),
+                    Some(Err(error)) => {
+                        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                        let piece: Bytes = held.pop_front().unwrap();
+                        got.extend_from_slice(&piece);
+                    }
+                    None => break,
+                }
+                assert!(held.len() <= PIECES);
+            }
+            held.iter().for_each(|piece| got.extend_from_slice(piece));
+            assert!(got == bytes[skip..]);
         }
     }
 }

@@ -46,6 +46,14 @@ enum BlobSource {
 }
 
 impl Blob {
+    /// The file that has its bytes, if there is one.
+    pub fn into_file(self) -> std::result::Result<File, Self> {
+        match self.source {
+            BlobSource::File(file) => Ok(file),
+            source => Err(Self { source, ..self }),
+        }
+    }
+
     /// Its bytes from `offset` on. A layer without a file is made from its beginning, so a late offset costs what lies
     /// before it.
     pub fn reader(self, offset: u64) -> Result<Box<dyn Read + Send>> {

@@ -72,9 +72,13 @@ impl Inner {
         };
         text_header(response.headers_mut(), CONTENT_LENGTH, &count.to_string());
         if method == Method::GET {
-            let reader = tokio::task::spawn_blocking(move || blob.reader(first)).await;
-            let reader = reader.map_err(|e| Refusal::internal("open a blob", e))??;
-            *response.body_mut() = Body::of(reader, count);
+            *response.body_mut() = match blob.into_file() {
+                Ok(file) => Body::of_file(file, first, count),
+                Err(blob) => {
+                    let reader = tokio::task::spawn_blocking(move || blob.reader(first)).await;
+                    Body::of(reader.map_err(|e| Refusal::internal("open a blob", e))??, count)
+                }
+            };
         }
         Ok(response)
     }
