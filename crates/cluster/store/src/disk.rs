@@ -250,7 +250,11 @@ fn read(database: &Database, after: Revision) -> Result<Option<Raw>, redb::Error
     }
     let from = record::row_key(after + 1, 0);
     let from = if after == 0 { &[][..] } else { &from[..] };
-    for entry in txn.open_table(LOG)?.range(from..)? {
+    let log = txn.open_table(LOG)?;
+    // Also where no row is new.
+    let last = log.last()?.and_then(|(key, _)| record::parse_row_key(key.value()));
+    raw.revision = raw.revision.max(last.map_or(0, |(revision, _)| revision));
+    for entry in log.range(from..)? {
         let (key, value) = entry?;
         let parsed = record::parse_row_key(key.value()).zip(record::decode(value.value()));
         raw.rows.push(match parsed {

@@ -12,7 +12,7 @@ use redb::StorageBackend;
 
 use crate::disk::Disk;
 use crate::medium::Medium;
-use crate::{Embedded, KeyValue, Op, Put, RangeRequest, Span, Store, Test, Txn};
+use crate::{Embedded, KeyValue, Op, Put, RangeRequest, Span, Store, StoreError, Test, Txn};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -25,6 +25,8 @@ enum Step {
 struct State {
     now: Vec<u8>,
     steps: Vec<Step>,
+    /// Nothing more is taken.
+    full: bool,
 }
 
 /// A disk in memory that remembers how it came to be.
@@ -51,7 +53,14 @@ impl Recorder {
     }
 
     fn holding(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Mutex::new(State { now: bytes, steps: Vec::new() })))
+        Self(Arc::new(Mutex::new(State { now: bytes, ..State::default() })))
+    }
+
+    fn room(&self) -> io::Result<()> {
+        match self.state().full {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 
     fn record(&self, step: Step) {
@@ -81,6 +90,7 @@ impl StorageBackend for Recorder {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
+        self.room()?;
         self.record(Step::Length(length));
         Ok(())
     }
@@ -91,6 +101,7 @@ impl StorageBackend for Recorder {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room()?;
         self.record(Step::Write(offset, data.to_vec()));
         Ok(())
     }
@@ -239,6 +250,32 @@ fn a_disk_that_lies_about_a_sync_is_found_out_by_this_test() {
         .collect();
     let opened = Recorder::holding(disk_after(&without, 0, &mut Random(1)));
     assert_ne!(runtime.block_on(look(&opened.store())), newest);
+}
+
+#[test]
+fn what_failed_is_forgotten_and_what_was_acknowledged_is_not() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let disk = Recorder::default();
+    let store = disk.store();
+    runtime.block_on(async {
+        for n in 0..20 {
+            work(&store, n).await;
+        }
+        let put = || store.txn(Txn::new().then(Op::put("/again", "1")));
+        for _ in 0..3 {
+            let before = look(&store).await;
+            disk.state().full = true;
+            assert!(matches!(put().await, Err(StoreError::Full { .. })));
+            assert!(put().await.is_err());
+            disk.state().full = false;
+            assert_eq!(look(&store).await, before);
+            assert_eq!(put().await.map(|reply| reply.revision), Ok(before.0 + 1));
+        }
+        store.lease_grant(0, 60).await.unwrap();
+    });
+    let now = runtime.block_on(look(&store));
+    drop(store);
+    assert_eq!(runtime.block_on(look(&disk.store())), now);
 }
 
 /// Bytes of a small store changed, one at a time: it opens with what was written and goes on, or it is refused. Never a panic: in a
