@@ -75,19 +75,23 @@ impl Kit {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let made = filled.and_then(|folder| Arc::new(folder).context().map_err(|error| error.to_string()));
-        match made {
+        let (last, name) = match made {
             Ok(context) => {
                 let name = self.offered.add(context);
-                let _ = last_words.send(Packet { data: name.clone().into(), ..Packet::of(Kind::Data) });
-                drop(last_words);
-                // It ends when the client ends it, and then the folder is free.
-                let mut rest = [0; 512];
-                while from.read(&mut rest).await.is_ok_and(|count| count > 0) {}
-                self.offered.remove(&name);
+                (Packet { data: name.clone().into(), ..Packet::of(Kind::Data) }, Some(name))
             }
-            Err(error) => {
-                let _ = last_words.send(Packet { data: error.into(), ..Packet::of(Kind::Error) });
-            }
+            Err(error) => (Packet { data: error.into(), ..Packet::of(Kind::Error) }, None),
+        };
+        let _ = last_words.send(last);
+        drop(last_words);
+        // It ends when the client ends it, and then the folder is free. A client that is told of an error may be in the middle of a
+        // file, and hears it when that is written.
+        bytes.clear();
+        while from.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {
+            bytes.clear();
+        }
+        if let Some(name) = name {
+            self.offered.remove(&name);
         }
         let _ = writing.await;
     }
