@@ -1,5 +1,7 @@
 //! What a command ends with when it does not succeed: docker's words and docker's exit code.
 
+use crate::text::printable;
+
 /// The end of a command. An empty message says nothing and only sets the exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -11,7 +13,8 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1, status: None }
+        // An error quotes names that others have chosen.
+        Self { message: printable(&message.into()), code: 1, status: None }
     }
 
     pub fn code(mut self, code: u8) -> Self {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::template::Template;
 use crate::template::go_json;
+use crate::text::{printable, printable_json};
 
 /// A column of a listing: the template field, its heading.
 pub type Headings = &'static [(&'static str, &'static str)];
@@ -13,6 +14,8 @@ pub type Headings = &'static [(&'static str, &'static str)];
 /// * `table TEMPLATE`: a heading line and aligned columns;
 /// * `json`: one JSON object a line;
 /// * anything else: the template once a row.
+///
+/// Names, labels and messages are other people's words: but for JSON, which escapes them, they are made [`printable`].
 pub fn rows(format: &str, headings: Headings, rows: &[Value]) -> Result<String, String> {
     if format == "json" || format == "{{json .}}" {
         return Ok(rows.iter().map(|row| go_json(&without_methods(row)) + "\n").collect());
@@ -34,7 +37,7 @@ pub fn rows(format: &str, headings: Headings, rows: &[Value]) -> Result<String, 
     let template = parse(&unescape(format))?.strict();
     let mut out = String::new();
     for row in rows {
-        out.push_str(&template.render(row).map_err(explain)?);
+        out.push_str(&printable(&template.render(row).map_err(explain)?));
         out.push('\n');
     }
     Ok(out)
@@ -56,6 +59,7 @@ pub fn align(lines: &[String]) -> String {
 }
 
 pub fn align_with(lines: &[String], minimum: usize, padding: usize) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
     let cells: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
     // The last cell of a line ends no column, so it widens none.
@@ -83,7 +87,7 @@ pub fn indented(value: &Value) -> String {
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
     serde::Serialize::serialize(value, &mut serializer).expect("a JSON value serialises");
-    String::from_utf8(out).expect("JSON is UTF-8")
+    printable_json(String::from_utf8(out).expect("JSON is UTF-8"))
 }
 
 #[cfg(test)]

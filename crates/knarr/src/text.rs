@@ -43,6 +43,23 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// JSON text without control characters that a terminal may obey: the standard escapes only those below U+0020.
+pub fn printable_json(text: String) -> String {
+    const ABOVE: std::ops::RangeInclusive<char> = '\u{7f}'..='\u{9f}';
+    if !text.contains(|c| ABOVE.contains(&c)) {
+        return text;
+    }
+    // They only ever occur inside strings.
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut out, c| {
+        if ABOVE.contains(&c) {
+            out.push_str(&format!("\\u{:04x}", c as u32))
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +79,6 @@ mod tests {
     #[test]
     fn control_bytes_do_not_reach_a_terminal() {
         assert_eq!(printable("a\x1b[31mb"), "a\u{fffd}[31mb");
+        assert_eq!(printable_json("{\"a\":\"\u{9b}é\"}".into()), "{\"a\":\"\\u009bé\"}");
     }
 }

@@ -9,6 +9,7 @@ use crate::client::http::{Body, encode};
 use crate::client::{query, terminal};
 use crate::failure::Failure;
 use crate::flags::{Arity, Flag, Matches, switch, text};
+use crate::text::printable;
 
 pub(super) static ATTACH: Command = Command {
     name: "attach",
@@ -69,7 +70,7 @@ pub(super) static START: Command = Command {
                 out(&format!("{name}\n"))
             })?;
             if !failed.is_empty() {
-                eprintln!("Error: failed to start containers: {}", failed.join(", "));
+                eprintln!("Error: failed to start containers: {}", printable(&failed.join(", ")));
             }
             return Ok(code);
         }

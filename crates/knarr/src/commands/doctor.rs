@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::{Command, out};
 use crate::flags::{Arity, switch};
 use crate::show;
-use crate::text::printable;
 
 pub(super) static DOCTOR: Command = Command {
     name: "doctor",
@@ -27,8 +26,7 @@ pub(super) static DOCTOR: Command = Command {
         } else if findings.is_empty() {
             out("Nothing found: the records and the machine agree.\n")?;
         } else {
-            let field =
-                |finding: &Value, name: &str| printable(finding[name].as_str().unwrap_or("")).replace('\t', " ");
+            let field = |finding: &Value, name: &str| finding[name].as_str().unwrap_or("").replace('\t', " ");
             let mut lines = vec!["AREA\tWHERE\tWHAT\tWHAT TO DO".to_owned()];
             for finding in &findings {
                 let cells = ["Area", "Place", "Problem", "Remedy"].map(|name| field(finding, name));

@@ -10,7 +10,7 @@ use crate::client::{filters, query};
 use crate::failure::Failure;
 use crate::flags::{Arity, list, switch, text};
 use crate::show::{self, Headings};
-use crate::text::{ellipsis, printable, short_id};
+use crate::text::{ellipsis, short_id};
 use crate::units;
 
 const HEADINGS: Headings = &[
@@ -241,7 +241,7 @@ pub(super) static HISTORY: Command = Command {
             .flatten()
             .map(|entry| {
                 let id = entry["Id"].as_str().unwrap_or("");
-                let by = printable(entry["CreatedBy"].as_str().unwrap_or("")).replace('\t', " ");
+                let by = entry["CreatedBy"].as_str().unwrap_or("").replace('\t', " ");
                 let created = entry["Created"].as_i64().unwrap_or(0);
                 let size = entry["Size"].as_f64().unwrap_or(0.0);
                 let since = match (created > 0, human) {

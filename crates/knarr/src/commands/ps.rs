@@ -118,7 +118,7 @@ fn row(entry: &Value, whole: bool, now: i64) -> Value {
     json!({
         "ID": if whole { id.clone() } else { short_id(&id).to_owned() },
         "Image": image,
-        "Command": crate::text::printable(&command),
+        "Command": command,
         "CreatedAt": units::go_time(created),
         "RunningFor": format!("{} ago", units::human_duration(now - created)),
         "Ports": ports(&entry["Ports"]),

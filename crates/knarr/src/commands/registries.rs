@@ -303,7 +303,7 @@ pub(super) static SEARCH: Command = Command {
             .into_iter()
             .flatten()
             .map(|found| {
-                let description = printable(found["description"].as_str().unwrap_or("")).replace(['\n', '\t'], " ");
+                let description = found["description"].as_str().unwrap_or("").replace(['\n', '\t'], " ");
                 let flag = |name: &str| if found[name].as_bool() == Some(true) { "[OK]" } else { "" };
                 json!({
                     "Name": found["name"], "StarCount": found["star_count"],

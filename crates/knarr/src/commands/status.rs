@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::flags::Matches;
 use crate::kube::{Cluster, output};
 use crate::settings;
+use crate::text::printable;
 use crate::units;
 
 pub static STATUS: Command = Command {
@@ -65,7 +66,7 @@ fn run(context: &Context, matches: &Matches) -> Result<u8, Failure> {
         }
     }
     text.push_str(&format!("\n  export KUBECONFIG={}\n  export DOCKER_HOST={}\n", running.kubeconfig, settings.host));
-    out(&text)?;
+    out(&printable(&text))?;
     Ok(u8::from(seen.api_problem.is_some() || seen.info.is_none()))
 }
 

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::flags::{Arity, Flag, Matches, list, switch, text};
 use crate::show;
 use crate::template::{Template, go_json};
+use crate::text::printable;
 use crate::units;
 
 const FORMAT: Flag = text("format", "Format output using a custom template: json, or a Go template").short('f');
@@ -199,7 +200,7 @@ fn events(context: &Context, matches: &Matches) -> Result<u8, Failure> {
         let text = match (&template, format) {
             (Some(template), _) => template.render(&event)?,
             (None, Some(_)) => go_json(&event),
-            (None, None) => event_line(&event),
+            (None, None) => printable(&event_line(&event)),
         };
         writeln!(stdout, "{text}")?;
         stdout.flush()?;

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::text::printable_json;
 use serde_json::Value;
 
 const NAMES: &[&str] = &[
@@ -48,7 +49,7 @@ fn inner(value: &Value) -> String {
 
 /// JSON as Go's encoder writes it: `<`, `>` and `&` are escaped.
 pub(crate) fn go_json(value: &Value) -> String {
-    let text = value.to_string();
+    let text = printable_json(value.to_string());
     if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return text;
     }

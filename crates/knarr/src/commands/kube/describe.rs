@@ -8,6 +8,7 @@ use crate::client::http::encode;
 use crate::failure::Failure;
 use crate::flags::{Arity, Matches};
 use crate::kube::{self, Cluster, seconds};
+use crate::text::printable;
 use crate::units;
 
 pub(crate) static DESCRIBE: Command = Command {
@@ -39,7 +40,7 @@ fn run(context: &Context, matches: &Matches) -> Result<u8, Failure> {
         .iter()
         .map(|object| Ok(format!("{}{}", render(object), events_table(&events(&cluster, object)?, units::now()))))
         .collect();
-    out(&texts?.join("\n\n"))?;
+    out(&printable(&texts?.join("\n\n")))?;
     Ok(0)
 }
 

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::flags::{Arity, Matches};
 use crate::kube::kinds::is_of_cluster;
 use crate::kube::{self, Cluster, seconds};
+use crate::text::printable;
 use crate::units;
 
 pub(crate) static WHY: Command = Command {
@@ -242,7 +243,7 @@ pub(in crate::commands) fn complaints(object: &Value) -> Vec<String> {
 }
 
 fn tell(name: &str, mut steps: Vec<Step>, wrong: &[String], now: i64) -> Result<u8, Failure> {
-    out(&story(name, &mut steps, wrong, now))?;
+    out(&printable(&story(name, &mut steps, wrong, now)))?;
     Ok(0)
 }
 
