@@ -78,6 +78,12 @@ pub const BUILD_CACHE: flags::Flag = flags::text(
     "Most that the build cache keeps: a size, or \"all\" (default: KNARR_BUILD_CACHE, else by the size of the disk)",
 );
 
+/// Where devices of vendors are described.
+pub const CDI_DIRECTORIES: flags::Flag = flags::list(
+    "cdi-spec-dir",
+    "Directories of CDI files, which name vendors' devices (default: /etc/cdi, /var/run/cdi)",
+);
+
 /// The engine of a process: where it is by the settings, and the registries that the flag or the variable names.
 pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineConfig, Failure> {
     let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
@@ -86,6 +92,10 @@ pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineCon
         run: settings.run.clone(),
         keeper: vec!["/proc/self/exe".into(), "keeper".into()],
         labels: Vec::new(),
+        cdi_dirs: match matches.list("cdi-spec-dir") {
+            [] => cdi::DIRECTORIES.map(Into::into).to_vec(),
+            named => named.iter().map(Into::into).collect(),
+        },
         registries: crate::registry::registries(matches.text("registries").or(named.as_deref()))?,
     })
 }

@@ -399,6 +399,7 @@ pub fn request(
         message,
         log: None,
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         foreign: None,
         annotations: BTreeMap::new(),
     })

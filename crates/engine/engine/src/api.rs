@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub keeper: Vec<OsString>,
     /// Labels of this engine, shown by `info`.
     pub labels: Vec<String>,
+    /// Where vendors' files of devices are; those of a later one count.
+    pub cdi_dirs: Vec<PathBuf>,
     pub registries: Registries,
 }
 

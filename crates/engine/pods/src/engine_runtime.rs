@@ -197,6 +197,7 @@ impl EngineRuntime {
                 cpuset_cpus: foreign.map(|foreign| foreign.cpuset_cpus.clone()).unwrap_or_default(),
                 cpuset_mems: foreign.map(|foreign| foreign.cpuset_mems.clone()).unwrap_or_default(),
                 devices: request.devices.iter().map(device).collect(),
+                device_requests: by_name(&request.cdi_devices),
                 ..limited(&request.limits)
             },
             log: match foreign.and_then(|foreign| foreign.log.as_ref()).or(request.log.as_ref()) {
@@ -312,6 +313,17 @@ fn limited(limits: &Limits) -> Resources {
         memory_swap_bytes: limits.memory_bytes,
         ..Resources::default()
     }
+}
+
+fn by_name(devices: &[String]) -> Vec<engine::DeviceRequest> {
+    if devices.is_empty() {
+        return Vec::new();
+    }
+    vec![engine::DeviceRequest {
+        driver: "cdi".into(),
+        device_ids: devices.to_vec(),
+        ..engine::DeviceRequest::default()
+    }]
 }
 
 fn device(device: &DeviceRequest) -> engine::DeviceMapping {

@@ -183,6 +183,8 @@ pub struct ContainerRequest {
     /// The file that takes its output, in the format that collectors of logs know; `None` keeps it with the container.
     pub log: Option<PathBuf>,
     pub devices: Vec<DeviceRequest>,
+    /// Devices of vendors by their CDI names.
+    pub cdi_devices: Vec<String>,
     /// What only whoever speaks the container runtime interface asks for.
     pub foreign: Option<Foreign>,
     pub annotations: BTreeMap<String, String>,

@@ -105,7 +105,7 @@ pub const FLAGS: &[Flag] = &[
     // devices
     list("device", "Add a host device to the container"),
     list("device-cgroup-rule", "Add a rule to the cgroup allowed devices list"),
-    text("gpus", "").refused("there is no driver for graphics processors; --device passes device files"),
+    text("gpus", "GPU devices to add to the container ('all' to pass all GPUs)"),
     // security
     list("cap-add", "Add Linux capabilities"),
     list("cap-drop", "Drop Linux capabilities"),
@@ -334,7 +334,17 @@ fn host_config(matches: &Matches, around: &Surroundings<'_>) -> Result<Map<Strin
         json!({"Type": matches.text("log-driver").unwrap_or(""), "Config": pairs(matches.list("log-opt"))}),
     );
     put("ExtraHosts", json!(extra_hosts(matches.list("add-host"))?));
-    put("Devices", Value::Array(devices(matches.list("device"))?));
+    let (named, files): (Vec<_>, Vec<_>) =
+        matches.list("device").iter().cloned().partition(|device| cdi::Name::parse(device).is_some());
+    put("Devices", Value::Array(devices(&files)?));
+    let mut requests = Vec::new();
+    if let Some(gpus) = matches.text("gpus") {
+        requests.push(gpu_request(gpus)?);
+    }
+    if !named.is_empty() {
+        requests.push(json!({"Driver": "cdi", "DeviceIDs": named}));
+    }
+    put("DeviceRequests", Value::Array(requests));
     put("Ulimits", Value::Array(ulimits(matches.list("ulimit"))?));
     put("Sysctls", json!(pairs(matches.list("sysctl"))));
     put("StorageOpt", json!(pairs(matches.list("storage-opt"))));
@@ -490,6 +500,55 @@ fn devices(flags: &[String]) -> Result<Vec<Value>, String> {
             Ok(json!({"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": mode}))
         })
         .collect()
+}
+
+/// `all`, a number, or fields by commas: `device=`, `count=`, `driver=`, `capabilities=`, `options=`. A value with commas stands in
+/// quotes together with its name.
+fn gpu_request(flag: &str) -> Result<Value, String> {
+    let mut request = Map::new();
+    let mut seen = Vec::new();
+    let count = |text: &str| match text {
+        "all" => Ok(json!(-1)),
+        number => number.parse::<i64>().map(|n| json!(n)).map_err(|_| "count must be an integer".to_owned()),
+    };
+    let words = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    for field in csv(flag) {
+        let (key, value) = field.split_once('=').unwrap_or(("count", &field));
+        if seen.iter().any(|have| have == key) {
+            return Err(format!("gpu request key '{key}' can be specified only once"));
+        }
+        seen.push(key.to_owned());
+        match key {
+            "count" => request.insert("Count".into(), count(value)?),
+            "driver" => request.insert("Driver".into(), json!(value)),
+            "device" => request.insert("DeviceIDs".into(), json!(words(value))),
+            "capabilities" => {
+                let all = [words(value), vec!["gpu".to_owned()]].concat();
+                request.insert("Capabilities".into(), json!([all]))
+            }
+            "options" => request.insert("Options".into(), json!(pairs(&csv(value)))),
+            _ => return Err(format!("unexpected key '{key}' in '{field}'")),
+        };
+    }
+    if !request.contains_key("Count") && !request.contains_key("DeviceIDs") {
+        request.insert("Count".into(), json!(1));
+    }
+    request.entry("Capabilities").or_insert_with(|| json!([["gpu"]]));
+    Ok(Value::Object(request))
+}
+
+/// Fields by commas, but for those within quotes.
+fn csv(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => fields.last_mut().expect("it begins with one").push(c),
+        }
+    }
+    fields
 }
 
 fn ulimits(flags: &[String]) -> Result<Vec<Value>, String> {

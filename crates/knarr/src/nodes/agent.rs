@@ -41,6 +41,7 @@ pub const FLAGS: &[Flag] = &[
     text("cluster-cidr", "Subnets of all nodes' pods, as the servers have them (default: 10.42.0.0/16)"),
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     daemon::BUILD_CACHE,
+    daemon::CDI_DIRECTORIES,
 ];
 
 /// Threads that serve and run pods.

@@ -256,6 +256,7 @@ pub fn container(
         envs: request.env.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() }).collect(),
         mounts,
         devices: request.devices.iter().map(device).collect(),
+        cdi_devices: request.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
         labels: all,
         annotations,
         log_path: format!("{}/{}.log", request.name, request.attempt),

@@ -175,7 +175,7 @@ impl Devices {
                 plugin.client.unary(PLUGIN, "Allocate", AllocateRequest { containers }, Some(PATIENCE)).await;
             let allocated = allocated.map_err(|status| failed(format!("the plugin's answer: {}", status.message())))?;
             let given = allocated.containers.into_iter().next().unwrap_or_default();
-            add(given, request).map_err(failed)?;
+            add(given, request);
             if plugin.options.pre_start_required {
                 let asked = PreStartContainerRequest { ids };
                 let started: Result<Empty, Status> =
@@ -208,10 +208,7 @@ impl Devices {
 }
 
 /// Pure: what a plugin says belongs to its devices, added to a container.
-fn add(given: ContainerAllocateResponse, request: &mut ContainerRequest) -> Result<(), String> {
-    if let Some(device) = given.cdi_devices.first() {
-        return Err(format!("the CDI device {}: CDI is not supported by this node", device.name));
-    }
+fn add(given: ContainerAllocateResponse, request: &mut ContainerRequest) {
     for (name, value) in given.envs {
         // What the pod says itself counts.
         if !request.env.iter().any(|(have, _)| *have == name) {
@@ -230,8 +227,8 @@ fn add(given: ContainerAllocateResponse, request: &mut ContainerRequest) -> Resu
         target: device.container_path,
         permissions: device.permissions,
     }));
+    request.cdi_devices.extend(given.cdi_devices.into_iter().map(|device| device.name));
     request.annotations.extend(given.annotations);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -251,13 +248,14 @@ mod tests {
             }],
             ..ContainerAllocateResponse::default()
         };
-        add(given, &mut request).unwrap();
+        add(given, &mut request);
         let env: Vec<String> = request.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(env, ["MODE=mine", "GPUS=a"]);
         assert_eq!((request.mounts[0].target.as_str(), request.mounts[0].read_only), ("/lib/x", true));
         assert_eq!(request.devices[0].target, "/dev/gpu");
         let cdi =
             ContainerAllocateResponse { cdi_devices: vec![CdiDevice { name: "v/x=1".into() }], ..Default::default() };
-        assert!(add(cdi, &mut request).unwrap_err().contains("CDI is not supported"));
+        add(cdi, &mut request);
+        assert_eq!(request.cdi_devices, ["v/x=1"]);
     }
 }

@@ -170,9 +170,6 @@ pub fn container(
     host_name: &str,
 ) -> Outcome<ContainerRequest> {
     let metadata = config.metadata.as_ref().ok_or_else(|| invalid("container config must include metadata"))?;
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(invalid(format!("CDI devices are not supported: {}", device.name)));
-    }
     let pod = record.config.metadata.clone().unwrap_or_default();
     let image = config.image.clone().unwrap_or_default();
     let linux = config.linux.clone().unwrap_or_default();
@@ -238,6 +235,7 @@ pub fn container(
         oom_score_adj: i32::try_from(resources.oom_score_adj).map_err(|_| invalid("oom_score_adj is out of range"))?,
         annotations: config.annotations.clone(),
         devices: config.devices.iter().map(device).collect(),
+        cdi_devices: config.cdi_devices.iter().map(|device| device.name.clone()).collect(),
         foreign: Some(Foreign {
             sandbox: sandbox.to_owned(),
             labels,

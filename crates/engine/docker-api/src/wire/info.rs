@@ -123,7 +123,8 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
         "RuncCommit": { "ID": ENGINE_VERSION },
         "InitCommit": { "ID": ENGINE_VERSION },
         "SecurityOptions": info.security_options,
-        "CDISpecDirs": [],
+        "CDISpecDirs": info.cdi_dirs,
+        "DiscoveredDevices": info.cdi_devices.iter().map(|id| json!({"Source": "cdi", "ID": id})).collect::<Vec<_>>(),
         "Warnings": info.warnings,
     })
 }

@@ -39,6 +39,7 @@ pub fn config(dir: &Path) -> EngineConfig {
         run: dir.join("run"),
         keeper: vec![program.into(), "keeper".into()],
         labels: Vec::new(),
+        cdi_dirs: Vec::new(),
         registries: Registries::default(),
     }
 }

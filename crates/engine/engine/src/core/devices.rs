@@ -1,10 +1,10 @@
 //! Device nodes of the host that containers are given.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::spec::HostDevice;
-use crate::{DeviceMapping, Error, Result};
+use crate::spec::{self, HostDevice};
+use crate::{DeviceMapping, DeviceRequest, Error, Result};
 
 /// `--device`: a node, or every node below a directory.
 pub(crate) fn asked(mappings: &[DeviceMapping]) -> Result<Vec<HostDevice>> {
@@ -76,6 +76,41 @@ fn device(facts: &std::fs::Metadata, path: &str, access: &str) -> Option<HostDev
         gid: facts.gid(),
         access: access.to_owned(),
     })
+}
+
+/// What devices that are asked for by name bring; the files are read anew each time, as their vendors change them.
+pub(crate) fn requested(requests: &[DeviceRequest], directories: &[PathBuf]) -> Result<cdi::Edits> {
+    if requests.is_empty() {
+        return Ok(cdi::Edits::default());
+    }
+    let known = cdi::Devices::read(directories);
+    let mut names = Vec::new();
+    for request in requests {
+        names.extend(spec::device_names(request, &|kind| known.has_kind(kind))?);
+    }
+    known.find(&names).map_err(refused)
+}
+
+pub(crate) fn refused(error: cdi::Error) -> Error {
+    Error::Start { exit_code: 128, message: error.to_string() }
+}
+
+/// A device file as CDI asks after it.
+pub(crate) fn node(path: &Path) -> Option<cdi::Node> {
+    let facts = std::fs::metadata(path).ok()?;
+    if facts.file_type().is_fifo() {
+        return Some(cdi::Node {
+            kind: 'p',
+            major: 0,
+            minor: 0,
+            mode: facts.mode() & 0o7777,
+            uid: facts.uid(),
+            gid: facts.gid(),
+        });
+    }
+    let found = device(&facts, "", "")?;
+    let HostDevice { kind, major, minor, mode, uid, gid, .. } = found;
+    Some(cdi::Node { kind, major, minor, mode, uid, gid })
 }
 
 /// Linux' `dev_t` as the C library spreads it.

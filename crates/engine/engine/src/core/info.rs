@@ -49,6 +49,8 @@ impl Inner {
             storage_driver: "overlay2".into(),
             backing_file_system: file_system_of(&self.config.root),
             security_options: vec!["name=seccomp,profile=builtin".into(), "name=cgroupns".into()],
+            cdi_devices: cdi::Devices::read(&self.config.cdi_dirs).names().map(ToString::to_string).collect(),
+            cdi_dirs: self.config.cdi_dirs.clone(),
             warnings,
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             tasks: std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count),

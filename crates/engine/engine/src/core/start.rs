@@ -46,7 +46,8 @@ impl Inner {
         sandbox: Option<super::networks::Sandbox>,
     ) -> Result<Prepared> {
         let (config, host) = (&record.config, &record.host);
-        let mut plan = self.plan_container(container, record, sandbox.as_ref())?;
+        let given = super::devices::requested(&host.resources.device_requests, &self.config.cdi_dirs)?;
+        let mut plan = self.plan_container(container, record, sandbox.as_ref(), &given)?;
         let warnings = std::mem::take(&mut plan.warnings);
         let console =
             container.live().saved.console.or(host.console_size).unwrap_or(crate::ConsoleSize { rows: 24, cols: 80 });
@@ -68,7 +69,8 @@ impl Inner {
 
     /// What exec needs of a container that an earlier engine launched.
     pub(crate) fn prepare_target(&self, container: &Container) -> Result<runtime::ExecTarget> {
-        Ok(self.plan_container(container, &container.record(), None)?.exec_target())
+        // What devices brought is in the container's own places; a process beside it joins those.
+        Ok(self.plan_container(container, &container.record(), None, &cdi::Edits::default())?.exec_target())
     }
 
     fn plan_container(
@@ -76,6 +78,7 @@ impl Inner {
         container: &Container,
         record: &ContainerRecord,
         sandbox: Option<&super::networks::Sandbox>,
+        given: &cdi::Edits,
     ) -> Result<runtime::Plan> {
         let (config, host) = (&record.config, &record.host);
         let key = container.id.to_string();
@@ -96,7 +99,7 @@ impl Inner {
         let init = host.init == Some(true);
         let init_program = PathBuf::from("/proc/self/exe");
         let init_program = std::fs::read_link(&init_program).unwrap_or(init_program);
-        let spec = spec::build_spec(&SpecInput {
+        let mut spec = spec::build_spec(&SpecInput {
             id: container.id,
             config,
             host,
@@ -112,6 +115,7 @@ impl Inner {
             init: init.then_some(init_program.as_path()),
             device_numbers: &super::devices::numbers,
         })?;
+        given.apply(&mut spec, &super::devices::node).map_err(super::devices::refused)?;
         let rootfs = RootfsSource::Overlay { lowers: snapshot.lowers, upper: snapshot.upper, work: snapshot.work };
         let mut options = runtime::Options::new(key.clone(), dir);
         let subpaths = record.mounts.iter().filter(|m| !m.subpath.is_empty());

@@ -127,11 +127,13 @@ pub struct DeviceMapping {
     pub cgroup_permissions: String,
 }
 
-/// `--gpus` and CDI. Kept to be shown; requests that no driver here can serve are refused at create.
+/// `--gpus` and devices by their CDI names (driver `cdi`). Requests that no driver can serve are refused at create.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceRequest {
+    /// `cdi`, or a vendor's; empty: whoever has the capability.
     pub driver: String,
+    /// -1: all.
     pub count: i64,
     pub device_ids: Vec<String>,
     pub capabilities: Vec<Vec<String>>,

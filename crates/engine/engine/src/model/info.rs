@@ -29,6 +29,9 @@ pub struct Info {
     pub storage_driver: String,
     pub backing_file_system: String,
     pub security_options: Vec<String>,
+    /// Where devices' files are looked for, and the names of those found.
+    pub cdi_dirs: Vec<PathBuf>,
+    pub cdi_devices: Vec<String>,
     pub warnings: Vec<String>,
     pub open_files: usize,
     pub tasks: usize,

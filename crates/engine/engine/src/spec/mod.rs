@@ -11,6 +11,6 @@ mod security;
 
 pub(crate) use build::*;
 pub(crate) use files::*;
-pub(crate) use resources::{check_resources, count_cpus};
+pub(crate) use resources::{check_resources, count_cpus, device_names};
 pub(crate) use security::*;
 pub use security::{MASKED_PATHS, READONLY_PATHS};

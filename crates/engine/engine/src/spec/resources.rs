@@ -5,7 +5,7 @@ use oci_spec::runtime::{
     LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDevice, LinuxWeightDeviceBuilder,
 };
 
-use crate::{Error, Resources, Result, ThrottleDevice};
+use crate::{DeviceRequest, Error, Resources, Result, ThrottleDevice};
 
 const MEMORY_MIN: i64 = 6 << 20;
 const CPUS_MAX: usize = 8192;
@@ -74,14 +74,54 @@ pub(crate) fn check_resources(r: &Resources, cpus: usize) -> Result<()> {
             ));
         }
     }
-    if let Some(request) = r.device_requests.first() {
-        return refused(format!(
-            "could not select device driver {:?} with capabilities: {:?}",
-            request.driver, request.capabilities
-        ));
+    for request in &r.device_requests {
+        // Whether the device is there is seen at each start; what it is called is known now.
+        device_names(request, &|_| true)?;
     }
     Ok(())
 }
+
+/// Kinds that stand for Docker's capability `gpu`, which names no vendor.
+const GPU_KINDS: [&str; 2] = ["nvidia.com/gpu", "amd.com/gpu"];
+
+/// The qualified names that a request means: `--device vendor.com/class=name` as they are, `--gpus` by number or id of the first
+/// vendor who is here.
+pub(crate) fn device_names(request: &DeviceRequest, is_here: &dyn Fn(&str) -> bool) -> Result<Vec<String>> {
+    let sets: Vec<String> = request.capabilities.iter().map(|all| format!("[{}]", all.join(" "))).collect();
+    let no_driver = || {
+        let (driver, sets) = (&request.driver, sets.join(" "));
+        Error::Invalid(format!("could not select device driver {driver:?} with capabilities: [{sets}]"))
+    };
+    if request.count != 0 && !request.device_ids.is_empty() {
+        return Err(Error::Invalid("cannot set both Count and DeviceIDs on device request".into()));
+    }
+    let vendor = match &*request.driver {
+        "cdi" if request.count != 0 => {
+            return Err(Error::Invalid("invalid count in CDI device request: device IDs are its names".into()));
+        }
+        "cdi" => return Ok(request.device_ids.clone()),
+        "" => None,
+        "nvidia" => Some(GPU_KINDS[0]),
+        "amd" => Some(GPU_KINDS[1]),
+        _ => return Err(no_driver()),
+    };
+    let is_gpu = request.capabilities.iter().any(|all| all.iter().any(|one| one == "gpu"));
+    if !(is_gpu || vendor.is_some() && request.capabilities.is_empty()) {
+        return Err(no_driver());
+    }
+    let kinds: &[&str] = vendor.as_slice();
+    let kinds = if kinds.is_empty() { &GPU_KINDS } else { kinds };
+    let kind = kinds.iter().find(|kind| is_here(kind)).ok_or_else(no_driver)?;
+    Ok(match request.count {
+        ..0 => vec![format!("{kind}=all")],
+        0 if request.device_ids.is_empty() => vec![format!("{kind}=all")],
+        0 => request.device_ids.iter().map(|id| format!("{kind}={id}")).collect(),
+        // More than any machine has are not counted out.
+        count => (0..count.min(GPUS_MAX)).map(|at| format!("{kind}={at}")).collect(),
+    })
+}
+
+const GPUS_MAX: i64 = 1024;
 
 /// `0-3,7`. Bounded before it is expanded: a range up to 2^63 must not cost memory.
 fn check_cpu_list(list: &str, what: &str, available: Option<usize>) -> Result<()> {
@@ -260,6 +300,44 @@ fn block_io(r: &Resources, device_numbers: &dyn Fn(&str) -> Result<(i64, i64)>) 
 mod tests {
     use super::*;
     use crate::Ulimit;
+
+    #[test]
+    fn devices_are_asked_for_by_name_number_or_vendor() {
+        let request = |driver: &str, count, ids: &[&str], capabilities: &[&str]| DeviceRequest {
+            driver: driver.into(),
+            count,
+            device_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            capabilities: vec![capabilities.iter().map(|one| (*one).to_owned()).collect()],
+            ..DeviceRequest::default()
+        };
+        let amd = |kind: &str| kind == "amd.com/gpu";
+        let both = |_: &str| true;
+        let rows: [(_, &dyn Fn(&str) -> bool, &[&str]); 7] = [
+            (request("cdi", 0, &["v.com/net=a", "v.com/net=b"], &[]), &amd, &["v.com/net=a", "v.com/net=b"]),
+            (request("", -1, &[], &["gpu"]), &both, &["nvidia.com/gpu=all"]),
+            (request("", -1, &[], &["gpu"]), &amd, &["amd.com/gpu=all"]),
+            (request("", 2, &[], &["compute", "gpu"]), &both, &["nvidia.com/gpu=0", "nvidia.com/gpu=1"]),
+            (request("nvidia", 0, &["GPU-1", "3"], &["gpu"]), &both, &["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=3"]),
+            (request("amd", 1, &[], &["gpu"]), &both, &["amd.com/gpu=0"]),
+            (DeviceRequest { driver: "nvidia".into(), ..DeviceRequest::default() }, &both, &["nvidia.com/gpu=all"]),
+        ];
+        for (request, is_here, wanted) in rows {
+            assert_eq!(device_names(&request, is_here).unwrap(), wanted, "{request:?}");
+        }
+        let refused = [
+            (request("", -1, &[], &["gpu"]), "could not select device driver \"\" with capabilities: [[gpu]]"),
+            (request("nvidia", 1, &["a"], &["gpu"]), "cannot set both Count and DeviceIDs on device request"),
+            (
+                request("other", 1, &[], &["tpu", "x"]),
+                "could not select device driver \"other\" with capabilities: [[tpu x]]",
+            ),
+            (request("", 1, &[], &["tpu"]), "could not select device driver \"\" with capabilities: [[tpu]]"),
+            (request("cdi", 1, &[], &[]), "invalid count in CDI device request: device IDs are its names"),
+        ];
+        for (request, wanted) in refused {
+            assert_eq!(device_names(&request, &|_| false).unwrap_err().to_string(), wanted, "{request:?}");
+        }
+    }
 
     #[test]
     fn limits_that_make_no_sense_are_refused_in_dockers_words() {

@@ -113,6 +113,7 @@ pub fn config(root: &Path, run: &Path) -> EngineConfig {
         keeper: vec![program.into(), "keeper".into()],
         registries: engine::Registries::default(),
         labels: Vec::new(),
+        cdi_dirs: Vec::new(),
     }
 }
 
