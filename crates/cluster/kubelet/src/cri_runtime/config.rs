@@ -268,7 +268,6 @@ pub fn container(
             security_context: Some(context),
         }),
         stop_signal: signal_number(&request.stop_signal),
-        ..ContainerConfig::default()
     };
     (config, profile)
 }
