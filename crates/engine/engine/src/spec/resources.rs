@@ -312,7 +312,8 @@ mod tests {
         };
         let amd = |kind: &str| kind == "amd.com/gpu";
         let both = |_: &str| true;
-        let rows: [(_, &dyn Fn(&str) -> bool, &[&str]); 7] = [
+        type Row<'a> = (DeviceRequest, &'a dyn Fn(&str) -> bool, &'a [&'a str]);
+        let rows: [Row<'_>; 7] = [
             (request("cdi", 0, &["v.com/net=a", "v.com/net=b"], &[]), &amd, &["v.com/net=a", "v.com/net=b"]),
             (request("", -1, &[], &["gpu"]), &both, &["nvidia.com/gpu=all"]),
             (request("", -1, &[], &["gpu"]), &amd, &["amd.com/gpu=all"]),
