@@ -457,3 +457,82 @@ RUN test -z "$SSH_AUTH_SOCK$TOKEN" && for p in /sub /one /kit /all /c /t /s /age
     }
     world.knarr(["doctor"]).success();
 }
+
+/// Every instruction of the language, with a base whose triggers run in what is built on it.
+#[test]
+fn every_instruction_gives_what_the_stock_engine_gives() {
+    let Some(place) = Place::with(false) else { return };
+    let world = &place.world;
+    let base = r#"# syntax=docker/dockerfile:1
+ARG REGISTRY
+FROM ${REGISTRY}/debian:12
+MAINTAINER somebody@example.org
+ENV BASE=base
+ONBUILD ARG WHO=nobody
+ONBUILD COPY data/ /srv/
+ONBUILD RUN echo "for $WHO on $BASE" > /srv/who
+LABEL kind=base over=base
+"#;
+    let text = r#"# syntax=docker/dockerfile:1
+ARG REGISTRY
+FROM ${REGISTRY}/debian:12 AS other
+RUN mkdir -p /tree/deep && echo other > /tree/deep/file && ln -s deep/file /tree/link && ln /tree/deep/file /tree/hard && chmod 4755 /tree/deep/file
+FROM ${REGISTRY}/onbuild:1
+ENV A=1 B="two words" C=three\ words
+ENV D="${A}x${UNSET:-default}${A:+plus}${B#two }${B%words}" E='$A'
+LABEL over="child of $BASE" multi="line one\
+ and two" "quoted key"=value
+WORKDIR /work/${A}
+WORKDIR below
+RUN pwd > where && umask > mask && mkdir /modes
+ADD data/packed.tar unpacked/
+ADD --chown=3:4 data/a data/sub ./added/
+COPY --from=other --chown=1000:1000 /tree /tree
+COPY --chmod=0640 data/a data/sub/b /modes/
+COPY --link --chown=5:6 data/a /linked/a
+COPY data/sub /work/1/below/again
+USER 1000:1000
+RUN id -u > /tmp/user && id -g >> /tmp/user
+USER root
+VOLUME ["/data", "/more data"]
+VOLUME /plain /another
+EXPOSE 80 443/tcp 53/udp 8000-8002
+STOPSIGNAL 9
+SHELL ["/bin/bash", "-eu", "-o", "pipefail", "-c"]
+RUN echo "$BASH_VERSINFO" > /shell
+RUN ["/bin/sh", "-c", "echo $0 exec form > /exec", "zero"]
+RUN <<EOF
+echo "in a heredoc $A" > /heredoc
+EOF
+COPY <<made.txt <<'as-is.txt' /made/
+with $A
+made.txt
+with $A
+as-is.txt
+HEALTHCHECK --interval=5s --timeout=1s --start-period=2s --retries=4 CMD test -e /srv/who
+ENTRYPOINT exec echo "shell form $A"
+CMD ["one", "two"]
+"#;
+    let folder = context(&[
+        ("Dockerfile", base),
+        ("data/a", "a"),
+        ("data/sub/b", "b"),
+        ("data/sub/left.out", ""),
+        (".dockerignore", "Dockerfile\n.dockerignore\n**/*.out\n"),
+    ]);
+    let packed = Command::new("tar").args(["-cf", "data/packed.tar", "data/sub"]).current_dir(folder.path()).status();
+    assert!(packed.unwrap().success());
+    let tag = format!("{}/onbuild:1", place.registry.address);
+    let argument = format!("REGISTRY={}", place.registry.address);
+    let mut command = world.knarr_command();
+    command.args(["build", "-q", "-t", &tag, "--build-arg", &argument]).arg(folder.path());
+    blackbox::finish_within(command, b"", std::time::Duration::from_secs(240)).success();
+    world.docker(["push", "-q", &tag]).success();
+    std::fs::write(folder.path().join("Dockerfile"), text).unwrap();
+    place.build(folder.path(), "every");
+    let said = world.docker(["run", "--rm", "--network", "none", "every"]).success().text();
+    assert_eq!(said, "shell form 1");
+    let show = ["run", "--rm", "--network", "none", "--entrypoint", "cat", "every", "/srv/who", "/made/as-is.txt"];
+    assert_eq!(world.docker(show).success().text(), "for nobody on base\nwith $A");
+    world.knarr(["doctor"]).success();
+}

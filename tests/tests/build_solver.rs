@@ -82,6 +82,39 @@ fn identical_steps_of_builds_at_once_run_once() {
     world.knarr(["doctor"]).success();
 }
 
+/// Who shares a cache mount sees the others' files; who has it alone sees nobody at work in it; private ones are not the same.
+#[test]
+fn cache_mounts_are_shared_as_they_say() {
+    let Some(world) = world() else { return };
+    // They meet in a cache that both share, so both are at work.
+    let meet = |own: &str, other: &str| {
+        format!(
+            "touch /meet/{own}; for i in $(seq 600); do [ ! -e /meet/{other} ] || break; sleep 0.1; done; [ -e /meet/{other} ]"
+        )
+    };
+    let stages = |sharing: &str, script: &dyn Fn(&str, &str) -> String| {
+        let stage = |own: &str, other: &str| {
+            let meeting = format!("--mount=type=cache,target=/meet,id=meet-{sharing}");
+            let mount = format!("--mount=type=cache,target=/c,id={sharing},sharing={sharing}");
+            format!("FROM busybox AS {own}\nRUN {meeting} {mount} {}\n", script(own, other))
+        };
+        let end = "FROM busybox\nCOPY --from=a /etc/passwd /a\nCOPY --from=b /etc/passwd /b\n";
+        text(&format!("{}{}{end}", stage("a", "b"), stage("b", "a")))
+    };
+    let private = |own: &str, other: &str| {
+        let (first, second) = (meet(own, other), meet(&format!("{own}2"), &format!("{other}2")));
+        format!("{first} && touch /c/{own} && {second} && [ ! -e /c/{other} ]")
+    };
+    build(&world, stages("private", &private).path(), &[]).success();
+    let shared = |own: &str, other: &str| format!("touch /c/{own}; {} && [ -e /c/{other} ]", meet(own, other));
+    build(&world, stages("shared", &shared).path(), &[]).success();
+    // Alone: what one has in hand while it works the other never sees.
+    let locked = |_: &str, _: &str| {
+        "for i in 1 2 3; do [ ! -e /c/busy ] || exit 1; touch /c/busy; sleep 0.2; rm /c/busy; done".to_owned()
+    };
+    build(&world, stages("locked", &locked).path(), &[]).success();
+}
+
 /// Every file below a folder, with what changes when anybody changes it.
 fn facts(folder: &Path) -> BTreeMap<PathBuf, (u64, i64, i64, i64, i64)> {
     let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
