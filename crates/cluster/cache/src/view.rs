@@ -295,7 +295,8 @@ impl View {
     /// Replaces everything of a kind by a list, as it was at `revision`; answers the objects that have gone.
     pub fn replace(&mut self, kind: Kind, items: Vec<Bytes>, revision: u64) -> Vec<Arc<Value>> {
         self.listed.insert(kind, 0);
-        if self.restored.remove(&kind) {
+        let restored = self.restored.remove(&kind);
+        if restored {
             // The API says how things are, also if it was set back to an earlier time than what was kept.
             let told = items.iter().filter_map(|item| crate::kept::read(kind, false, item));
             let newer =
@@ -306,10 +307,12 @@ impl View {
             }
         }
         let listed: BTreeSet<Key> = items.iter().filter_map(|item| crate::kept::key(item)).collect();
-        let gone: Vec<Key> = self.keys(kind).filter(|key| !listed.contains(key)).cloned().collect();
+        // What was made after the list, and told by the answer to its making, cannot be named in it: the watch tells its end.
+        let all = self.objects.get(&kind).into_iter().flatten();
+        let gone = all.filter(|(key, have)| !listed.contains(*key) && (restored || have.revision() <= revision));
+        let gone: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
         let lost: Vec<Arc<Value>> = gone.iter().filter_map(|key| self.at(kind, key).cloned()).collect();
         for object in &lost {
-            // A list may be older than what a write has answered; whatever it does not name may be told again.
             self.drop_known(kind, object);
         }
         for item in items {
@@ -416,6 +419,19 @@ mod tests {
         assert!(view.has_listed(Kind::Pod) && !view.has_listed(Kind::Node));
         assert!(!view.put(Kind::Pod, pod("a", 7, "", "o")), "it had gone before the list: no watch tells it again");
         assert!(view.put(Kind::Pod, pod("a", 10, "", "o")), "made after the list");
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_an_answer_takes_nothing_away() {
+        let mut view = View::default();
+        view.put(Kind::Pod, pod("a", 5, "", "o"));
+        view.put(Kind::Pod, pod("b", 12, "", "o"));
+        // It was read at 10 and comes late: it cannot know of the second one.
+        let lost = view.replace(Kind::Pod, Vec::new(), 10);
+        assert_eq!(lost.iter().map(|pod| meta::name(pod)).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(view.owned(Kind::Pod, "o").count(), 1, "whoever counts makes no other");
+        view.remove(Kind::Pod, &pod("b", 13, "", "o"));
+        assert_eq!(view.count(Kind::Pod), 0, "its end is told");
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub fn autoscaler(rng: &mut Rng, name: &str) -> Value {
         "minReplicas": least, "maxReplicas": least + rng.between(1, 5),
         "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]});
     if rng.chance(500) {
-        spec["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": rng.pick(&[0, 60])}});
+        spec["behavior"] = json!({"scaleDown": {"stabilizationWindowSeconds": rng.pick(&[30, 60])}});
     }
     object("HorizontalPodAutoscaler", "autoscaling/v2", name, spec)
 }
