@@ -19,6 +19,7 @@ const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 #[tokio::test]
 async fn a_third_party_can_judge_a_token() {
     let mut client = Wire::start().await;
+    client.account("default").await;
     let request = json!({"spec": {"expirationSeconds": 600, "audiences": ["vault"]}});
     let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
     let token = client.post(tokens, &request).await.json()["status"]["token"].as_str().unwrap().to_owned();

@@ -355,6 +355,7 @@ async fn forged_tokens_and_certificates_are_nobody() {
     use base64::Engine as _;
     let b64 = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
     let mut client = Wire::start().await;
+    client.account("default").await;
     let request = json!({"spec": {"expirationSeconds": 600}});
     let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
     let good = client.post(tokens, &request).await.json()["status"]["token"].as_str().unwrap().to_owned();
@@ -864,11 +865,7 @@ async fn objects_without_optional_fields_break_nothing() {
     assert!(asked > 500, "{asked}");
     // Whoever follows what was kept still does.
     client.post("/api/v1/namespaces", &json!({"metadata": {"name": "after"}})).await;
-    let account = "/api/v1/namespaces/after/serviceaccounts/default";
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while client.get(account).await.code != 200 {
-        assert!(Instant::now() < deadline, "the controllers have ended");
-    }
+    client.account("after").await;
 }
 
 /// Keys, secrets and all objects are for the server's user alone, also where the folder was open to all before.

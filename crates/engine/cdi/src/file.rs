@@ -199,7 +199,7 @@ mod tests {
             (with("{hooks: [{hookName: poststop, path: x}]}"), "no absolute path"),
             (with("{intelRdt: {closID: a}}"), "intelRdt is not supported"),
             (with("{netDevices: [{name: a}]}"), "netDevices is not supported"),
-            (with("{}").replace("name: a", "name: -"), "device name"),
+            (with("{}").replace("name: a", "name: '-'"), "device name"),
             (with("{}").replace("1.0.0", "9.0.0"), "cdiVersion \"9.0.0\" is not known"),
             (with("{}").replace("v.com/c", "v"), "is not VENDOR/CLASS"),
             ("[]".into(), ""),

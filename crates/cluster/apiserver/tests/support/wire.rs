@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use apiserver::{Config, Server};
 use bytes::Bytes;
@@ -94,6 +95,14 @@ impl Wire {
         let server = Server::start(Config { tokens: Some(tokens), root, ..Config::default() }).await.unwrap();
         let sender = connect(&server).await;
         Self { server, sender, token: "secret".into(), dir }
+    }
+
+    /// The namespace's default account is there: a controller makes it.
+    pub async fn account(&mut self, namespace: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.get(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/default")).await.code != 200 {
+            assert!(Instant::now() < deadline, "nobody makes {namespace}'s default account");
+        }
     }
 
     pub async fn send(
