@@ -484,7 +484,7 @@ LABEL over="child of $BASE" multi="line one\
  and two" "quoted key"=value
 WORKDIR /work/${A}
 WORKDIR below
-RUN pwd > where && umask > mask && mkdir /modes
+RUN pwd > where && umask > mask
 ADD data/packed.tar unpacked/
 ADD --chown=3:4 data/a data/sub ./added/
 COPY --from=other --chown=1000:1000 /tree /tree

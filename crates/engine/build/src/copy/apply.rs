@@ -119,8 +119,9 @@ impl Target<'_> {
                     if let Some((uid, gid)) = self.owner {
                         linux::fs::fchown(&made, uid, gid).at(&walked)?;
                     }
-                    // Whatever umask says.
-                    linux::fs::fchmod(&made, Mode::from_raw_mode(0o755)).at(&walked)?;
+                    // As BuildKit has it: a number is the mode of what is made on the way too. And whatever umask says.
+                    let bits = if let Some(Chmod::Exact(bits)) = self.chmod { bits } else { 0o755 };
+                    linux::fs::fchmod(&made, Mode::from_raw_mode(bits)).at(&walked)?;
                     if let Some(epoch) = self.epoch {
                         linux::fs::futimens(&made, &times(epoch, 0)).at(&walked)?;
                     }

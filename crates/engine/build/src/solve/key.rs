@@ -6,7 +6,7 @@ use vocab::Digest;
 use crate::plan::{CopyOp, CopySource, Mount, MountKind, RunOp, Unpack};
 
 /// Changes when the meaning of a step changes: nothing cached by another version is taken.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What an input amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
