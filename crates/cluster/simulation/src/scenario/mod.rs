@@ -261,6 +261,18 @@ impl Person {
                 _ => {}
             }
         }
+        // A set that a person let go of while its image was bad: another image would not change its pods.
+        let lost: Vec<String> = {
+            let books = self.ledger.books();
+            let sets = books.truth.view.in_namespace(Kind::ReplicaSet, NAMESPACE);
+            let bad = |set: &Value| set["spec"]["template"]["spec"]["containers"][0]["image"] == BAD_IMAGE;
+            sets.filter(|set| meta::owners(set).is_empty() && bad(set)).map(|set| meta::name(set).to_owned()).collect()
+        };
+        for name in lost {
+            let options = DeleteOptions { propagation: "Background".into(), ..DeleteOptions::default() };
+            let answer = self.api.delete(&Kind::ReplicaSet.gvr(), NAMESPACE, &name, &options).await;
+            self.answered(&format!("deletes ReplicaSet {name}, which nothing can mend"), answer);
+        }
     }
 
     pub fn pause(&mut self) -> Duration {
