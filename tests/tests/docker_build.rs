@@ -32,12 +32,12 @@ RUN echo "built $V $A $(cat kept.txt)" > result && ls > names
 FROM unbuilt AS never
 RUN exit 1
 FROM busybox
+WORKDIR /out
 COPY --from=build --chown=7:8 --chmod=640 /src/result /src/names /out/
 LABEL made="by test"
 EXPOSE 80
 ENV GREETING=hi
 USER 7
-WORKDIR /out
 ENTRYPOINT ["cat"]
 CMD ["result"]
 "#;
