@@ -113,11 +113,18 @@ impl World {
         let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         for parent in hierarchies.map(|entry| entry.path().join(&name)).chain([Path::new("/sys/fs/cgroup").join(&name)])
         {
-            for group in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
-                // Files of the group refuse; a group with processes is a leak for doctor and the script to tell.
-                let _ = std::fs::remove_dir(group.path());
+            // What was killed a moment ago keeps its group for another one. A group with processes that live on is a leak for
+            // doctor and the script to tell.
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while parent.exists() && Instant::now() < deadline {
+                for group in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+                    // Files of the group refuse.
+                    let _ = std::fs::remove_dir(group.path());
+                }
+                if std::fs::remove_dir(&parent).is_err() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
-            let _ = std::fs::remove_dir(parent);
         }
     }
 
