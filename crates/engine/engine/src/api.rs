@@ -68,6 +68,7 @@ impl Engine {
 
     /// Stops accepting work and lets go of everything. Containers run on.
     pub async fn shutdown(&self) {
+        let _removed = self.inner.removals.write().await;
         let inner = self.inner.clone();
         let ids: Vec<_> = inner.registry().all().iter().map(|c| c.id).collect();
         if let Err(error) = blocking(move || inner.save_states(&ids)).await {

@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) opened_at: Timestamp,
     pub(crate) dirty: mpsc::UnboundedSender<ContainerId>,
     pub(crate) ended_roots: mpsc::UnboundedSender<Arc<Container>>,
+    /// Read by each removal until the keeper has forgotten; the engine's end waits for them.
+    pub(crate) removals: Arc<tokio::sync::RwLock<()>>,
     pub(crate) log_watch: LogWatch,
     pub(crate) user_files: UserFilesCache,
     pub(crate) seccomp: SeccompFilters,
@@ -99,6 +101,7 @@ impl Inner {
             opened_at: Timestamp::now(),
             dirty: parts.dirty,
             ended_roots: parts.ended_roots,
+            removals: Arc::default(),
             log_watch: parts.log_watch,
             user_files: UserFilesCache::default(),
             seccomp: SeccompFilters::default(),

@@ -34,6 +34,7 @@ cases! {
     commit_diff_and_export_see_the_changes,
     files_are_copied_both_ways,
     auto_remove_removes,
+    a_removal_that_nobody_waits_for_is_whole,
     memory_that_was_given_back_is_not_missed,
     events_tell_the_story,
     an_oom_kill_is_told,
@@ -540,6 +541,30 @@ async fn auto_remove_removes() {
     engine.start(&id).await.unwrap();
     assert_eq!(within(waiter.outcome()).await.unwrap().exit_code, 4);
     assert_eq!(engine.inspect(&id, false).await.unwrap_err().kind(), vocab::ErrorKind::NotFound);
+    clean(&engine).await;
+}
+
+/// The asker goes away as soon as the container is gone, which is before the keeper has forgotten it.
+async fn a_removal_that_nobody_waits_for_is_whole() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    for _ in 0..20 {
+        let id = create(&engine, shell("exec sleep 1000")).await;
+        engine.start(&id).await.unwrap();
+        let (asked, name) = (engine.clone(), id.clone());
+        let options = RemoveOptions { force: true, ..RemoveOptions::default() };
+        let removal = tokio::spawn(async move { asked.remove(&name, options).await });
+        while engine.inspect(&id, false).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        removal.abort();
+        let forgotten = async {
+            while engine.keeper().held(&id).is_some() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        within(forgotten).await;
+    }
     clean(&engine).await;
 }
 
