@@ -68,7 +68,9 @@ impl Engine {
 
     /// Stops accepting work and lets go of everything. Containers run on.
     pub async fn shutdown(&self) {
-        let _removed = self.inner.removals.write().await;
+        self.inner.end_steps();
+        let _whole = self.inner.under_way.write().await;
+        self.inner.forget_strays().await;
         let inner = self.inner.clone();
         let ids: Vec<_> = inner.registry().all().iter().map(|c| c.id).collect();
         if let Err(error) = blocking(move || inner.save_states(&ids)).await {

@@ -148,19 +148,9 @@ impl Inner {
         } else {
             (None, None)
         };
-        let result = self.launch_exec(&container, &exec, sink, attached).await;
-        if let Err(error) = result {
-            let exit_code = match &error {
-                Error::Start { exit_code, .. } => *exit_code,
-                _ => 126,
-            };
-            let mut state = exec.state();
-            state.exit_code = Some(exit_code);
-            state.ended_at = Some(Instant::now());
-            drop(state);
-            exec.ended.send_replace(true);
-            return Err(error);
-        }
+        let (inner, launched) = (self.clone(), exec.clone());
+        let launch = async move { inner.launch_exec(&container, &launched, sink, attached).await };
+        self.whole("launch an exec", launch).await?;
         if !attached {
             return Ok(None);
         }
@@ -169,6 +159,28 @@ impl Inner {
     }
 
     async fn launch_exec(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        exec: &Arc<Exec>,
+        sink: Option<Sink>,
+        attached: bool,
+    ) -> Result<()> {
+        let result = self.try_launch_exec(container, exec, sink, attached).await;
+        if let Err(error) = &result {
+            let exit_code = match error {
+                Error::Start { exit_code, .. } => *exit_code,
+                _ => 126,
+            };
+            let mut state = exec.state();
+            state.exit_code = Some(exit_code);
+            state.ended_at = Some(Instant::now());
+            drop(state);
+            exec.ended.send_replace(true);
+        }
+        result
+    }
+
+    async fn try_launch_exec(
         self: &Arc<Self>,
         container: &Arc<Container>,
         exec: &Arc<Exec>,

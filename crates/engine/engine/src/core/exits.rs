@@ -4,13 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use keeper::Exited;
+use keeper::client::Held;
+use keeper::{Exited, Phase};
 
 use super::container::Told;
 use super::inner::blocking;
 use super::{Container, Inner};
 use crate::decide::restart::{Ended, decide_restart};
-use crate::{Status, WaitOutcome};
+use crate::{ContainerId, Status, WaitOutcome};
+
+/// How long the engine's end waits for processes that were killed to be reaped, and how often it looks.
+const STRAYS_WAIT: Duration = Duration::from_secs(1);
+const STRAYS_STEP: Duration = Duration::from_millis(5);
 
 impl Inner {
     /// News from the keeper.
@@ -151,6 +156,36 @@ impl Inner {
         if let Err(error) = self.launch(&container).await {
             tracing::warn!(container = %container.id, %error, "restart by policy failed");
         }
+    }
+
+    /// The engine ends: what belongs to nothing that stays is forgotten first. If no engine comes again, nobody else would
+    /// tell the keeper, and it would stay for it.
+    pub(crate) async fn forget_strays(&self) {
+        for _ in 0..STRAYS_WAIT.as_millis() / STRAYS_STEP.as_millis() {
+            let strays = self.strays();
+            for id in strays.iter().filter(|(_, ended)| *ended).map(|(id, _)| id) {
+                self.forget(id).await;
+            }
+            if strays.iter().all(|(_, ended)| *ended) {
+                return;
+            }
+            // Processes that were killed with their container a moment ago.
+            tokio::time::sleep(STRAYS_STEP).await;
+        }
+    }
+
+    /// What the keeper holds beside containers and the execs in them, and whether it has ended.
+    fn strays(&self) -> Vec<(String, bool)> {
+        let container = |id: ContainerId| self.registry().get(id);
+        let runs_on = |id: ContainerId| container(id).is_some_and(|container| container.status().is_running());
+        let stays = |held: &Held| {
+            let Ok(id) = held.id.parse::<ContainerId>() else { return false };
+            let running = !matches!(held.phase, Phase::Ended(_));
+            let exec = self.execs().get(&id).map(|exec| exec.container);
+            container(id).is_some() || (running && exec.is_none_or(runs_on))
+        };
+        let strays = self.keeper.all_held().into_iter().filter(|held| !stays(held));
+        strays.map(|held| (held.id, matches!(held.phase, Phase::Ended(_)))).collect()
     }
 
     /// Lets the keeper forget what has ended.

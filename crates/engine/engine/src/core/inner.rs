@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::Container;
 use super::events::Events;
@@ -42,8 +43,8 @@ pub(crate) struct Inner {
     pub(crate) opened_at: Timestamp,
     pub(crate) dirty: mpsc::UnboundedSender<ContainerId>,
     pub(crate) ended_roots: mpsc::UnboundedSender<Arc<Container>>,
-    /// Read by each removal until the keeper has forgotten; the engine's end waits for them.
-    pub(crate) removals: Arc<tokio::sync::RwLock<()>>,
+    /// Read by what must be whole; the engine's end waits for it.
+    pub(crate) under_way: Arc<tokio::sync::RwLock<()>>,
     pub(crate) log_watch: LogWatch,
     pub(crate) user_files: UserFilesCache,
     pub(crate) seccomp: SeccompFilters,
@@ -101,7 +102,7 @@ impl Inner {
             opened_at: Timestamp::now(),
             dirty: parts.dirty,
             ended_roots: parts.ended_roots,
-            removals: Arc::default(),
+            under_way: Arc::default(),
             log_watch: parts.log_watch,
             user_files: UserFilesCache::default(),
             seccomp: SeccompFilters::default(),
@@ -189,6 +190,29 @@ impl Inner {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Does work that must be whole: whoever asked may go away, and the engine's end waits for it. What is half done would
+    /// leave the keeper with a process that nobody knows.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.begin_whole(work).await.await.unwrap_or_else(|error| Err(Error::internal(what, error)))
+    }
+
+    /// The same, for who waits later or not at all.
+    pub(crate) async fn begin_whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let under_way = self.under_way.clone().read_owned().await;
+        tokio::spawn(async move {
+            let result = work.await;
+            drop(under_way);
+            result
         })
     }
 

@@ -51,20 +51,17 @@ impl Inner {
             }
         }
         self.last_lines(container).await;
-        // Whoever asked may go away from here on: a keeper that was not told would hold what nobody knows any more.
         let (inner, held) = (self.clone(), container.clone());
-        let under_way = self.removals.clone().read_owned().await;
-        let removal = tokio::spawn(async move {
+        let removal = async move {
             let (keeper, gone) = (inner.clone(), held.clone());
             blocking(move || inner.forget_container(&held, options.volumes)).await?;
             let unforgotten = std::mem::take(&mut gone.live().unforgotten);
             if unforgotten {
                 keeper.forget(&gone.id.to_string()).await;
             }
-            drop(under_way);
             Ok(())
-        });
-        removal.await.unwrap_or_else(|error| Err(Error::internal("remove a container", error)))
+        };
+        self.whole("remove a container", removal).await
     }
 
     /// The record first, durably, then what it spoke of: a crash in between leaves files without a record, which the

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use keeper::client::{Sink, StartRequest, Work};
+use keeper::client::{Sink, StartRequest, Streams, Work};
 use keeper::{Exited, Stdio};
 use oci_spec::runtime::{Mount, MountBuilder};
 use runtime::RootfsSource;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::inner::blocking;
 use super::networks::Sandbox;
@@ -65,31 +66,35 @@ pub enum StepSource {
     },
 }
 
-/// A step that runs.
+/// A step that runs. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Step {
     /// Ends when the process has ended and everything it wrote was delivered.
     pub output: OutputStream,
-    id: ContainerId,
-    inner: Arc<Inner>,
-    exited: oneshot::Receiver<Exited>,
+    ends: EndsStep,
+    life: JoinHandle<Result<StepOutcome>>,
 }
 
 impl Step {
-    /// Waits for the end and cleans up. The exit code is the process's, or 128 and the signal that ended it. 137 with
-    /// `oom` if the kernel ran out of its memory.
-    pub async fn outcome(self) -> Result<StepOutcome> {
-        let exited =
-            self.exited.await.map_err(|_| Error::internal("wait for a step", "the engine is shutting down"))?;
-        let (inner, id) = (self.inner.clone(), self.id);
-        let oom_killed = blocking(move || inner.end_step(id)).await;
-        self.inner.forget(&id.to_string()).await;
-        Ok(StepOutcome { exit_code: exited.code(), oom_killed })
+    /// Waits for the end; what it had is removed then. The exit code is the process's, or 128 and the signal that ended it.
+    /// 137 with `oom` if the kernel ran out of its memory.
+    pub async fn outcome(mut self) -> Result<StepOutcome> {
+        (&mut self.life).await.unwrap_or_else(|error| Err(Error::internal("wait for a step", error)))
     }
 
     /// Something that ends it, for a build that is cancelled.
     pub fn killer(&self) -> StepKiller {
-        StepKiller { id: self.id, inner: self.inner.clone() }
+        self.ends.0.clone()
+    }
+}
+
+/// Kills the step that nobody waits for any more.
+#[derive(Debug)]
+struct EndsStep(StepKiller);
+
+impl Drop for EndsStep {
+    fn drop(&mut self) {
+        self.0.kill();
     }
 }
 
@@ -108,28 +113,33 @@ pub struct StepKiller {
 impl StepKiller {
     /// Ends every process of the step. No error if it has ended.
     pub fn kill(&self) {
-        if let Ok(pidfd) = self.inner.keeper.pidfd(&self.id.to_string()) {
-            let _ = linux::pidfd::send_signal(&pidfd, 9);
-        }
+        self.inner.kill_step(self.id);
     }
 }
 
 /// Who waits for which step.
 #[derive(Debug, Default)]
-pub(crate) struct Steps(Mutex<HashMap<ContainerId, oneshot::Sender<Exited>>>);
+pub(crate) struct Steps(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    all: HashMap<ContainerId, oneshot::Sender<Exited>>,
+    /// The engine is ending: what is being started is killed as well.
+    closed: bool,
+}
 
 impl Steps {
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, oneshot::Sender<Exited>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     pub(crate) fn holds(&self, id: ContainerId) -> bool {
-        self.all().contains_key(&id)
+        self.waiting().all.contains_key(&id)
     }
 
     /// Passes an exit on; `false` if it is no step's.
     pub(crate) fn ended(&self, id: ContainerId, exited: Exited) -> bool {
-        match self.all().remove(&id) {
+        match self.waiting().all.remove(&id) {
             Some(waiter) => {
                 let _ = waiter.send(exited);
                 true
@@ -151,43 +161,87 @@ impl Inner {
 
     pub(crate) async fn run_step(self: &Arc<Self>, request: StepRequest) -> Result<Step> {
         let id = self.new_id();
+        let ends = EndsStep(StepKiller { id, inner: self.clone() });
+        let (begun, begins) = oneshot::channel();
+        let life = self.begin_whole(self.clone().live_step(id, request, begun)).await;
+        let streams = begins.await.map_err(|_| Error::internal("start a step", "its task ended"))??;
+        let output = self.attached(false, Some(streams), Vec::new(), None).output;
+        Ok(Step { output, ends, life })
+    }
+
+    /// The whole life of a step, whoever waits for it.
+    async fn live_step(
+        self: Arc<Self>,
+        id: ContainerId,
+        request: StepRequest,
+        begun: oneshot::Sender<Result<Streams>>,
+    ) -> Result<StepOutcome> {
+        let outcome = match self.start_step(id, request).await {
+            Ok((streams, exited)) => {
+                if begun.send(Ok(streams)).is_err() || self.steps.waiting().closed {
+                    self.kill_step(id);
+                }
+                exited.await.map_err(|_| Error::internal("wait for a step", "the engine is shutting down"))
+            }
+            Err(error) => {
+                self.steps.waiting().all.remove(&id);
+                let _ = begun.send(Err(error));
+                Err(Error::internal("wait for a step", "it did not start"))
+            }
+        };
+        let inner = self.clone();
+        let oom_killed = blocking(move || inner.end_step(id)).await;
+        if outcome.is_ok() {
+            self.forget(&id.to_string()).await;
+        }
+        outcome.map(|exited| StepOutcome { exit_code: exited.code(), oom_killed })
+    }
+
+    async fn start_step(
+        self: &Arc<Self>,
+        id: ContainerId,
+        request: StepRequest,
+    ) -> Result<(Streams, oneshot::Receiver<Exited>)> {
         let (sink, streams) = Sink::new(true, true).map_err(|e| Error::internal("open a step's streams", e))?;
         let program = request.args.first().cloned().unwrap_or_default();
         let inner = self.clone();
-        let planned = blocking(move || inner.plan_step(id, request)).await;
-        let started = match planned {
-            Ok((plan, sandbox)) => {
-                let (sender, exited) = oneshot::channel();
-                self.steps.all().insert(id, sender);
-                let work = Work::container(&plan).map_err(|e| step_error(&program, e))?;
-                let request = StartRequest {
-                    id: id.to_string(),
-                    work,
-                    stdio: Stdio::Pipes { stdin: false },
-                    log: None,
-                    sinks: vec![sink],
-                    gated: false,
-                };
-                vocab::crash::point("engine.step.before_start");
-                let started = self.keeper.start(request).await;
-                // The namespace lives on in the process.
-                drop(sandbox);
-                started.map(|_| exited).map_err(|e| step_error(&program, e))
-            }
-            Err(error) => Err(error),
+        let (plan, sandbox) = blocking(move || inner.plan_step(id, request)).await?;
+        let (sender, exited) = oneshot::channel();
+        self.steps.waiting().all.insert(id, sender);
+        let work = Work::container(&plan).map_err(|e| step_error(&program, e))?;
+        let request = StartRequest {
+            id: id.to_string(),
+            work,
+            stdio: Stdio::Pipes { stdin: false },
+            log: None,
+            sinks: vec![sink],
+            gated: false,
         };
+        vocab::crash::point("engine.step.before_start");
+        let started = self.keeper.start(request).await;
+        // The namespace lives on in the process.
+        drop(sandbox);
         vocab::crash::point("engine.step.after_start");
-        match started {
-            Ok(exited) => {
-                let output = self.attached(false, Some(streams), Vec::new(), None).output;
-                Ok(Step { output, id, inner: self.clone(), exited })
-            }
-            Err(error) => {
-                self.steps.all().remove(&id);
-                let inner = self.clone();
-                blocking(move || inner.end_step(id)).await;
-                Err(error)
-            }
+        started.map_err(|e| step_error(&program, e))?;
+        Ok((streams, exited))
+    }
+
+    /// Ends every process of the step. No error if it has ended.
+    fn kill_step(&self, id: ContainerId) {
+        if let Ok(pidfd) = self.keeper.pidfd(&id.to_string()) {
+            let _ = linux::pidfd::send_signal(&pidfd, 9);
+        }
+    }
+
+    /// The engine ends: so does what it builds.
+    pub(crate) fn end_steps(&self) {
+        let ids: Vec<ContainerId> = {
+            let mut waiting = self.steps.waiting();
+            waiting.closed = true;
+            waiting.all.keys().copied().collect()
+        };
+        for id in ids {
+            self.kill_step(id);
         }
     }
 

@@ -35,6 +35,9 @@ cases! {
     files_are_copied_both_ways,
     auto_remove_removes,
     a_removal_that_nobody_waits_for_is_whole,
+    an_exec_that_nobody_waits_for_is_forgotten_when_it_ends,
+    a_step_that_nobody_waits_for_is_ended_and_forgotten,
+    an_engine_that_ends_leaves_its_keeper_nothing_that_nobody_knows,
     memory_that_was_given_back_is_not_missed,
     events_tell_the_story,
     an_oom_kill_is_told,
@@ -566,6 +569,90 @@ async fn a_removal_that_nobody_waits_for_is_whole() {
         within(forgotten).await;
     }
     clean(&engine).await;
+}
+
+async fn an_exec_that_nobody_waits_for_is_forgotten_when_it_ends() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    let id = started(&engine, shell("exec sleep 1000")).await;
+    for patience in 0..40 {
+        let config = exec_config(&["true"]);
+        let exec = engine.exec_create(&id, config).await.unwrap().to_string();
+        let asked = engine.clone();
+        let start = tokio::spawn(async move { asked.exec_start(&exec, ExecStart::default()).await });
+        // Each time a little later in its life.
+        tokio::time::sleep(Duration::from_micros(100 * patience)).await;
+        start.abort();
+        let _ = start.await;
+    }
+    let forgotten = async {
+        while engine.keeper().all_held().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(forgotten).await;
+    engine.remove(&id, RemoveOptions { force: true, ..Default::default() }).await.unwrap();
+    clean(&engine).await;
+}
+
+/// A build's step in a root of its own, which sleeps for ever.
+async fn sleeping_step(engine: &Engine, name: &str) -> Result<Step> {
+    let image = engine.image_inspect("busybox").await.unwrap();
+    let (store, snapshot) = (engine.store().clone(), name.to_owned());
+    let (root, files) = tokio::task::spawn_blocking(move || {
+        let root = store.prepare(&snapshot, &image.id).unwrap();
+        (root, store.mount(&snapshot, true).unwrap())
+    })
+    .await
+    .unwrap();
+    let request = StepRequest {
+        root,
+        files,
+        args: ["sleep", "1000"].map(String::from).to_vec(),
+        env: vec!["PATH=/bin".into()],
+        working_dir: "/".into(),
+        user: String::new(),
+        mounts: Vec::new(),
+        host: HostConfig::default(),
+        hostname: "step".into(),
+    };
+    engine.run_step(request).await
+}
+
+async fn a_step_that_nobody_waits_for_is_ended_and_forgotten() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    drop(sleeping_step(&engine, "step").await.unwrap());
+    for patience in 0..20 {
+        let asked = engine.clone();
+        let step = tokio::spawn(async move { sleeping_step(&asked, &format!("step{patience}")).await });
+        tokio::time::sleep(Duration::from_millis(patience)).await;
+        step.abort();
+        drop(step.await);
+    }
+    let forgotten = async {
+        while !engine.keeper().all_held().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    within(forgotten).await;
+    engine.shutdown().await;
+    assert!(!world.run().join("steps").exists() || world.run().join("steps").read_dir().unwrap().next().is_none());
+}
+
+async fn an_engine_that_ends_leaves_its_keeper_nothing_that_nobody_knows() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    let id = started(&engine, shell("exec sleep 1000")).await;
+    let config = ExecConfig { cmd: ["sleep", "1000"].map(String::from).to_vec(), ..Default::default() };
+    let exec = engine.exec_create(&id, config).await.unwrap().to_string();
+    engine.exec_start(&exec, ExecStart { detach: true, ..Default::default() }).await.unwrap();
+    let step = sleeping_step(&engine, "step").await.unwrap();
+    engine.remove(&id, RemoveOptions { force: true, ..Default::default() }).await.unwrap();
+    within(engine.shutdown()).await;
+    // A keeper that holds nothing ends.
+    assert_eq!(engine.keeper().all_held().iter().map(|held| held.kind).collect::<Vec<_>>(), []);
+    assert_eq!(within(step.outcome()).await.unwrap().exit_code, 137);
 }
 
 async fn events_tell_the_story() {

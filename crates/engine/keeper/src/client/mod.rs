@@ -421,6 +421,11 @@ impl Keeper {
         self.shared.state().entry(id).ok().map(|entry| entry.held())
     }
 
+    /// All that is held, by whatever keeper.
+    pub fn all_held(&self) -> Vec<Held> {
+        self.shared.state().links.values().flat_map(|link| link.held.values().map(Entry::held)).collect()
+    }
+
     /// Pids of the living keepers, the one for new work first.
     pub fn pids(&self) -> Vec<i32> {
         let state = self.shared.state();
