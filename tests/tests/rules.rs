@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("vocab", &[]),
     ("linux", &["vocab"]),
+    ("nameserver", &["vocab"]),
     ("runtime", &["linux", "vocab"]),
     ("keeper", &["runtime", "linux", "vocab"]),
     ("db", &["vocab"]),
     ("image", &["db", "linux", "vocab"]),
     ("network", &["linux", "vocab"]),
     ("registry", &["image", "db", "vocab"]),
-    ("engine", &["cdi", "registry", "network", "image", "keeper", "runtime", "db", "linux", "vocab"]),
+    ("engine", &["cdi", "registry", "network", "image", "keeper", "runtime", "db", "linux", "nameserver", "vocab"]),
     ("pods", &["engine", "linux", "network", "vocab"]),
     ("spdy", &[]),
     ("streaming", &["pods", "spdy"]),
@@ -35,7 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // A whole cluster but its nodes, and nothing of the program stands on it.
     ("simulation", &["apiserver", "cache", "client", "controllers", "resources", "scheduler", "store", "vocab"]),
     ("proxy", &["cache", "linux", "resources"]),
-    ("dns", &["cache", "resources", "vocab"]),
+    ("dns", &["cache", "nameserver", "resources", "vocab"]),
     // Its door to containers has the engine behind it.
     ("kubelet", &["cache", "client", "cri", "engine", "grpc", "linux", "pods", "resources", "streaming", "vocab"]),
     (

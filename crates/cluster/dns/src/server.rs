@@ -5,13 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cache::{Key, Kind, View};
+use nameserver::{Answers, Transport, random};
 use resources::{Value, meta};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use vocab::dns::{self, Code, Entry, Question, Record, Reply};
 
-use crate::upstream::{Transport, random, read_message, write_message};
 use crate::{Addresses, Found, Upstream, Zone};
 
 /// What it has to hear of.
@@ -20,8 +20,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Questions that wait for others' answers at a time.
 const ASKED_MAX: usize = 512;
 const CONNECTIONS_MAX: usize = 256;
-/// A connection on which nothing comes.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// What answers questions.
 struct Answerer {
@@ -36,7 +34,7 @@ struct Answerer {
 /// The name server of one node.
 pub struct Server {
     answerer: Arc<Answerer>,
-    udp: Arc<UdpSocket>,
+    udp: UdpSocket,
     tcp: TcpListener,
 }
 
@@ -50,7 +48,7 @@ impl Server {
         upstream: Upstream,
     ) -> std::io::Result<Self> {
         let at = SocketAddr::new(address, 53);
-        let udp = Arc::new(UdpSocket::bind(at).await?);
+        let udp = UdpSocket::bind(at).await?;
         let tcp = TcpListener::bind(at).await?;
         let answerer =
             Answerer { zone, view, addresses: RwLock::default(), listed, upstream, asked: Semaphore::new(ASKED_MAX) };
@@ -60,86 +58,14 @@ impl Server {
     /// Runs until `changes` ends.
     pub async fn run(self, mut changes: mpsc::UnboundedReceiver<(Kind, Arc<Value>)>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve_udp(self.answerer.clone(), self.udp));
-        tasks.spawn(serve_tcp(self.answerer.clone(), self.tcp));
+        tasks.spawn(nameserver::serve(self.answerer.clone(), self.udp, self.tcp, CONNECTIONS_MAX));
         while let Some((kind, object)) = changes.recv().await {
             self.answerer.note(kind, &object);
         }
     }
 }
 
-async fn serve_udp(answerer: Arc<Answerer>, socket: Arc<UdpSocket>) {
-    let mut buffer = vec![0; 4096];
-    let mut tasks = JoinSet::new();
-    loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            Some(_) = tasks.join_next() => continue,
-        };
-        // An error tells of an earlier answer that nobody took.
-        let Ok((length, client)) = received else { continue };
-        let query = buffer[..length].to_vec();
-        let (answerer, socket) = (answerer.clone(), socket.clone());
-        tasks.spawn(async move {
-            if let Some(answer) = answerer.answer(&query, Transport::Udp).await {
-                // A client that is gone needs none.
-                let _ = socket.send_to(&answer, client).await;
-            }
-        });
-    }
-}
-
-async fn serve_tcp(answerer: Arc<Answerer>, listener: TcpListener) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve_connection(answerer.clone(), stream))),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn serve_connection(answerer: Arc<Answerer>, mut stream: TcpStream) {
-    loop {
-        let Ok(Ok(query)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await else { return };
-        let Some(answer) = answerer.answer(&query, Transport::Tcp).await else { return };
-        if !matches!(tokio::time::timeout(IDLE, write_message(&mut stream, &answer)).await, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
-impl Answerer {
-    fn note(&self, kind: Kind, object: &Value) {
-        let key = match kind {
-            Kind::Service => Some(Key::of(object)),
-            Kind::EndpointSlice => meta::at(object, &["metadata", "labels", SERVICE_NAME])
-                .and_then(Value::as_str)
-                .map(|service| Key::new(meta::namespace(object), service)),
-            _ => None,
-        };
-        let Some(key) = key else { return };
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
-        addresses.service(&view, &key, view.at(Kind::Service, &key).map(|service| &**service));
-    }
-
-    fn find(&self, question: &Question) -> Found {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
-        self.zone.answer(&view, &addresses, question)
-    }
-
-    async fn is_listed(&self) -> bool {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        let mut listed = self.listed.clone();
-        matches!(tokio::time::timeout(PATIENCE, listed.wait_for(|listed| *listed)).await, Ok(Ok(_)))
-    }
-
-    /// `None`: nothing to be answered.
+impl Answers for Answerer {
     async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let question = Question::parse(query)?;
         let bytes_max = match transport {
@@ -174,6 +100,34 @@ impl Answerer {
             reply.answers.rotate_left(by);
         }
         Some(dns::write(query, &question, &reply, bytes_max))
+    }
+}
+
+impl Answerer {
+    fn note(&self, kind: Kind, object: &Value) {
+        let key = match kind {
+            Kind::Service => Some(Key::of(object)),
+            Kind::EndpointSlice => meta::at(object, &["metadata", "labels", SERVICE_NAME])
+                .and_then(Value::as_str)
+                .map(|service| Key::new(meta::namespace(object), service)),
+            _ => None,
+        };
+        let Some(key) = key else { return };
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+        addresses.service(&view, &key, view.at(Kind::Service, &key).map(|service| &**service));
+    }
+
+    fn find(&self, question: &Question) -> Found {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        self.zone.answer(&view, &addresses, question)
+    }
+
+    async fn is_listed(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let mut listed = self.listed.clone();
+        matches!(tokio::time::timeout(PATIENCE, listed.wait_for(|listed| *listed)).await, Ok(Ok(_)))
     }
 
     async fn ask(&self, query: &[u8], question: &Question, transport: Transport) -> Result<Vec<u8>, Code> {

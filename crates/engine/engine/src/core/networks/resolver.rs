@@ -3,16 +3,15 @@
 //!
 //! Its sockets are made in the container's network namespace and served from here: no process, no thread for a container.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use linux::netlink::Socket;
 use linux::ns::{self, Namespaces};
+use nameserver::{Answers, Transport};
 use network::dns::{self, Code, Question, Record};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 
 use super::State;
@@ -24,10 +23,6 @@ use crate::{ContainerId, Error, Result};
 const ASKED_MAX: usize = 256;
 /// Open TCP connections of one container.
 const CONNECTIONS_MAX: usize = 64;
-/// How long one name server has for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a TCP client may be silent.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// The resolver of one container: it ends when this is dropped.
 #[derive(Debug)]
@@ -60,13 +55,7 @@ pub(super) fn start(inner: &Arc<Inner>, id: ContainerId, record: &ContainerRecor
         servers: servers(record),
         asked: Semaphore::new(ASKED_MAX),
     });
-    let task = runtime.spawn(async move {
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(serve_udp(resolver.clone(), Arc::new(udp)));
-        tasks.spawn(serve_tcp(resolver, tcp));
-        // Aborted with this task.
-        while tasks.join_next().await.is_some() {}
-    });
+    let task = runtime.spawn(nameserver::serve(resolver, udp, tcp, CONNECTIONS_MAX));
     Ok(Handle(task.abort_handle()))
 }
 
@@ -99,75 +88,7 @@ fn sockets(netns: &OwnedFd) -> Result<(std::net::UdpSocket, std::net::TcpListene
     std::thread::scope(|scope| scope.spawn(make).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-async fn serve_udp(resolver: Arc<Resolver>, socket: Arc<UdpSocket>) {
-    let mut buffer = vec![0; 4096];
-    let mut tasks = tokio::task::JoinSet::new();
-    loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            Some(_) = tasks.join_next() => continue,
-        };
-        // An error tells of an earlier answer that nobody took.
-        let Ok((length, client)) = received else { continue };
-        let query = buffer[..length].to_vec();
-        let (resolver, socket) = (resolver.clone(), socket.clone());
-        tasks.spawn(async move {
-            if let Some(answer) = resolver.answer(&query, Transport::Udp).await {
-                // A client that is gone needs none.
-                let _ = socket.send_to(&answer, client).await;
-            }
-        });
-    }
-}
-
-async fn serve_tcp(resolver: Arc<Resolver>, listener: TcpListener) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve_connection(resolver.clone(), stream))),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn serve_connection(resolver: Arc<Resolver>, mut stream: TcpStream) {
-    loop {
-        let query = match tokio::time::timeout(IDLE, read_message(&mut stream)).await {
-            Ok(Ok(query)) => query,
-            _ => return,
-        };
-        let Some(answer) = resolver.answer(&query, Transport::Tcp).await else { return };
-        let sent = tokio::time::timeout(IDLE, write_message(&mut stream, &answer)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            return;
-        }
-    }
-}
-
-async fn read_message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; length.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-async fn write_message(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
-    let mut bytes = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
-    bytes.extend_from_slice(message);
-    stream.write_all(&bytes).await
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transport {
-    Udp,
-    Tcp,
-}
-
-impl Resolver {
-    /// `None`: nothing to be answered.
+impl Answers for Resolver {
     async fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let question = Question::parse(query)?;
         let bytes_max = if transport == Transport::Udp { dns::UDP_MAX } else { usize::from(u16::MAX) };
@@ -187,56 +108,10 @@ impl Resolver {
         let Ok(_permit) = self.asked.try_acquire() else {
             return Some(dns::answer(query, &question, Code::Refused, &[], bytes_max));
         };
-        for server in &self.servers {
-            let asked = async {
-                match transport {
-                    Transport::Udp => self.ask_udp(query, &question, *server).await,
-                    Transport::Tcp => ask_tcp(query, &question, *server).await,
-                }
-            };
-            if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await {
-                return Some(answer);
-            }
+        match nameserver::ask(&self.servers, query, &question, transport).await {
+            Some(answer) => Some(answer),
+            None => Some(dns::answer(query, &question, Code::Failed, &[], bytes_max)),
         }
-        Some(dns::answer(query, &question, Code::Failed, &[], bytes_max))
-    }
-
-    /// A new socket for each question: its port and the number are what a forger would have to guess.
-    async fn ask_udp(&self, query: &[u8], question: &Question, server: SocketAddr) -> std::io::Result<Vec<u8>> {
-        let any: SocketAddr = if server.is_ipv4() {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
-        };
-        let socket = UdpSocket::bind(any).await?;
-        socket.connect(server).await?;
-        let inner = self.inner.upgrade().ok_or_else(|| std::io::Error::other("the engine ends"))?;
-        let id = u16::from_ne_bytes(inner.random_bytes());
-        drop(inner);
-        let mut asked = query.to_vec();
-        asked[..2].copy_from_slice(&id.to_be_bytes());
-        socket.send(&asked).await?;
-        let mut buffer = vec![0; 65535];
-        loop {
-            let length = socket.recv(&mut buffer).await?;
-            // Anything else is not for us.
-            if question.is_answered_by(id, &buffer[..length]) {
-                let mut answer = buffer[..length].to_vec();
-                answer[..2].copy_from_slice(&question.id.to_be_bytes());
-                return Ok(answer);
-            }
-        }
-    }
-}
-
-async fn ask_tcp(query: &[u8], question: &Question, server: SocketAddr) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
-    write_message(&mut stream, query).await?;
-    let answer = read_message(&mut stream).await?;
-    if question.is_answered_by(question.id, &answer) {
-        Ok(answer)
-    } else {
-        Err(std::io::Error::other("an answer to another question"))
     }
 }
 
