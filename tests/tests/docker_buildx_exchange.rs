@@ -242,6 +242,80 @@ fn archives_and_layouts_come_to_the_client() {
     world.knarr(["doctor"]).success();
 }
 
+/// `oci-mediatypes=false` gives Docker's names, which an archive for Docker has anyway; what they have no word for keeps OCI's.
+#[test]
+fn parts_go_by_the_names_that_are_asked_for() {
+    let Some(world) = world() else { return };
+    let registry = Registry::start();
+    let folder = context(&[("Dockerfile", "FROM busybox\nRUN seq 30000 > /numbers\n")]);
+    let out = tempfile::tempdir().unwrap();
+    let (oci, docker) = ("application/vnd.oci.image", "application/vnd.docker.");
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let cross = context(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    for (number, (folder, asked, flags, family)) in [
+        (&folder, "type=oci", &[][..], oci),
+        (&folder, "type=oci,oci-mediatypes=false", &[], docker),
+        (&folder, "type=oci,oci-mediatypes=false,compression=gzip", &[], docker),
+        (&folder, "type=docker", &[], docker),
+        (&folder, "type=docker,oci-mediatypes=true", &[], oci),
+        (&folder, "type=oci,oci-mediatypes=false,compression=zstd", &[], oci),
+        (&folder, "type=oci,oci-mediatypes=false,annotation.a=b", &[], oci),
+        (&folder, "type=oci,oci-mediatypes=false", &["--provenance=true"], oci),
+        (&cross, "type=oci,oci-mediatypes=false", &[platforms, "--provenance=false"], docker),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // With this driver buildx writes no folder for an archive of Docker's.
+        let archive = out.path().join(format!("{number}.tar"));
+        let output = format!("--output={asked},dest={}", archive.display());
+        build(&world, folder.path(), &[&[output.as_str()], flags].concat()).success();
+        let layout = unpacked(&archive);
+        let place = layout.path();
+        let mut found = vec![json(std::fs::read(place.join("index.json")).unwrap())["manifests"][0].clone()];
+        let mut names = Vec::new();
+        while let Some(one) = found.pop() {
+            let name = one["mediaType"].as_str().unwrap().to_owned();
+            if name.ends_with("json") && !name.contains("in-toto") {
+                let document = blob(place, &one);
+                // A manifest says of itself what the one who points at it says.
+                assert!(document["mediaType"].as_str().is_none_or(|own| own == name), "{asked}: {document}");
+                found.extend(document["manifests"].as_array().into_iter().flatten().cloned());
+                found.extend(document["layers"].as_array().into_iter().flatten().cloned());
+                found.extend(document.get("config").filter(|config| config["digest"].is_string()).cloned());
+            }
+            if !name.contains("in-toto") {
+                names.push(name);
+            }
+        }
+        assert!(names.len() >= 3 && names.iter().all(|name| name.starts_with(family)), "{asked} {flags:?}: {names:?}");
+    }
+    // To a registry, which tells what it has; and back by the stock client.
+    let app = format!("{}/app:1", registry.address);
+    let flag = format!("type=registry,name={app},oci-mediatypes=false,compression=gzip");
+    build(&world, folder.path(), &["-o", &flag]).success();
+    let manifest = world.docker(["buildx", "imagetools", "inspect", "--raw", &app]).success().json();
+    assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert_eq!(manifest["layers"][0]["mediaType"], "application/vnd.docker.image.rootfs.diff.tar.gzip");
+    world.knarr(["rmi", "-f", &app]).success();
+    world.docker(["pull", "-q", &app]).success();
+    assert_eq!(run(&world, &app, "tail -n 1 /numbers"), "30000");
+    // What only passes through does not stay.
+    let gone = format!("{}/gone:1", registry.address);
+    build(&world, folder.path(), &["-o", &format!("type=image,name={gone},push=true,store=false")]).success();
+    world.docker(["image", "inspect", &gone]).exits(1);
+    world.docker(["pull", "-q", &gone]).success();
+    for (flag, part) in [
+        ("--output=type=image,oci-mediatypes=perhaps", "non-bool value"),
+        ("--output=type=image,registry.insecure=true", "not supported"),
+        ("--cache-to=type=registry,ref=localhost:1/x,oci-mediatypes=false", "OCI image manifest"),
+        ("--cache-to=type=registry,ref=localhost:1/x,image-manifest=false", "OCI image manifest"),
+    ] {
+        build(&world, folder.path(), &[flag]).exits(1).stderr_has(part);
+    }
+    world.knarr(["doctor"]).success();
+}
+
 /// Layers leave packed as they are asked for: what was built here, and with force also what came in another form. All forms are
 /// the same image.
 #[test]

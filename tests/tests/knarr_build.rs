@@ -210,6 +210,10 @@ fn layers_leave_in_the_form_that_is_asked_for() {
         assert!(layer["mediaType"].as_str().unwrap().ends_with(with), "{layer}");
         layer["size"].as_u64().unwrap()
     };
+    let old = place("old");
+    let flag = format!("--output=type=oci,tar=false,dest={old},oci-mediatypes=false");
+    build(&world, folder.path(), &[&flag]).success();
+    ends(layer(&old), "vnd.docker.image.rootfs.diff.tar");
     let (long, short) = (ends(layer(&plain), "layer.v1.tar"), ends(layer(&zstd), "tar+zstd"));
     assert!(short < long / 2, "{long} became {short}");
     ends(layer(&place("cache")), "tar+gzip");
@@ -228,7 +232,11 @@ fn layers_leave_in_the_form_that_is_asked_for() {
         (format!("--output=type=oci,dest={plain},compression=estargz"), "estargz is not supported"),
         (format!("--output=type=oci,dest={plain},compression=zstd,compression-level=30"), "not between 0 and 22"),
         (format!("--output=type=oci,dest={plain},force-compression=maybe"), "true or false"),
+        (format!("--output=type=oci,dest={plain},oci-mediatypes=maybe"), "true or false"),
+        ("--output=type=image,push=maybe".into(), "true or false"),
         ("--cache-to=type=inline,compression=lzma".into(), "unsupported compression type"),
+        (format!("--cache-to=type=local,dest={plain},mode=most"), "min or max"),
+        (format!("--cache-to=type=local,dest={plain},speed=high"), "unknown attribute"),
     ] {
         build(&world, folder.path(), &[&flag]).exits(1).stderr_has(part);
     }

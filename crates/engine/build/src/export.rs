@@ -15,12 +15,8 @@ use serde_json::{Value, json};
 use vocab::{Digest, Reference};
 
 use crate::error::{BuildError, Result};
+use crate::media::{LAYER, MediaTypes};
 use crate::solve::{Builder, Built, Scratchpad, blocking};
-
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// What is said about an image beside its configuration.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +30,20 @@ pub struct PackageOptions {
     /// In-toto statements without their subject, which is the image: predicate type and predicate.
     pub attestations: Vec<(String, Value)>,
     pub form: LayerForm,
+    /// Only OCI's have room for annotations, attestations and zstd: with one of these they are used anyway, as BuildKit does.
+    pub media: MediaTypes,
+}
+
+impl PackageOptions {
+    /// The names for an image with these layers.
+    fn media(&self, layers: &[LeavingLayer]) -> MediaTypes {
+        let said = [&self.annotations, &self.descriptor_annotations, &self.index_annotations];
+        let plain = self.attestations.is_empty() && said.iter().all(|annotations| annotations.is_empty());
+        match plain && layers.iter().all(|layer| self.media.layer(&layer.media_type).is_some()) {
+            true => self.media,
+            false => MediaTypes::Oci,
+        }
+    }
 }
 
 /// In which form layers leave the machine.
@@ -130,21 +140,24 @@ impl Package {
         let mut whole = Self::new(BTreeMap::new(), Vec::new(), Vec::new());
         for package in packages {
             whole.blobs.extend(package.blobs);
-            // Each one's own index is taken apart.
-            whole.manifests.extend(package.manifests.into_iter().filter(|(kind, _)| kind != INDEX));
+            // Each one's own index is taken apart. Only OCI's has room for what is not Docker's.
+            let is_index = |kind: &str| [MediaTypes::Oci, MediaTypes::Docker].iter().any(|media| kind == media.index());
+            whole.manifests.extend(package.manifests.into_iter().filter(|(kind, _)| !is_index(kind)));
             whole.entries.extend(package.entries);
             whole._built.extend(package._built);
         }
-        whole.index(annotations)?;
+        let docker = MediaTypes::Docker;
+        let plain = annotations.is_empty() && whole.manifests.iter().all(|(kind, _)| kind == docker.manifest());
+        whole.index(if plain { docker } else { MediaTypes::Oci }, annotations)?;
         Ok(whole)
     }
 
-    fn index(&mut self, annotations: &BTreeMap<String, String>) -> Result<()> {
-        let mut index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": self.entries });
+    fn index(&mut self, media: MediaTypes, annotations: &BTreeMap<String, String>) -> Result<()> {
+        let mut index = json!({ "schemaVersion": 2, "mediaType": media.index(), "manifests": self.entries });
         if !annotations.is_empty() {
             index["annotations"] = json!(annotations);
         }
-        self.manifests.push((INDEX.to_owned(), bytes_of(&index)?));
+        self.manifests.push((media.index().to_owned(), bytes_of(&index)?));
         Ok(())
     }
 
@@ -168,17 +181,19 @@ impl Builder {
     pub fn package(&self, built: &Built, options: &PackageOptions) -> Result<Package> {
         let mut blobs = BTreeMap::new();
         let layers = self.layers(built, options.form)?;
+        let media = options.media(&layers);
         let mut list = Vec::new();
         for layer in &layers {
-            list.push(descriptor(&layer.media_type, &layer.digest, layer.blob.bytes()));
+            let media_type = media.layer(&layer.media_type).unwrap_or_else(|| layer.media_type.clone());
+            list.push(descriptor(&media_type, &layer.digest, layer.blob.bytes()));
             blobs.insert(layer.digest, layer.blob.clone());
         }
         let config = image::hash::sha256(&built.config);
         blobs.insert(config, PackageBlob::Bytes(built.config.clone()));
         let mut manifest = json!({
             "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": descriptor(CONFIG, &config, built.config.len() as u64),
+            "mediaType": media.manifest(),
+            "config": descriptor(media.config(), &config, built.config.len() as u64),
             "layers": list,
         });
         if !options.annotations.is_empty() {
@@ -187,7 +202,7 @@ impl Builder {
         let manifest = bytes_of(&manifest)?;
         let digest = image::hash::sha256(&manifest);
         let size = manifest.len() as u64;
-        let mut manifests = vec![(MANIFEST.to_owned(), manifest)];
+        let mut manifests = vec![(media.manifest().to_owned(), manifest)];
         let platform: Value = serde_json::from_slice(&built.config)
             .map(|config: Value| {
                 let mut platform = json!({ "architecture": config["architecture"], "os": config["os"] });
@@ -197,7 +212,7 @@ impl Builder {
                 platform
             })
             .map_err(|e| BuildError::Invalid(format!("read the image's configuration: {e}")))?;
-        let mut image = descriptor(MANIFEST, &digest, size);
+        let mut image = descriptor(media.manifest(), &digest, size);
         image["platform"] = platform;
         if !options.descriptor_annotations.is_empty() {
             image["annotations"] = json!(options.descriptor_annotations);
@@ -205,21 +220,21 @@ impl Builder {
         let mut entries = vec![image];
         if !options.attestations.is_empty() {
             let attested = attestations(&options.attestations, &digest, &mut blobs)?;
-            let mut entry = descriptor(MANIFEST, &image::hash::sha256(&attested), attested.len() as u64);
+            let mut entry = descriptor(media.manifest(), &image::hash::sha256(&attested), attested.len() as u64);
             entry["annotations"] = json!({
                 "vnd.docker.reference.digest": digest.to_string(),
                 "vnd.docker.reference.type": "attestation-manifest",
             });
             entry["platform"] = json!({ "architecture": "unknown", "os": "unknown" });
             entries.push(entry);
-            manifests.push((MANIFEST.to_owned(), attested));
+            manifests.push((media.manifest().to_owned(), attested));
         }
         let layers = layers.into_iter().map(|layer| layer.digest).collect();
         let docker = Some((config, layers));
         let mut package = Package { blobs, manifests, docker, entries, _built: vec![built.clone()] };
         let more = !options.index_annotations.is_empty() || !options.descriptor_annotations.is_empty();
         if !options.attestations.is_empty() || more {
-            package.index(&options.index_annotations)?;
+            package.index(media, &options.index_annotations)?;
         }
         Ok(package)
     }
@@ -301,7 +316,7 @@ impl Builder {
         if roots.is_empty() {
             roots.push(root);
         }
-        let index = bytes_of(&json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": roots }))?;
+        let index = bytes_of(&json!({ "schemaVersion": 2, "mediaType": MediaTypes::Oci.index(), "manifests": roots }))?;
         file(&mut tar, "index.json", &index).map_err(failed)?;
         let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
@@ -382,8 +397,8 @@ fn attestations(
     let digest = image::hash::sha256(&config);
     let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &digest, config.len() as u64),
+        "mediaType": MediaTypes::Oci.manifest(),
+        "config": descriptor(MediaTypes::Oci.config(), &digest, config.len() as u64),
         "layers": layers,
     });
     blobs.insert(digest, PackageBlob::Bytes(config));

@@ -13,7 +13,8 @@ use vocab::{Digest, Reference};
 
 use crate::context::Context;
 use crate::error::{BuildError, Result};
-use crate::export::{LayerForm, MANIFEST, Package, PackageBlob, bytes_of, descriptor};
+use crate::export::{LayerForm, Package, PackageBlob, bytes_of, descriptor};
+use crate::media::MediaTypes;
 use crate::solve::{Builder, Built, blocking};
 
 const CACHE_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
@@ -364,13 +365,13 @@ impl Builder {
         let digest = image::hash::sha256(&config);
         let manifest = bytes_of(&json!({
             "schemaVersion": 2,
-            "mediaType": MANIFEST,
+            "mediaType": MediaTypes::Oci.manifest(),
             "config": descriptor(CACHE_CONFIG, &digest, config.len() as u64),
             "layers": list,
         }))?;
         blobs.insert(digest, PackageBlob::Bytes(config));
         let held = built.iter().copied().cloned().collect();
-        Ok(Package::new(blobs, vec![(MANIFEST.to_owned(), manifest)], held))
+        Ok(Package::new(blobs, vec![(MediaTypes::Oci.manifest().to_owned(), manifest)], held))
     }
 
     /// The same build, whose image carries its cache. Blocking.

@@ -48,6 +48,20 @@ pub(crate) fn exports(options: Option<&CacheOptions>, inline: bool) -> Result<Ve
             "inline" => Place::Inline,
             other => return Err(Status::unknown(format!("unknown cache exporter: {other:?}"))),
         };
+        // Of the forms that a cache may have, this is the one that every registry takes.
+        for name in ["oci-mediatypes", "image-manifest"] {
+            if entry.attrs.contains_key(name) && !flag(&entry.attrs, name)? {
+                return Err(Status::unimplemented(format!(
+                    "{name}=false: a cache is written as an OCI image manifest"
+                )));
+            }
+        }
+        if flag(&entry.attrs, "registry.insecure")? {
+            let of = &entry.kind;
+            return Err(Status::unimplemented(format!(
+                "{of} cache: registry.insecure is not supported: say so in the engine's registries file"
+            )));
+        }
         let form = form(&format!("{} cache", entry.kind), &entry.attrs)?;
         let max = match entry.attrs.get("mode").map(String::as_str) {
             None | Some("min" | "") => false,
@@ -232,6 +246,9 @@ mod tests {
             entry("inline", &[("speed", "high")]),
             entry("registry", &[("ref", "a"), ("mode", "some")]),
             entry("registry", &[("ref", "a"), ("compression", "estargz")]),
+            entry("registry", &[("ref", "a"), ("oci-mediatypes", "false")]),
+            entry("local", &[("dest", "a"), ("image-manifest", "false")]),
+            entry("registry", &[("ref", "a"), ("registry.insecure", "true")]),
         ] {
             assert!(wanted(strange.clone()).is_err(), "{strange:?}");
         }

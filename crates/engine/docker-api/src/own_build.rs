@@ -108,9 +108,15 @@ pub struct Layers {
     pub compression: Option<String>,
     pub level: Option<String>,
     pub force: bool,
+    /// By Docker's names instead of OCI's.
+    pub docker_types: bool,
 }
 
 impl Layers {
+    pub fn media(&self) -> build::MediaTypes {
+        if self.docker_types { build::MediaTypes::Docker } else { build::MediaTypes::Oci }
+    }
+
     pub fn form(&self) -> Result<build::LayerForm, String> {
         build::LayerForm::parse(self.compression.as_deref(), self.level.as_deref(), self.force)
     }

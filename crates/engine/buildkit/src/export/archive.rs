@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use build::MediaTypes;
 use tonic::Status;
 
 use super::client::{self, Place};
 use super::package::{Annotations, is_annotation, package};
-use super::{Response, Results, flag, form, names, titled};
+use super::{Response, Results, flag, form, media, names, titled};
 use crate::cache::encoded;
 use crate::content::{ContentStore, Top};
 use crate::errors::status_of;
@@ -35,12 +36,18 @@ pub(super) fn check(exporter: &Exporter, platforms: usize) -> Result<(), Status>
         return Err(Status::invalid_argument(format!("{} exporter: unknown attribute {unknown:?}", exporter.kind)));
     }
     form(&exporter.kind, attrs)?;
+    media(attrs, usual(exporter))?;
     names(attrs.get("name").map_or("", String::as_str))?;
     Annotations::read(attrs)?;
     if exporter.kind == "docker" && platforms > 1 {
         return Err(Status::unimplemented("docker exporter does not currently support exporting manifest lists"));
     }
     Ok(())
+}
+
+/// The names in use where nothing is said.
+fn usual(exporter: &Exporter) -> MediaTypes {
+    if exporter.kind == "docker" { MediaTypes::Docker } else { MediaTypes::Oci }
 }
 
 pub(super) async fn export(
@@ -68,7 +75,7 @@ async fn work(
     let names = names(attrs.get("name").map_or("", String::as_str))?;
     let part = task.part("exporting layers");
     let familiar = names.first().map(vocab::Reference::familiar).unwrap_or_default();
-    let form = form(&exporter.kind, attrs)?;
+    let form = (form(&exporter.kind, attrs)?, media(attrs, usual(exporter))?);
     let package = package(kit, results, &Annotations::read(attrs)?, form, &familiar).await?;
     part.done();
     let digest = package.digest();

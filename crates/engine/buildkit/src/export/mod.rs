@@ -13,7 +13,7 @@ mod store;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use build::{Built, LayerForm};
+use build::{Built, LayerForm, MediaTypes};
 use tonic::Status;
 
 use crate::cache;
@@ -172,6 +172,15 @@ pub(crate) fn form(of: &str, attrs: &Response) -> Result<LayerForm, Status> {
     let word = |name: &str| attrs.get(name).map(String::as_str);
     let parsed = LayerForm::parse(word("compression"), word("compression-level"), flag(attrs, "force-compression")?);
     parsed.map_err(|error| Status::invalid_argument(format!("{of} exporter: {error}")))
+}
+
+/// By which names an image's parts are to go; `usual` where nothing is said.
+fn media(attrs: &Response, usual: MediaTypes) -> Result<MediaTypes, Status> {
+    match attrs.contains_key("oci-mediatypes") {
+        true if flag(attrs, "oci-mediatypes")? => Ok(MediaTypes::Oci),
+        true => Ok(MediaTypes::Docker),
+        false => Ok(usual),
+    }
 }
 
 pub(crate) fn flag(attrs: &Response, name: &str) -> Result<bool, Status> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use build::{BuildFacts, Built, LayerForm, Package, PackageOptions};
+use build::{BuildFacts, Built, LayerForm, MediaTypes, Package, PackageOptions};
 use jiff::Timestamp;
 use tonic::Status;
 
@@ -79,7 +79,7 @@ pub(super) async fn package(
     kit: &Kit,
     results: &Results,
     annotations: &Annotations,
-    form: LayerForm,
+    (form, media): (LayerForm, MediaTypes),
     name: &str,
 ) -> Result<Arc<Package>, Status> {
     let mut packages = Vec::new();
@@ -92,6 +92,7 @@ pub(super) async fn package(
             index_annotations: annotations.of(On::Index, &platform),
             attestations: Vec::new(),
             form,
+            media,
         };
         let work = tokio::task::spawn_blocking(move || {
             let attestations = attested(&kit, &target, &built, &name)?;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use build::{Built, LayerForm};
+use build::{Built, LayerForm, MediaTypes};
 use engine::PushRequest;
 use tonic::Status;
 
 use super::archive::described;
 use super::package::{Annotations, is_annotation, package};
-use super::{Response, Results, flag, form, names};
+use super::{Response, Results, flag, form, media, names};
 use crate::content::Top;
 use crate::errors::status_of;
 use crate::frontend::credentials;
@@ -47,6 +47,12 @@ pub(super) fn check(attrs: &Response, platforms: usize) -> Result<(), Status> {
     let names = names(attrs.get("name").map_or("", String::as_str))?;
     let annotations = Annotations::read(attrs)?;
     form("image", attrs)?;
+    media(attrs, MediaTypes::Oci)?;
+    if flag(attrs, "registry.insecure")? {
+        return Err(Status::unimplemented(
+            "image exporter: registry.insecure is not supported: say so in the engine's registries file",
+        ));
+    }
     if flag(attrs, "push")? {
         if names.is_empty() {
             return Err(Status::invalid_argument("tag is needed when pushing to registry"));
@@ -80,6 +86,8 @@ pub(super) async fn export(
         canonical: flag(attrs, "name-canonical")?,
         annotations: Annotations::read(attrs)?,
         form: form("image", attrs)?,
+        media: media(attrs, MediaTypes::Oci)?,
+        store: !attrs.contains_key("store") || flag(attrs, "store")?,
     };
     let task = Task::begin(&solve.progress, "exporting to image");
     let worked = work(kit, session, results, &wanted, &task).await;
@@ -95,6 +103,20 @@ struct Wanted {
     canonical: bool,
     annotations: Annotations,
     form: LayerForm,
+    media: MediaTypes,
+    /// It is to stay in the image store.
+    store: bool,
+}
+
+impl Wanted {
+    /// The store's own push sends nothing but the image, as it is.
+    fn is_plain(&self) -> bool {
+        self.store
+            && !self.by_digest
+            && self.annotations.is_empty()
+            && self.form.is_as_stored()
+            && self.media == MediaTypes::Oci
+    }
 }
 
 async fn work(
@@ -107,7 +129,9 @@ async fn work(
     task.part("exporting layers").done();
     let mut response = Response::new();
     // Of several platforms, none is the one that the store would have under the name.
-    if let [built] = results.built.as_slice() {
+    if let [built] = results.built.as_slice()
+        && wanted.store
+    {
         let names = if wanted.by_digest { Vec::new() } else { wanted.names.clone() };
         let exported = kit.builder.export(Built::clone(built), names.clone()).await;
         let id = exported.map_err(|error| status_of(&error, None))?;
@@ -119,8 +143,8 @@ async fn work(
         response.insert("containerimage.config.digest".into(), id.to_string());
     }
     if wanted.push {
-        let said = !wanted.annotations.is_empty() || results.targets.iter().any(|t| t.asked.attest.any());
-        match said || wanted.by_digest || !wanted.form.is_as_stored() || results.built.len() > 1 {
+        let attested = results.targets.iter().any(|target| target.asked.attest.any());
+        match attested || !wanted.is_plain() || results.built.len() > 1 {
             true => response.extend(push_package(kit, session, results, wanted, task).await?),
             false => {
                 for name in &wanted.names {
@@ -167,7 +191,7 @@ async fn push_package(
     task: &Task,
 ) -> Result<Response, Status> {
     let familiar = wanted.names.first().map(vocab::Reference::familiar).unwrap_or_default();
-    let package = package(kit, results, &wanted.annotations, wanted.form, &familiar).await?;
+    let package = package(kit, results, &wanted.annotations, (wanted.form, wanted.media), &familiar).await?;
     let (digest, top) = (package.digest(), package.manifests.last());
     for name in &wanted.names {
         let part = task.part(&format!("pushing manifest for {name}@{digest}"));

@@ -171,7 +171,8 @@ impl Asked {
             {
                 return Err(Failure::new(format!("output: unknown attribute {unknown:?}")));
             }
-            let layers = layers(&map).map_err(|e| Failure::new(format!("output: {e}")))?;
+            let bad = |e: String| Failure::new(format!("output: {e}"));
+            let mut layers = layers(&map).map_err(bad)?;
             for (key, value) in map.iter().filter_map(|(key, value)| Some((key.strip_prefix("annotation.")?, value))) {
                 self.wish.annotations.insert(key.to_owned(), value.clone());
             }
@@ -184,17 +185,19 @@ impl Asked {
                 None if dest == "-" => "tar",
                 None => "local",
             };
+            // As with BuildKit, an archive for Docker has Docker's names unless others are asked for.
+            layers.docker_types = !truth(&map, "oci-mediatypes", kind != "docker").map_err(bad)?;
             let (output, landing) = match kind {
                 "local" => (Output::Files, Landing::Folder(needs_dest()?.into())),
                 "tar" => (Output::Files, Landing::File(needs_dest()?)),
-                "oci" if map.get("tar").is_some_and(|tar| tar == "false") => {
+                "oci" if !truth(&map, "tar", true).map_err(bad)? => {
                     (Output::Archive { names, layers }, Landing::Folder(needs_dest()?.into()))
                 }
                 "oci" => (Output::Archive { names, layers }, Landing::File(needs_dest()?)),
                 "docker" if !dest.is_empty() => (Output::Archive { names, layers }, Landing::File(dest.clone())),
                 "docker" => (Output::Image { names, push: false, layers }, Landing::Store),
                 "image" => {
-                    let push = map.get("push").is_some_and(|push| push == "true");
+                    let push = truth(&map, "push", false).map_err(bad)?;
                     (Output::Image { names, push, layers }, Landing::Store)
                 }
                 "registry" => (Output::Image { names, push: true, layers }, Landing::Store),
@@ -216,15 +219,24 @@ impl Asked {
     }
 }
 
+/// An attribute that is `true` or `false`.
+fn truth(map: &BTreeMap<String, String>, name: &str, usual: bool) -> Result<bool, String> {
+    match map.get(name).map(String::as_str) {
+        None => Ok(usual),
+        Some("false" | "0") => Ok(false),
+        Some("true" | "1") => Ok(true),
+        Some(other) => Err(format!("{name} {other:?}: true or false")),
+    }
+}
+
 /// `compression=zstd,compression-level=5,force-compression=true`, checked here already.
 fn layers(map: &BTreeMap<String, String>) -> Result<Layers, String> {
-    let force = match map.get("force-compression").map(String::as_str) {
-        None | Some("false" | "0") => false,
-        Some("true" | "1") => true,
-        Some(other) => return Err(format!("force-compression {other:?}: true or false")),
+    let layers = Layers {
+        compression: map.get("compression").cloned(),
+        level: map.get("compression-level").cloned(),
+        force: truth(map, "force-compression", false)?,
+        docker_types: false,
     };
-    let layers =
-        Layers { compression: map.get("compression").cloned(), level: map.get("compression-level").cloned(), force };
     layers.form()?;
     Ok(layers)
 }
@@ -286,8 +298,17 @@ fn named_context(value: &str) -> Result<(WishedContext, Option<PathBuf>), Failur
 /// `type=local,src=cache`, `type=registry,ref=host/cache,mode=max`, `type=inline`, `host/cache`.
 fn cache_place(text: &str, into: bool, number: usize) -> Result<(CachePlace, Option<PathBuf>), Failure> {
     let map = fields(text, "ref")?;
-    let max = map.get("mode").is_some_and(|mode| mode == "max");
-    let layers = layers(&map).map_err(|e| Failure::new(format!("cache {text:?}: {e}")))?;
+    let bad = |what: String| Failure::new(format!("cache {text:?}: {what}"));
+    let known = ["type", "ref", "src", "dest", "mode", "compression", "compression-level", "force-compression"];
+    if let Some(unknown) = map.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(bad(format!("unknown attribute {unknown:?}")));
+    }
+    let max = match map.get("mode").map(String::as_str) {
+        None | Some("min") => false,
+        Some("max") => true,
+        Some(other) => return Err(bad(format!("mode {other:?}: min or max"))),
+    };
+    let layers = layers(&map).map_err(bad)?;
     match map.get("type").map_or("registry", String::as_str) {
         "registry" => match map.get("ref") {
             Some(reference) => Ok((CachePlace::Registry { reference: reference.clone(), max, layers }, None)),

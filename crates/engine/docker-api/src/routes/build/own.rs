@@ -304,7 +304,9 @@ pub(super) async fn hand_out(
         builder.export(built.clone(), asked.names.clone()).await?;
         said.extend(asked.names.iter().map(|name| format!("Successfully tagged {}", name.familiar())));
     }
-    let in_form = |layers| Ok::<_, BuildError>(PackageOptions { form: form(layers)?, ..options.clone() });
+    let in_form = |layers: &Layers| {
+        Ok::<_, BuildError>(PackageOptions { form: form(layers)?, media: layers.media(), ..options.clone() })
+    };
     for (at, output) in wish.outputs.iter().enumerate() {
         let number = u8::try_from(at).ok().and_then(|at| MORE.checked_add(at));
         let number = number.ok_or_else(|| BuildError::Invalid("too many outputs".into()))?;
