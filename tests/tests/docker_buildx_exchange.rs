@@ -416,6 +416,54 @@ fn layers_leave_in_the_form_that_is_asked_for() {
     world.knarr(["doctor"]).success();
 }
 
+/// A layer is packed once for each form: whoever asks again gets the blob that is there, while the layer is.
+#[test]
+fn layers_are_packed_once() {
+    let Some(world) = world() else { return };
+    let registries = [Registry::start(), Registry::start()];
+    let folder = context(&[("Dockerfile", "FROM busybox\nRUN seq 30000 > /numbers\n")]);
+    let push = |registry: &Registry| {
+        let app = format!("{}/app:1", registry.address);
+        let flag = format!("type=registry,name={app},compression=zstd,force-compression=true");
+        build(&world, folder.path(), &["-o", &flag]).success();
+        world.docker(["buildx", "imagetools", "inspect", "--raw", &app]).success().text()
+    };
+    let packed = || {
+        let told = world.docker(["buildx", "du", "--verbose", "--filter", "type=internal"]).success().text();
+        told.lines().filter(|line| line.contains("packed layer")).count()
+    };
+    let blobs = || std::fs::read_dir(world.root().join("blobs/sha256")).unwrap().count();
+    assert_eq!(packed(), 0);
+    let before = blobs();
+    let first = push(&registries[0]);
+    let layers = packed();
+    assert!(layers >= 2, "{layers}");
+    assert!(blobs() >= before + layers);
+    // Without their files nothing could be packed again.
+    let (place, aside) = (world.root().join("layers"), world.root().join("layers.aside"));
+    std::fs::rename(&place, &aside).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    let second = push(&registries[1]);
+    std::fs::remove_dir(&place).unwrap();
+    std::fs::rename(&aside, &place).unwrap();
+    assert_eq!(second, first);
+    world.knarr(["doctor", "--deep"]).success();
+    // It is cache, and goes with the cache alone.
+    world.docker(["builder", "prune", "-f", "--filter", "type=internal"]).success();
+    assert_eq!(packed(), 0);
+    assert!(blobs() <= before + 1, "{}", blobs());
+    assert_eq!(push(&registries[0]), first);
+    assert_eq!(packed(), layers);
+    // And with what it was packed from.
+    for registry in &registries {
+        world.knarr(["rmi", "-f", &format!("{}/app:1", registry.address)]).success();
+    }
+    world.docker(["builder", "prune", "-af", "--filter", "type=regular"]).success();
+    world.knarr(["rmi", "-f", "busybox"]).success();
+    assert_eq!((packed(), blobs()), (0, 0));
+    world.knarr(["doctor", "--deep"]).success();
+}
+
 #[test]
 fn stages_are_built_anew_on_demand() {
     let Some(world) = world() else { return };

@@ -32,6 +32,8 @@ pub enum CacheKind {
     Source,
     /// The folder of a cache mount.
     Mount,
+    /// A layer in the form in which it left.
+    Packed,
 }
 
 impl CacheKind {
@@ -40,6 +42,7 @@ impl CacheKind {
             Self::Regular => "regular",
             Self::Source => "source.http",
             Self::Mount => "exec.cachemount",
+            Self::Packed => "internal",
         }
     }
 }
@@ -126,7 +129,7 @@ impl PrunePolicy {
 /// What the cache may grow to when nobody says anything: the rules that BuildKit has by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What can be had again at little cost (downloads, cache mounts) goes when it was unused for so long...
+    /// What can be had again at little cost (downloads, cache mounts, packed layers) goes when it was unused for so long...
     pub cheap_unused_secs: i64,
     /// ...and is more than this altogether.
     pub cheap_bytes: u64,
@@ -170,7 +173,7 @@ impl Limits {
     pub(crate) fn policies(&self, now: Timestamp) -> [PrunePolicy; 4] {
         let ago = |secs: i64| Timestamp::new(now.as_second() - secs, 0).ok();
         let cheap = CacheFilter {
-            kinds: vec![CacheKind::Source.name().into(), CacheKind::Mount.name().into()],
+            kinds: [CacheKind::Source, CacheKind::Mount, CacheKind::Packed].map(|kind| kind.name().into()).into(),
             ..CacheFilter::default()
         };
         [
@@ -262,6 +265,31 @@ impl Cache {
             entries.push(CacheEntry { key, record, parent, shared, in_use, kind: CacheKind::Regular });
         }
         Ok(entries)
+    }
+
+    /// Layers in the forms in which they left.
+    pub(crate) fn list_packed(&self) -> Result<Vec<CacheEntry>> {
+        let at = |secs| Timestamp::new(secs, 0).unwrap_or_default();
+        let entry = |packed: image::PackedLayer| CacheEntry {
+            record: CacheRecord {
+                top: None,
+                description: format!("packed layer {}", packed.key),
+                created_at: at(packed.made_at),
+                last_used_at: at(packed.used_at),
+                uses: 1,
+                bytes: packed.bytes,
+            },
+            key: packed.key,
+            parent: None,
+            shared: false,
+            in_use: packed.in_use,
+            kind: CacheKind::Packed,
+        };
+        Ok(self.store.packed_layers()?.into_iter().map(entry).collect())
+    }
+
+    pub(crate) fn remove_packed(&self, keys: &[String]) -> Result<Vec<String>> {
+        Ok(self.store.forget_packed(keys)?)
     }
 
     /// Removes entries; returns the keys that were there. The layers go with the next collection, if nothing else has them.

@@ -2,7 +2,6 @@
 //! goes into an archive or to a registry.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -82,15 +81,13 @@ pub enum PackageBlob {
     Bytes(Vec<u8>),
     /// In the store, this long.
     Stored(u64),
-    /// In a file of the package's own, this long.
-    File(Arc<File>, u64),
 }
 
 impl PackageBlob {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Stored(size) | Self::File(_, size) => *size,
+            Self::Stored(size) => *size,
         }
     }
 
@@ -98,7 +95,6 @@ impl PackageBlob {
     pub fn reader(&self, store: &image::Store, digest: &Digest) -> image::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Bytes(bytes) => Box::new(io::Cursor::new(bytes.clone())),
-            Self::File(file, _) => Box::new(image::SharedFile::new(file.clone(), 0)),
             Self::Stored(_) => store.blob(digest)?.ok_or(image::Error::NoSuchBlob(*digest))?.reader(0)?,
         })
     }
@@ -261,10 +257,9 @@ impl Builder {
             None => *wanted != Compression::None,
         });
         if let Some(wanted) = wanted {
-            let mut file = self.scratch_file()?;
-            let (digest, size) = store.pack_layer(chain, wanted, &mut file)?;
-            let blob = PackageBlob::File(Arc::new(file), size);
-            return Ok(LeavingLayer { media_type: wanted.media_type().to_owned(), digest, blob });
+            let (digest, size) = store.packed_layer(chain, wanted)?;
+            let media_type = wanted.media_type().to_owned();
+            return Ok(LeavingLayer { media_type, digest, blob: PackageBlob::Stored(size) });
         }
         Ok(match (layer.compressed, head) {
             (Some((digest, size)), Some(head)) => {
@@ -343,7 +338,6 @@ impl Builder {
             let source = match blob {
                 PackageBlob::Bytes(bytes) => BlobSource::Bytes(bytes.clone().into()),
                 PackageBlob::Stored(_) => BlobSource::Stored,
-                PackageBlob::File(file, _) => BlobSource::File(file.clone()),
             };
             (*digest, blob.bytes(), source)
         });

@@ -25,6 +25,17 @@ pub enum Compression {
     Zstd(i32),
 }
 
+impl std::fmt::Display for Compression {
+    /// Forms that give the same bytes read the same.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => write!(f, "uncompressed"),
+            Self::Gzip(level) => write!(f, "gzip-{level}"),
+            Self::Zstd(level) => write!(f, "zstd-{level}"),
+        }
+    }
+}
+
 impl Compression {
     /// From the words of BuildKit's exporters; `level` in the numbers of the form that is asked for.
     pub fn parse(kind: &str, level: Option<i32>) -> std::result::Result<Self, String> {

@@ -325,3 +325,17 @@ impl Default for Limits {
         }
     }
 }
+
+/// A layer in a form that was asked for before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedLayer {
+    pub key: String,
+    /// Of the tar that was packed.
+    pub diff_id: Digest,
+    pub bytes: u64,
+    /// Seconds since 1970.
+    pub made_at: i64,
+    pub used_at: i64,
+    /// Somebody has a lease of the layer at this moment.
+    pub in_use: bool,
+}

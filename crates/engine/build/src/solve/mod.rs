@@ -290,6 +290,7 @@ impl BuilderInner {
         let mut entries = self.cache.list()?;
         entries.extend(self.mounts.list()?);
         entries.extend(self.downloads.list()?);
+        entries.extend(self.cache.list_packed()?);
         Ok(entries)
     }
 
@@ -300,6 +301,7 @@ impl BuilderInner {
         };
         let mut gone: std::collections::HashSet<String> =
             self.cache.remove(&keys_of(CacheKind::Regular))?.into_iter().collect();
+        gone.extend(self.cache.remove_packed(&keys_of(CacheKind::Packed))?);
         for key in keys_of(CacheKind::Mount) {
             if self.mounts.remove(&key)? {
                 gone.insert(key);

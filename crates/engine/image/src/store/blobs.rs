@@ -134,6 +134,20 @@ impl Store {
     /// Takes a complete file, whose digest the caller has computed while it wrote it, into the store and holds it under
     /// `key`, durably. The file must be on the store's disk; it is gone from where it was.
     pub fn adopt_blob(&self, file: &Path, digest: Digest, bytes: u64, key: &str) -> Result<()> {
+        let at = self.now_secs();
+        self.adopt_file(file, digest, bytes, |txn| {
+            Ok(txn.put(&HOLDS, &key.to_owned(), &Hold { digest, bytes, layer: None, at })?)
+        })
+    }
+
+    /// `also` writes what keeps the blob.
+    pub(super) fn adopt_file(
+        &self,
+        file: &Path,
+        digest: Digest,
+        bytes: u64,
+        also: impl FnOnce(&mut db::Write<'_>) -> Result<()>,
+    ) -> Result<()> {
         let what = || format!("keep blob {digest}");
         File::open(file).and_then(|file| file.sync_all()).context(what)?;
         crash::point("image.blob.synced");
@@ -145,11 +159,9 @@ impl Store {
             File::open(self.blobs_dir()).and_then(|dir| dir.sync_all()).context(what)?;
             crash::point("image.blob.moved");
         }
-        let at = self.now_secs();
         let written = self.db.write(|txn| {
             txn.put(&BLOBS, &digest, &BlobRecord { bytes })?;
-            txn.put(&HOLDS, &key.to_owned(), &Hold { digest, bytes, layer: None, at })?;
-            Ok::<_, Error>(())
+            also(txn)
         });
         if written.is_err() && moved {
             // No record speaks of it; at worst the next start removes it.

@@ -73,7 +73,8 @@ impl Store {
         let read = self.db.read()?;
         let (layers, images) = (read.list(&LAYERS)?, read.list(&IMAGES)?);
         let (names, snapshots) = (read.list(&NAMES)?, read.list(&SNAPSHOTS)?);
-        let reach = Reach::new(&images, &snapshots, &read.list(&KEPT)?, &read.list(&HOLDS)?, &layers);
+        let packed = read.list(&PACKED)?;
+        let reach = Reach::new(&images, &snapshots, &read.list(&KEPT)?, &read.list(&HOLDS)?, &packed, &layers);
         let blobs: HashMap<Digest, BlobRecord> = read.list(&BLOBS)?.into_iter().collect();
         drop(read);
         let layers: HashMap<Digest, LayerRecord> = layers.into_iter().collect();
@@ -87,6 +88,7 @@ impl Store {
         drop(held);
         let compressed: HashSet<Digest> =
             layers.values().filter_map(|l| l.compressed.as_ref()).map(|c| c.digest).collect();
+        let compressed: HashSet<Digest> = compressed.into_iter().chain(packed.iter().map(|(_, p)| p.digest)).collect();
         for digest in blobs.keys().filter(|digest| !reach.blobs.contains(digest) && !compressed.contains(digest)) {
             find(format!("blob {digest} is needed by nothing"), "prune the images");
         }

@@ -1,5 +1,5 @@
-//! What is reachable, and what is not: images, snapshots and keeps name layers, layers and images name blobs, and holds of
-//! others name either. Whatever no record names is removed, record first, then file: a crash between the two leaves a file
+//! What is reachable, and what is not: images, snapshots and keeps name layers, layers (with what was packed of them) and images
+//! name blobs, and holds of others name either. Whatever no record names is removed, record first, then file: a crash between the two leaves a file
 //! that the next start finds.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -36,6 +36,10 @@ pub(super) struct Reach {
     pub(super) layers: HashSet<Digest>,
     pub(super) folders: HashSet<String>,
     pub(super) blobs: HashSet<Digest>,
+    /// Of the layers.
+    diff_ids: HashSet<Digest>,
+    /// By diff id, what was packed of it.
+    packed: HashMap<Digest, Vec<Digest>>,
 }
 
 impl Reach {
@@ -44,9 +48,13 @@ impl Reach {
         snapshots: &[(String, SnapshotRecord)],
         kept: &[(String, KeptRecord)],
         holds: &[(String, Hold)],
+        packed: &[(String, PackedRecord)],
         layers: &[(Digest, LayerRecord)],
     ) -> Self {
         let mut reach = Self::default();
+        for (_, packed) in packed {
+            reach.packed.entry(packed.diff_id).or_default().push(packed.digest);
+        }
         for (id, image) in images {
             reach.blobs.insert(*id);
             reach.blobs.extend(image.manifests.iter().map(|manifest| manifest.digest));
@@ -76,6 +84,8 @@ impl Reach {
         self.layers.insert(chain);
         self.folders.insert(layer.folder.clone());
         self.blobs.extend(layer.compressed.iter().map(|compressed| compressed.digest));
+        self.blobs.extend(self.packed.get(&layer.diff_id).into_iter().flatten());
+        self.diff_ids.insert(layer.diff_id);
     }
 }
 
@@ -98,8 +108,9 @@ impl Store {
     /// Removes the records of what is unreachable. Under the lock, inside a transaction.
     pub(crate) fn sweep(&self, txn: &mut db::Write<'_>) -> Result<Dead> {
         let layers = txn.list(&LAYERS)?;
-        let mut reach =
-            Reach::new(&txn.list(&IMAGES)?, &txn.list(&SNAPSHOTS)?, &txn.list(&KEPT)?, &txn.list(&HOLDS)?, &layers);
+        let packed = txn.list(&PACKED)?;
+        let (images, snapshots) = (txn.list(&IMAGES)?, txn.list(&SNAPSHOTS)?);
+        let mut reach = Reach::new(&images, &snapshots, &txn.list(&KEPT)?, &txn.list(&HOLDS)?, &packed, &layers);
         {
             let mut held = self.held.lock();
             let spared = |(chain, _): &&(Digest, LayerRecord)| !reach.layers.contains(chain) && held.is_pinned(chain);
@@ -117,6 +128,9 @@ impl Store {
                 dead.bytes += layer.bytes;
                 dead.folders.push(layer.folder);
             }
+        }
+        for (key, _) in packed.iter().filter(|(_, packed)| !reach.diff_ids.contains(&packed.diff_id)) {
+            txn.remove(&PACKED, key)?;
         }
         for (digest, blob) in txn.list(&BLOBS)? {
             if !reach.blobs.contains(&digest) {

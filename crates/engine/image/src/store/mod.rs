@@ -12,6 +12,7 @@ mod ingest;
 mod layers;
 mod load;
 mod names;
+mod packed;
 mod pull;
 mod records;
 mod save;

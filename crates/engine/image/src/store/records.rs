@@ -14,6 +14,8 @@ pub(crate) const NAMES: Table<String, NameRecord> = Table::new("image-names");
 pub(crate) const LAYERS: Table<Digest, LayerRecord> = Table::new("image-layers");
 /// By digest: the files below `blobs/`.
 pub(crate) const BLOBS: Table<Digest, BlobRecord> = Table::new("image-blobs");
+/// By the tar's digest and the form: blobs that were packed from layers.
+pub(crate) const PACKED: Table<String, PackedRecord> = Table::new("image-packed");
 /// By the holder's key: layers that stay without an image.
 pub(crate) const KEPT: Table<String, KeptRecord> = Table::new("image-kept");
 /// By container id.
@@ -72,6 +74,17 @@ pub(crate) struct KeptRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct BlobRecord {
     pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PackedRecord {
+    pub(crate) diff_id: Digest,
+    /// Of the blob.
+    pub(crate) digest: Digest,
+    pub(crate) bytes: u64,
+    /// Seconds since 1970.
+    pub(crate) made_at: i64,
+    pub(crate) used_at: i64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -214,8 +214,8 @@ impl Store {
     fn has_orphans(&self) -> Result<bool> {
         let read = self.db.read()?;
         let layers = read.list(&LAYERS)?;
-        let reach =
-            Reach::new(&read.list(&IMAGES)?, &read.list(&SNAPSHOTS)?, &read.list(&KEPT)?, &read.list(&HOLDS)?, &layers);
+        let (images, snapshots) = (read.list(&IMAGES)?, read.list(&SNAPSHOTS)?);
+        let reach = Reach::new(&images, &snapshots, &read.list(&KEPT)?, &read.list(&HOLDS)?, &[], &layers);
         Ok(layers.iter().any(|(chain, _)| !reach.layers.contains(chain)))
     }
 

@@ -35,7 +35,6 @@ pub struct PushRequest {
 pub enum BlobSource {
     Stored,
     Bytes(bytes::Bytes),
-    File(Arc<std::fs::File>),
 }
 
 /// Blobs and manifests that are no image of the store, or more than one.
@@ -368,7 +367,6 @@ impl BlobJob {
     fn body(&self, from: u64, end: u64) -> Result<Body> {
         let inner: Box<dyn Read + Send> = match &self.source {
             BlobSource::Bytes(bytes) => return Ok(Body::Full(bytes.slice(from as usize..end as usize))),
-            BlobSource::File(file) => Box::new(image::SharedFile::new(file.clone(), from)),
             BlobSource::Stored => {
                 let blob = self.store.blob(&self.digest)?;
                 blob.ok_or(image::Error::NoSuchBlob(self.digest))?.reader(from)?
