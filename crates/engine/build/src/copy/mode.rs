@@ -13,6 +13,8 @@ pub(crate) struct Clause {
     op: char,
     /// Three bits.
     bits: u32,
+    /// `g=u`: also the three bits that these classes have, as shifts.
+    copied: Vec<u32>,
     /// `X`: execute only where somebody may already, or on directories.
     exec_if: bool,
     set_id: bool,
@@ -61,8 +63,15 @@ fn parse_clause(text: &str) -> Option<Clause> {
     if who == 0 {
         who = 0o777;
     }
-    let mut clause =
-        Clause { who, op: text[at..].chars().next()?, bits: 0, exec_if: false, set_id: false, sticky: false };
+    let mut clause = Clause {
+        who,
+        op: text[at..].chars().next()?,
+        bits: 0,
+        copied: Vec::new(),
+        exec_if: false,
+        set_id: false,
+        sticky: false,
+    };
     for c in text[at + 1..].chars() {
         match c {
             'r' => clause.bits |= 4,
@@ -71,6 +80,9 @@ fn parse_clause(text: &str) -> Option<Clause> {
             'X' => clause.exec_if = true,
             's' => clause.set_id = true,
             't' => clause.sticky = true,
+            'u' => clause.copied.push(6),
+            'g' => clause.copied.push(3),
+            'o' => clause.copied.push(0),
             _ => return None,
         }
     }
@@ -79,7 +91,7 @@ fn parse_clause(text: &str) -> Option<Clause> {
 
 impl Clause {
     fn apply(&self, mode: u32, directory: bool) -> u32 {
-        let mut bits = self.bits;
+        let mut bits = self.copied.iter().fold(self.bits, |bits, shift| bits | mode >> shift & 0o7);
         if self.exec_if && (directory || mode & 0o111 != 0) {
             bits |= 1;
         }
@@ -113,10 +125,14 @@ mod tests {
             ("u=rwX,go=rX", 0o700, false, 0o755),
             ("+x", 0o644, false, 0o755),
             ("u+s,+t", 0o755, false, 0o5755),
+            ("g=u", 0o740, false, 0o770),
+            ("go=u,o-w", 0o6, false, 0),
+            ("o+gx", 0o640, false, 0o645),
+            ("g-u", 0o470, false, 0o430),
         ] {
             assert_eq!(Chmod::parse(text).unwrap().apply(mode, directory), expected, "{text}");
         }
-        for text in ["8", "17777", "x", "u+q", "u"] {
+        for text in ["8", "17777", "x", "u+q", "u", "z=u"] {
             assert!(check_chmod(text).is_err(), "{text}");
         }
     }

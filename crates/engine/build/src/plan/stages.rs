@@ -113,6 +113,7 @@ fn globals(
     for (name, value) in platform_args(host, target) {
         values.insert(name.to_owned(), value);
     }
+    values.insert("TARGETSTAGE".to_owned(), options.target.clone().unwrap_or_else(|| "default".to_owned()));
     for name in PROXIES.into_iter().chain(ALL_PROXIES).chain(["SOURCE_DATE_EPOCH"]) {
         if let Some(Some(value)) = options.args.get(name) {
             values.insert(name.to_owned(), value.clone());

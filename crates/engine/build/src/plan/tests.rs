@@ -119,6 +119,20 @@ fn callers_arguments_win_and_the_environment_wins_over_them() {
 }
 
 #[test]
+fn the_stage_that_is_wanted_is_an_argument() {
+    let env = |target: Option<&str>| {
+        let options = Options { target: target.map(str::to_owned), ..Options::default() };
+        let graph = graph_with("FROM a AS one\nARG TARGETSTAGE\nRUN x\nFROM one AS two\n", &options).unwrap();
+        graph.nodes.iter().find_map(|node| match &node.op {
+            Op::Run(run) => run.env.last().cloned(),
+            _ => None,
+        })
+    };
+    assert_eq!(env(None).unwrap(), "TARGETSTAGE=default");
+    assert_eq!(env(Some("two")).unwrap(), "TARGETSTAGE=two");
+}
+
+#[test]
 fn heredocs_become_scripts_and_files() {
     let text = "FROM a\nRUN <<EOF\necho 1\nEOF\nRUN <<X\n#!/usr/bin/env python3\nprint(1)\nX\nRUN cat <<Y > /z\n$k\nY\nARG n=v\nCOPY <<one <<\"two\" /d/\n$n\none\n$n\ntwo\n";
     let graph = graph(text);
