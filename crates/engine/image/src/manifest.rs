@@ -85,14 +85,17 @@ pub(crate) fn parse(bytes: &[u8], media_type: &str, what: &str, limits: &Limits)
         return invalid(format!("schema version {} is not supported", raw.schema_version));
     }
     let own = raw.media_type.as_deref().unwrap_or("");
-    if !own.is_empty() && !media_type.is_empty() && own != media_type {
+    let announced = vocab::weak::without("announced") || media_type.is_empty() || own == media_type;
+    if !own.is_empty() && !announced {
         return invalid(format!("it calls itself {own:?} and was announced as {media_type:?}"));
     }
     let media_type = if own.is_empty() { media_type } else { own };
     let image = raw.config.is_some() || raw.layers.is_some() || raw.fs_layers.is_some();
     match (image, raw.manifests) {
-        (true, Some(_)) => invalid("it could be read as an image and as an index".into()),
-        (false, Some(manifests)) => {
+        (true, Some(_)) if !vocab::weak::without("ambiguous") => {
+            invalid("it could be read as an image and as an index".into())
+        }
+        (_, Some(manifests)) => {
             if !matches!(media_type, "" | OCI_INDEX | DOCKER_LIST) {
                 return invalid(format!("an index of type {media_type:?}"));
             }
@@ -132,6 +135,7 @@ fn layer_type(media_type: &str, what: &str) -> Result<()> {
         .or_else(|| media_type.strip_prefix("application/vnd.docker.image.rootfs.diff."));
     match base {
         Some("tar" | "tar+gzip" | "tar.gzip" | "tar+zstd" | "tar.zstd") => Ok(()),
+        _ if vocab::weak::without("layer-type") => Ok(()),
         _ => Err(Error::Unsupported(format!("{what}: layers of type {media_type:?} are not supported"))),
     }
 }
@@ -285,5 +289,12 @@ mod tests {
             let chosen = select(&links, &Platform::parse(wanted).unwrap()).map(|link| link.media_type.as_str());
             assert_eq!(chosen, expected, "{offered:?} for {wanted}");
         }
+    }
+
+    #[cfg(feature = "weaken")]
+    #[test]
+    fn tests_notice_a_weakened_build() {
+        let test = "manifest::tests::documents_mean_one_thing_or_nothing";
+        vocab::weak::noticed(&[("announced", test), ("ambiguous", test), ("layer-type", test)]);
     }
 }

@@ -90,6 +90,7 @@ fn parse_id(word: &str) -> Result<Option<u32>> {
     }
     match word.parse::<u32>() {
         Ok(id) if id <= i32::MAX as u32 => Ok(Some(id)),
+        _ if vocab::weak::without("user-range") => Ok(Some(word.parse::<u64>().unwrap_or(0) as u32)),
         _ => Err(Error::Invalid(format!("uids and gids must be in range 0-2147483647: {word}"))),
     }
 }
@@ -169,6 +170,12 @@ mod tests {
             assert!(check(spec, &[]).unwrap_err().starts_with("unable to find group"), "{spec:?}");
         }
         assert!(check("", &["nogroup"]).is_err());
+    }
+
+    #[cfg(feature = "weaken")]
+    #[test]
+    fn tests_notice_a_weakened_build() {
+        vocab::weak::noticed(&[("user-range", "decide::user::tests::nothing_wraps_to_root")]);
     }
 
     #[test]

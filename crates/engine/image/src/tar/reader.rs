@@ -237,6 +237,10 @@ impl<S: Source, O: Observer> Reader<S, O> {
             value.map(Vec::as_slice).filter(|value| !value.is_empty())
         };
         let path = text(special.name, get("GNU.sparse.name").or(get("path")), &header.name, "name").map_err(bad)?;
+        let path = match vocab::weak::without("names") {
+            true => String::from_utf8_lossy(&path).into_owned().into_bytes(),
+            false => path,
+        };
         let link = text(special.link, get("linkpath"), &header.link, "link").map_err(bad)?;
         let refuse = |detail: String| TarError::entry(&path, detail);
 

@@ -24,7 +24,14 @@ impl Child<'_> {
         let slave = terminal(self.root()?, with.console_size.or(size), with)?;
         if on_dev {
             let tree = mount::clone_tree(&slave, false)?;
-            let target = self.root()?.ensure_file("/dev/console", Mode::from_raw_mode(0o600))?;
+            let mode = Mode::from_raw_mode(0o600);
+            if vocab::weak::without("console") {
+                let path =
+                    format!("/proc/self/fd/{}/dev/console", std::os::fd::AsRawFd::as_raw_fd(&self.root()?.as_fd()));
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+                let _ = linux::fs::open_host(path, flags);
+            }
+            let target = self.root()?.ensure_file("/dev/console", mode)?;
             mount::attach(&tree, &target)?;
         }
         Ok(())

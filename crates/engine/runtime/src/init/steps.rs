@@ -142,6 +142,10 @@ pub(crate) fn kinds(namespaces: impl IntoIterator<Item = Namespace>) -> Namespac
 }
 
 fn write_proc(with: &Inherited, path: &str, value: &str) -> linux::Result<()> {
+    if vocab::weak::without("proc") {
+        let file = linux::fs::open_host(format!("/proc/{path}"), OFlags::WRONLY)?;
+        return linux::pipe::write(&file, value.as_bytes()).map(drop);
+    }
     let file = with.proc.get()?.open_file(path, OFlags::WRONLY | OFlags::NOFOLLOW, Mode::empty())?;
     linux::pipe::write(&file, value.as_bytes()).map(drop).map_err(|error| linux::Error {
         call: "write".into(),
@@ -161,6 +165,9 @@ fn time_offsets(lines: &str, with: &Inherited) -> Result<(), Cause> {
 }
 
 pub(super) fn session_keyring(with: &Inherited) -> Result<(), Cause> {
+    if vocab::weak::without("keyring") {
+        return Ok(());
+    }
     match linux::keyring::join_new_session() {
         Ok(()) => Ok(()),
         Err(error) if error.is(Errno::NOSYS) => Ok(()),

@@ -323,7 +323,7 @@ pub(super) fn check_maps(maps: &[IdMap], field: &str, faults: &mut Faults) {
             faults.invalid(here, "overlaps an earlier entry");
         }
     }
-    if maps.len() > 340 {
+    if maps.len() > 340 && !vocab::weak::without("maps") {
         faults.invalid(field, format!("{} entries: the kernel takes 340", maps.len()));
     }
 }
@@ -582,6 +582,7 @@ fn sysctls(spec: &Spec, spaces: &Spaces, faults: &mut Faults) -> Vec<Step> {
         }
         let owner = sysctl_owner(&path);
         match owner {
+            _ if vocab::weak::without("sysctl") => steps.push(Step::Sysctl { path, value: value.clone() }),
             SysctlOwner::Namespace(namespace) if spaces.has(namespace) => {
                 steps.push(Step::Sysctl { path, value: value.clone() });
             }

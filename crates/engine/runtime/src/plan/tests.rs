@@ -320,3 +320,9 @@ fn sysctls_are_the_containers_own_whatever_they_are_called() {
     }
     assert!(written > 0);
 }
+
+#[cfg(feature = "weaken")]
+#[test]
+fn tests_notice_a_weakened_build() {
+    vocab::weak::noticed(&[("sysctl", "plan::tests::sysctls_are_the_containers_own_whatever_they_are_called")]);
+}

@@ -34,6 +34,17 @@ fn weakened() {
         ("targets", "rt_04_mounts_stay_inside"),
         ("turn", "namespaces_are_joined_by_path"),
         ("start-time", "rt_31_a_number_used_again"),
+        ("console", "rt_06_the_console_goes_nowhere_else"),
+        ("proc", "rt_07_writes_to_proc_go_to_proc"),
+        ("maps", "rt_09_sizes_arrive_whole"),
+        ("bounding", "rt_11_16_34_identity_and_limits_are_exact"),
+        ("inheritable", "rt_11_16_34_identity_and_limits_are_exact"),
+        ("groups", "rt_11_16_34_identity_and_limits_are_exact"),
+        ("limits", "rt_11_16_34_identity_and_limits_are_exact"),
+        ("keyring", "rt_20_session_keyrings_are_not_shared"),
+        ("masks", "rt_21_masked_paths_are_empty"),
+        ("read-only", "rt_21_masked_paths_are_empty"),
+        ("sysctl", "sysctls_of_the_host_are_refused"),
     ] {
         let run = |weak: &str| {
             std::process::Command::new("/proc/self/exe").arg(test).env("KNARR_WEAKEN", weak).output().unwrap()
