@@ -1,4 +1,5 @@
-//! Copies between container and host, and clients of the Docker API that mean harm: the CP and DA groups of the attack catalogue.
+//! Copies between container and host, clients of the Docker API that mean harm, and control sockets that a container might reach: the
+//! CP and DA groups of the attack catalogue, and of its RT group what only a whole engine shows.
 //!
 //! | case | test |
 //! |---|---|
@@ -8,6 +9,7 @@
 //! | CP-04 special files | `special_files_hold_no_copy_up` |
 //! | CP-05 what a client unpacks | `an_archive_from_an_engine_that_lies_stays_below_its_target` |
 //! | CP-06 terminal escapes | `nothing_that_others_have_named_steers_the_terminal` |
+//! | RT-18 control sockets | `a_container_of_the_hosts_network_reaches_no_control_socket` |
 //! | DA-01 web pages that ask | `the_api_is_on_a_socket_only_and_gives_no_web_page_leave` |
 //! | DA-02 bodies that two readers see differently | `however_a_body_is_framed_the_answer_is_the_same` |
 //! | DA-03 rights of plugins | not offered: the rows of `/plugins` in `docs/reference/docker-operations.md` |
@@ -561,4 +563,46 @@ fn a_head_without_end_is_cut() {
         assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "after {sent}: {error}");
     }
     assert_eq!(world.api("GET", "/_ping", None).0, 200);
+}
+
+/// Sockets of the processes that a name of theirs makes reachable: the name, abstract if it begins with `@`.
+fn named_sockets(listing: &str, pids: &[u32]) -> Vec<String> {
+    let descriptors = pids.iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten());
+    let targets: Vec<String> = descriptors
+        .filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    let mut names = Vec::new();
+    for line in listing.lines().skip(1) {
+        let mut words = line.split_ascii_whitespace().skip(6);
+        let (Some(inode), Some(name)) = (words.next(), words.next()) else { continue };
+        if targets.contains(&format!("socket:[{inode}]")) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// CVE-2020-15257. Abstract sockets belong to the network namespace, and a container may share the host's.
+#[test]
+fn a_container_of_the_hosts_network_reaches_no_control_socket() {
+    let Some(world) = world() else { return };
+    world.knarr(["run", "-d", "--name", "box", "--network", "host", "busybox", "sleep", "1000"]).success();
+    let seen = world.knarr(["exec", "box", "cat", "/proc/net/unix"]).success().text();
+    let mut pids: Vec<u32> = world.keeper_pids().iter().map(|pid| pid.as_raw_nonzero().get() as u32).collect();
+    assert!(!pids.is_empty());
+    pids.push(world.engine_pid());
+    // The engine's socket was made under a name of its own and then moved to its place.
+    let suffix = format!(".{}", world.engine_pid());
+    let names = named_sockets(&seen, &pids);
+    let names: Vec<&str> = names.iter().map(|name| name.strip_suffix(&suffix).unwrap_or(name)).collect();
+    // The listing is the host's: it has the engine's own socket in it, which has a place in the host's file system only.
+    let socket = world.socket().to_string_lossy().into_owned();
+    assert!(names.contains(&socket.as_str()), "{names:?}");
+    for name in names {
+        assert!(name.starts_with('/'), "{name} is abstract");
+        world.knarr(["exec", "box", "ls", name]).exits(1);
+        let path = Path::new(name);
+        let (mode, folder) = (path.metadata().unwrap().mode(), path.parent().unwrap().metadata().unwrap().mode());
+        assert!(mode & 0o007 == 0 || folder & 0o007 == 0, "{name}: {mode:o} in {folder:o}");
+    }
 }
