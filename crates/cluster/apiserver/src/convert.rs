@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use resources::kinds::devices::beta;
 use resources::{Status, Value, meta};
 use serde_json::json;
 
@@ -128,10 +129,11 @@ pub fn to_version(stored: &Bytes, resource: &Resource) -> Bytes {
 
 /// The version's shape is another than the stored one's.
 fn differs(resource: &Resource) -> bool {
-    matches!(
-        (resource.group.as_str(), resource.version.as_str(), resource.plural.as_str()),
-        ("events.k8s.io", "v1", "events") | ("autoscaling", "v1", "horizontalpodautoscalers")
-    )
+    match (resource.group.as_str(), resource.version.as_str(), resource.plural.as_str()) {
+        ("events.k8s.io", "v1", "events") | ("autoscaling", "v1", "horizontalpodautoscalers") => true,
+        ("resource.k8s.io", "v1beta1", plural) => beta::differs(plural),
+        _ => false,
+    }
 }
 
 const EVENT_FIELDS: [(&str, &str); 7] = [
@@ -152,6 +154,7 @@ pub fn from_stored(object: &mut Value, resource: &Resource) {
     object["apiVersion"] = resource.api_version().into();
     match (resource.group.as_str(), resource.version.as_str()) {
         ("events.k8s.io", _) => rename(object, EVENT_FIELDS.iter().copied()),
+        ("resource.k8s.io", "v1beta1") => beta::from_v1(object, &resource.plural),
         ("autoscaling", "v1") => {
             let metrics = object["spec"].as_object_mut().and_then(|spec| spec.remove("metrics"));
             let mut rest = Vec::new();
@@ -179,6 +182,7 @@ pub fn to_stored(object: &mut Value, resource: &Resource) {
     object["apiVersion"] = resource.stored_as.0.as_str().into();
     match (resource.group.as_str(), resource.version.as_str()) {
         ("events.k8s.io", _) => rename(object, EVENT_FIELDS.iter().map(|(stored, shown)| (*shown, *stored))),
+        ("resource.k8s.io", "v1beta1") => beta::to_v1(object, &resource.plural),
         ("autoscaling", "v1") => {
             let mut metrics = Vec::new();
             let target = object["spec"].as_object_mut().and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));

@@ -17,7 +17,10 @@ fn sample(group: &str, version: &str, kind: &str) -> Value {
     let pod = json!({"containers": [{"name": "c", "image": "i"}]});
     let template = json!({"metadata": {"labels": {"app": "x"}}, "spec": pod});
     let selector = json!({"matchLabels": {"app": "x"}});
-    let claim = json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "d"}}]}});
+    let claim = match version {
+        "v1beta1" => json!({"devices": {"requests": [{"name": "r", "deviceClassName": "d"}]}}),
+        _ => json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "d"}}]}}),
+    };
     let rules = json!({"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
     let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}});
     let reference = json!({"group": "", "resource": "services", "name": "s", "namespace": "default"});

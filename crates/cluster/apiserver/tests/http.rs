@@ -129,6 +129,49 @@ async fn answers_come_in_the_form_asked_for() {
     assert_eq!(client.send(Method::POST, &format!("{MAPS}?fieldValidation=Ignore"), &json_type, twice).await.code, 201);
 }
 
+/// Versions of different shapes are one object: written in either, read and watched in both.
+#[tokio::test]
+async fn a_claim_is_the_same_in_every_version() {
+    let mut client = Wire::start().await;
+    let claims = |version: &str| format!("/apis/resource.k8s.io/{version}/namespaces/default/resourceclaims");
+    let selectors = json!([{"cel": {"expression": "device.driver == 'd'"}}]);
+    let flat = json!({"metadata": {"name": "old"}, "spec": {"devices": {"requests": [
+        {"name": "r", "deviceClassName": "c", "selectors": selectors}]}}});
+    let made = client.post(&claims("v1beta1"), &flat).await;
+    assert_eq!(made.code, 201, "{:?}", made.body);
+    let shown = json!({"name": "r", "deviceClassName": "c", "selectors": selectors, "allocationMode": "ExactCount", "count": 1});
+    let mut exactly = shown.clone();
+    exactly.as_object_mut().unwrap().remove("name");
+    let below = json!({"name": "r", "exactly": exactly});
+    assert_eq!(made.json()["spec"]["devices"]["requests"][0], shown);
+    let newer = json!({"metadata": {"name": "new"}, "spec": {"devices": {"requests": [below]}}});
+    assert_eq!(client.post(&claims("v1"), &newer).await.code, 201);
+    for (version, request) in [("v1", &below), ("v1beta2", &below), ("v1beta1", &shown)] {
+        let list = client.get(&claims(version)).await.json();
+        let watched = client.get(&format!("{}?watch=1&timeoutSeconds=1", claims(version))).await;
+        let watched: Vec<Value> = lines(&watched.body).into_iter().map(|event| event["object"].clone()).collect();
+        for objects in [list["items"].as_array().unwrap(), &watched] {
+            assert_eq!(objects.len(), 2, "{objects:?}");
+            for object in objects {
+                assert_eq!(object["apiVersion"], format!("resource.k8s.io/{version}"));
+                assert_eq!(&object["spec"]["devices"]["requests"][0], request);
+            }
+        }
+    }
+    // Faults name the fields of the newest version, as upstream's do, whichever was written.
+    let bad = json!({"metadata": {"name": "bad"}, "spec": {"devices": {"requests": [{"name": "r", "count": 2}]}}});
+    let refused = client.post(&claims("v1beta1"), &bad).await;
+    let path = "spec.devices.requests[0].exactly.deviceClassName";
+    assert_eq!((refused.code, &refused.json()["details"]["causes"][0]["field"]), (422, &json!(path)));
+    let label = [("content-type", "application/merge-patch+json")];
+    let patch = r#"{"metadata":{"labels":{"a":"b"}}}"#;
+    let labelled = client.send(Method::PATCH, &format!("{}/new", claims("v1beta1")), &label, patch).await;
+    assert_eq!((labelled.code, &labelled.json()["spec"]["devices"]["requests"][0]), (200, &shown));
+    let patch = json!({"spec": {"devices": {"requests": [{"name": "r", "deviceClassName": "other"}]}}}).to_string();
+    let fixed = client.send(Method::PATCH, &format!("{}/new", claims("v1beta1")), &label, patch).await;
+    assert!(fixed.code == 422 && fixed.json()["message"].as_str().unwrap().contains("field is immutable"));
+}
+
 #[tokio::test]
 async fn writers_that_saw_an_old_revision_are_told() {
     let mut client = Wire::start().await;

@@ -7,7 +7,7 @@ mod batch;
 mod cluster;
 mod config;
 mod csi;
-mod devices;
+pub mod devices;
 mod flow;
 mod groups;
 mod hooks;
@@ -76,7 +76,16 @@ impl Strategy {
     };
 }
 
-/// The rules of a built-in kind.
+/// The rules of a built-in kind, for objects of this version: most have the same shape in all of them.
+pub fn strategy_in(group: &str, version: &str, resource: &str) -> Strategy {
+    let own = match (group, version) {
+        ("resource.k8s.io", "v1beta1") => devices::beta::strategy(resource),
+        _ => None,
+    };
+    own.unwrap_or_else(|| strategy(group, resource))
+}
+
+/// The rules of a built-in kind, in the version that is kept.
 pub fn strategy(group: &str, resource: &str) -> Strategy {
     match group {
         "" => match resource {

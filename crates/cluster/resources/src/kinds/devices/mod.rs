@@ -1,43 +1,75 @@
 //! The kinds of dynamic resource allocation: DeviceClass, DeviceTaintRule, ResourceClaim, ResourceClaimTemplate, ResourceSlice.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Strategy;
-use super::rules::Faults;
+use super::rules::{Faults, default_to, each, sub};
 use crate::{FieldError, meta, names};
+
+pub mod beta;
+
+/// Alternatives of one request.
+const CHOICES_MAX: usize = 8;
+
+const CLAIM: Strategy = Strategy {
+    default: |object| default_claim(object, &["spec"]),
+    validate: |object, faults| validate_claim(&object["spec"], "spec", faults),
+    validate_update: fixed,
+    ..Strategy::PLAIN
+};
+
+const TEMPLATE: Strategy = Strategy {
+    default: |object| default_claim(object, &["spec", "spec"]),
+    validate: |object, faults| validate_claim(&object["spec"]["spec"], "spec.spec", faults),
+    validate_update: fixed,
+    ..Strategy::PLAIN
+};
+
+const SLICE: Strategy = Strategy {
+    validate: validate_slice,
+    validate_update: |new, old, faults| {
+        for path in [&["pool", "name"][..], &["driver"], &["nodeName"]] {
+            let value = |object: &Value| meta::at(&object["spec"], path).cloned().unwrap_or("".into());
+            if value(new) != value(old) {
+                faults.invalid(&format!("spec.{}", path.join(".")), value(new), "field is immutable");
+            }
+        }
+    },
+    generation: true,
+    ..Strategy::PLAIN
+};
 
 pub(super) fn strategy(resource: &str) -> Strategy {
     match resource {
-        "resourceclaims" => Strategy {
-            validate: |object, faults| validate_claim(&object["spec"], "spec", faults),
-            validate_update: |new, old, faults| fixed(new, old, faults),
-            ..Strategy::PLAIN
-        },
-        "resourceclaimtemplates" => Strategy {
-            validate: |object, faults| validate_claim(&object["spec"]["spec"], "spec.spec", faults),
-            validate_update: |new, old, faults| fixed(new, old, faults),
-            ..Strategy::PLAIN
-        },
+        "resourceclaims" => CLAIM,
+        "resourceclaimtemplates" => TEMPLATE,
         "devicetaintrules" => Strategy { validate: validate_taint_rule, generation: true, ..Strategy::PLAIN },
-        "resourceslices" => Strategy {
-            validate: validate_slice,
-            validate_update: |new, old, faults| {
-                for path in [&["pool", "name"][..], &["driver"], &["nodeName"]] {
-                    let value = |object: &Value| meta::at(&object["spec"], path).cloned().unwrap_or("".into());
-                    if value(new) != value(old) {
-                        faults.invalid(&format!("spec.{}", path.join(".")), value(new), "field is immutable");
-                    }
-                }
-            },
-            generation: true,
-            ..Strategy::PLAIN
-        },
+        "resourceslices" => SLICE,
         "deviceclasses" => Strategy {
             validate: |object, faults| validate_selectors(&object["spec"], "spec", faults),
             generation: true,
             ..Strategy::PLAIN
         },
         _ => Strategy::PLAIN,
+    }
+}
+
+/// One device of the class, where nothing else is said.
+fn default_claim(object: &mut Value, spec: &[&str]) {
+    let requests = [spec, &["devices", "requests"]].concat();
+    for request in meta::items_mut(object, &requests).filter_map(Value::as_object_mut) {
+        sub(request, "exactly").into_iter().for_each(default_request);
+        each(request, "firstAvailable").for_each(default_request);
+    }
+}
+
+fn default_request(request: &mut Map<String, Value>) {
+    default_to(request, "allocationMode", "ExactCount");
+    if request["allocationMode"] == "ExactCount" && request.get("count").and_then(Value::as_i64).unwrap_or(0) == 0 {
+        request.insert("count".to_owned(), 1.into());
+    }
+    for toleration in each(request, "tolerations") {
+        default_to(toleration, "operator", "Equal");
     }
 }
 
@@ -114,30 +146,55 @@ fn validate_claim(spec: &Value, path: &str, faults: &mut Faults) {
             name if !seen.insert(name) => faults.push(FieldError::duplicate(format!("{path}.name"), name)),
             name => faults.all_invalid(&format!("{path}.name"), name, names::dns_label(name)),
         }
-        // The first version has the fields of one device in the request itself.
-        let (exactly, choices) =
-            (request["exactly"].is_object(), !meta::list_at(request, &["firstAvailable"]).is_empty());
-        let flat = !request["deviceClassName"].is_null();
-        match (exactly || flat, choices) {
-            (true, true) => {
+        let exactly = request["exactly"].is_object();
+        let choices = meta::list_at(request, &["firstAvailable"]);
+        match (exactly, choices.is_empty()) {
+            (true, false) => {
                 faults.invalid(
                     &path,
                     Value::Null,
                     "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
                 );
             }
-            (false, false) => faults.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
+            (false, true) => faults.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
             _ => {}
         }
         if exactly {
-            let path = format!("{path}.exactly");
-            if request["exactly"]["deviceClassName"].as_str().unwrap_or_default().is_empty() {
-                faults.required(&format!("{path}.deviceClassName"), "");
-            }
-            faults.one_of(&request["exactly"], "allocationMode", &path, &["All", "ExactCount"]);
-            faults.positive(&request["exactly"], "count", &path);
-            validate_selectors(&request["exactly"], &path, faults);
+            validate_request(&request["exactly"], &format!("{path}.exactly"), faults);
         }
+        let mut chosen = std::collections::BTreeSet::new();
+        for (at, choice) in choices.iter().enumerate() {
+            let path = format!("{path}.firstAvailable[{at}]");
+            match choice["name"].as_str().unwrap_or_default() {
+                "" => faults.required(&format!("{path}.name"), ""),
+                name if !chosen.insert(name) => faults.push(FieldError::duplicate(format!("{path}.name"), name)),
+                name => faults.all_invalid(&format!("{path}.name"), name, names::dns_label(name)),
+            }
+            validate_request(choice, &path, faults);
+        }
+        if choices.len() > CHOICES_MAX {
+            let path = format!("{path}.firstAvailable");
+            faults.push(FieldError::new(path, crate::errors::FaultKind::TooMany(choices.len(), CHOICES_MAX as u64)));
+        }
+    }
+}
+
+/// How many devices of which class.
+fn validate_request(request: &Value, path: &str, faults: &mut Faults) {
+    match request["deviceClassName"].as_str().unwrap_or_default() {
+        "" => faults.required(&format!("{path}.deviceClassName"), ""),
+        name => faults.all_invalid(&format!("{path}.deviceClassName"), name, names::dns_subdomain(name)),
+    }
+    validate_selectors(request, path, faults);
+    let count = request["count"].as_i64().unwrap_or(0);
+    match request["allocationMode"].as_str() {
+        Some("All") if count != 0 => {
+            faults.invalid(&format!("{path}.count"), count, "must not be specified when allocationMode is 'All'");
+        }
+        Some("ExactCount") if count <= 0 => {
+            faults.invalid(&format!("{path}.count"), count, "must be greater than zero")
+        }
+        _ => faults.one_of(request, "allocationMode", path, &["All", "ExactCount"]),
     }
 }
 
