@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use crate::quantity::Quantity;
@@ -20,78 +21,51 @@ pub struct Parsed {
 /// Parses JSON. Nesting is limited to 128 by the parser.
 pub fn parse_json(bytes: &[u8]) -> Result<Parsed, String> {
     let mut duplicates = Vec::new();
-    let mut path = Path::default();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Seed { duplicates: &mut duplicates, path: &mut path };
+    let seed = Seed { duplicates: &mut duplicates, path: &Path::Root };
     let value = seed.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
     deserializer.end().map_err(|error| error.to_string())?;
     Ok(Parsed { value, duplicates })
 }
 
-/// Where in the tree we are, written as upstream writes paths: `spec.containers[0].name`.
-#[derive(Debug, Default, Clone)]
-pub struct Path(Vec<Step>);
-
-#[derive(Debug, Clone)]
-enum Step {
-    Field(String),
-    Key(String),
-    Index(usize),
+/// Where in the tree we are, written as upstream writes paths: `spec.containers[0].name`. A chain through the stack of who walks:
+/// going down costs nothing, and only what is told makes a text.
+#[derive(Debug, Clone, Copy)]
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
 }
 
-impl Path {
-    pub fn of(text: &str) -> Self {
-        if text.is_empty() { Self::default() } else { Self(vec![Step::Field(text.to_owned())]) }
-    }
-
-    pub fn push_field(&mut self, name: &str) {
-        self.0.push(Step::Field(name.to_owned()));
-    }
-
-    /// A map's key, written in brackets.
-    pub fn push_key(&mut self, name: &str) {
-        self.0.push(Step::Key(name.to_owned()));
-    }
-
-    pub fn push_index(&mut self, index: usize) {
-        self.0.push(Step::Index(index));
-    }
-
-    pub fn pop(&mut self) {
-        self.0.pop();
-    }
-
+impl Path<'_> {
     /// Field names alone, as Go's JSON errors have it.
-    pub fn fields(&self) -> String {
-        let names: Vec<&str> = self
-            .0
-            .iter()
-            .filter_map(|step| match step {
-                Step::Field(name) | Step::Key(name) => Some(name.as_str()),
-                Step::Index(_) => None,
-            })
-            .collect();
-        names.join(".")
+    fn fields(&self) -> String {
+        match self {
+            Self::Root => String::new(),
+            Self::Field(Path::Root, name) => (*name).to_owned(),
+            Self::Field(above, name) => match above.fields() {
+                above if above.is_empty() => (*name).to_owned(),
+                above => format!("{above}.{name}"),
+            },
+            Self::Index(above, _) => above.fields(),
+        }
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Field(name) if at == 0 => write!(f, "{name}")?,
-                Step::Field(name) => write!(f, ".{name}")?,
-                Step::Key(name) => write!(f, "[{name}]")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Path::Root, name) => f.write_str(name),
+            Self::Field(above, name) => write!(f, "{above}.{name}"),
+            Self::Index(above, index) => write!(f, "{above}[{index}]"),
         }
-        Ok(())
     }
 }
 
 struct Seed<'a> {
     duplicates: &'a mut Vec<String>,
-    path: &'a mut Path,
+    path: &'a Path<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -135,10 +109,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            self.path.push_index(items.len());
-            let item = seq.next_element_seed(Seed { duplicates: self.duplicates, path: self.path })?;
-            self.path.pop();
-            match item {
+            let path = Path::Index(self.path, items.len());
+            match seq.next_element_seed(Seed { duplicates: self.duplicates, path: &path })? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
             }
@@ -148,16 +120,18 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            self.path.push_field(&key);
-            let value = map.next_value_seed(Seed { duplicates: self.duplicates, path: self.path })?;
-            if out.contains_key(&key) {
-                if self.duplicates.len() > 1000 {
-                    return Err(A::Error::custom("too many duplicate fields"));
+            let path = Path::Field(self.path, &key);
+            let value = map.next_value_seed(Seed { duplicates: self.duplicates, path: &path })?;
+            match out.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(value)),
+                Entry::Occupied(mut place) => {
+                    if self.duplicates.len() > 1000 {
+                        return Err(A::Error::custom("too many duplicate fields"));
+                    }
+                    self.duplicates.push(Path::Field(self.path, place.key()).to_string());
+                    place.insert(value);
                 }
-                self.duplicates.push(self.path.to_string());
             }
-            self.path.pop();
-            out.insert(key, value);
         }
         Ok(Value::Object(out))
     }
@@ -172,20 +146,19 @@ pub struct TypeError(pub String);
 /// canonically, nulls and empty lists and maps are dropped. Custom resources (nodes with rules) keep nulls and empty
 /// values and are not checked for types here; `crd` does that.
 pub fn conform(value: &mut Value, node: &Node) -> Result<Vec<String>, TypeError> {
-    let mut walk = Walk { path: Path::default(), unknown: Vec::new(), owner: String::new() };
-    walk.node(value, node)?;
+    let mut walk = Walk { unknown: Vec::new(), owner: "" };
+    walk.node(value, node, &Path::Root)?;
     Ok(walk.unknown)
 }
 
-struct Walk {
-    path: Path,
+struct Walk<'n> {
     unknown: Vec<String>,
     /// Name of the struct whose field is looked at.
-    owner: String,
+    owner: &'n str,
 }
 
-impl Walk {
-    fn mismatch(&self, value: &Value, wanted: &str) -> TypeError {
+impl<'n> Walk<'n> {
+    fn mismatch(&self, value: &Value, wanted: &str, path: &Path<'_>) -> TypeError {
         let found = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
@@ -195,95 +168,88 @@ impl Walk {
             Value::Array(_) => "array".to_owned(),
             Value::Object(_) => "object".to_owned(),
         };
-        let place = match self.path.fields() {
+        let place = match path.fields() {
             fields if fields.is_empty() => "Go value".to_owned(),
             fields => format!("Go struct field {}.{fields}", self.owner),
         };
         TypeError(format!("json: cannot unmarshal {found} into {place} of type {wanted}"))
     }
 
-    fn node(&mut self, value: &mut Value, node: &Node) -> Result<(), TypeError> {
+    fn node(&mut self, value: &mut Value, node: &'n Node, path: &Path<'_>) -> Result<(), TypeError> {
         if node.rules.is_some() && !fits(value, &node.shape) {
             return Ok(());
         }
         match &node.shape {
             Shape::Any => Ok(()),
             Shape::Raw if value.is_object() => Ok(()),
-            Shape::Raw => Err(self.mismatch(value, "map[string]interface {}")),
+            Shape::Raw => Err(self.mismatch(value, "map[string]interface {}", path)),
             Shape::String if value.is_string() => Ok(()),
-            Shape::Bytes => self.bytes(value),
+            Shape::Bytes => self.bytes(value, path),
             Shape::Bool if value.is_boolean() => Ok(()),
             Shape::Int32 => match value.as_i64() {
                 Some(number) if i32::try_from(number).is_ok() => Ok(()),
-                _ => Err(self.mismatch(value, "int32")),
+                _ => Err(self.mismatch(value, "int32", path)),
             },
             Shape::Int64 if value.as_i64().is_some() => Ok(()),
             Shape::Double if value.is_number() => Ok(()),
             Shape::IntOrString => match value {
                 Value::String(_) => Ok(()),
                 Value::Number(number) if number.as_i64().is_some() => Ok(()),
-                _ => Err(self.mismatch(value, "intstr.IntOrString")),
+                _ => Err(self.mismatch(value, "intstr.IntOrString", path)),
             },
-            Shape::Quantity => self.quantity(value),
-            Shape::Time => self.time(value, 0),
-            Shape::MicroTime => self.time(value, 6),
-            Shape::List(item) => self.list(value, item, node.rules.is_some()),
-            Shape::Map(item) => self.map(value, item, node.rules.is_some()),
-            Shape::Struct(_) => self.fields(value, node),
-            shape => Err(self.mismatch(value, go_type(shape).as_str())),
+            Shape::Quantity => self.quantity(value, path),
+            Shape::Time => self.time(value, 0, path),
+            Shape::MicroTime => self.time(value, 6, path),
+            Shape::List(item) => self.list(value, item, node.rules.is_some(), path),
+            Shape::Map(item) => self.map(value, item, node.rules.is_some(), path),
+            Shape::Struct(_) => self.fields(value, node, path),
+            shape => Err(self.mismatch(value, go_type(shape).as_str(), path)),
         }
     }
 
-    fn list(&mut self, value: &mut Value, item: &Node, custom: bool) -> Result<(), TypeError> {
+    fn list(&mut self, value: &mut Value, item: &'n Node, custom: bool, path: &Path<'_>) -> Result<(), TypeError> {
         let Value::Array(items) = value else {
-            return Err(self.mismatch(value, &format!("[]{}", go_type(&item.shape))));
+            return Err(self.mismatch(value, &format!("[]{}", go_type(&item.shape)), path));
         };
         for (index, entry) in items.iter_mut().enumerate() {
-            self.path.push_index(index);
             if entry.is_null() && !custom {
                 *entry = zero(&item.shape);
             } else {
-                self.node(entry, item)?;
+                self.node(entry, item, &Path::Index(path, index))?;
             }
-            self.path.pop();
         }
         Ok(())
     }
 
-    fn map(&mut self, value: &mut Value, item: &Node, custom: bool) -> Result<(), TypeError> {
+    fn map(&mut self, value: &mut Value, item: &'n Node, custom: bool, path: &Path<'_>) -> Result<(), TypeError> {
         let Value::Object(entries) = value else {
-            return Err(self.mismatch(value, &format!("map[string]{}", go_type(&item.shape))));
+            return Err(self.mismatch(value, &format!("map[string]{}", go_type(&item.shape)), path));
         };
         for (key, entry) in entries.iter_mut() {
-            self.path.push_field(key);
             if entry.is_null() && !custom {
                 *entry = zero(&item.shape);
             } else {
-                self.node(entry, item)?;
+                self.node(entry, item, &Path::Field(path, key))?;
             }
-            self.path.pop();
         }
         Ok(())
     }
 
-    fn fields(&mut self, value: &mut Value, node: &Node) -> Result<(), TypeError> {
+    fn fields(&mut self, value: &mut Value, node: &'n Node, path: &Path<'_>) -> Result<(), TypeError> {
         let def = node.struct_def().expect("called for structs");
         let Value::Object(entries) = value else {
-            return Err(self.mismatch(value, &def.go_type()));
+            return Err(self.mismatch(value, &def.go_type(), path));
         };
-        let outer = std::mem::replace(&mut self.owner, def.go_name().to_owned());
+        let outer = std::mem::replace(&mut self.owner, def.go_name());
         let custom = node.rules.is_some();
         let mut drop_keys = Vec::new();
         for (key, entry) in entries.iter_mut() {
+            let here = Path::Field(path, key);
             let Some(field) = def.field(key) else {
                 if let Some(additional) = &def.additional {
-                    self.path.push_field(key);
-                    self.node(entry, additional)?;
-                    self.path.pop();
+                    self.node(entry, additional, &here)?;
                 } else if !def.open {
-                    self.path.push_field(key);
-                    self.unknown.push(self.path.to_string());
-                    self.path.pop();
+                    self.unknown.push(here.to_string());
                     drop_keys.push(key.clone());
                 }
                 continue;
@@ -296,9 +262,7 @@ impl Walk {
                 }
                 continue;
             }
-            self.path.push_field(key);
-            self.node(entry, &field.node)?;
-            self.path.pop();
+            self.node(entry, &field.node, &here)?;
             let empty = match (&field.node.shape, &*entry) {
                 (Shape::List(_), Value::Array(items)) => items.is_empty() && !field.required,
                 (Shape::Map(_), Value::Object(map)) => map.is_empty(),
@@ -315,8 +279,8 @@ impl Walk {
         Ok(())
     }
 
-    fn bytes(&self, value: &mut Value) -> Result<(), TypeError> {
-        let Value::String(text) = value else { return Err(self.mismatch(value, "[]uint8")) };
+    fn bytes(&self, value: &mut Value, path: &Path<'_>) -> Result<(), TypeError> {
+        let Value::String(text) = value else { return Err(self.mismatch(value, "[]uint8", path)) };
         // Go ignores line breaks in base64.
         if text.contains(['\n', '\r']) {
             text.retain(|c| c != '\n' && c != '\r');
@@ -327,11 +291,11 @@ impl Walk {
         }
     }
 
-    fn quantity(&self, value: &mut Value) -> Result<(), TypeError> {
+    fn quantity(&self, value: &mut Value, path: &Path<'_>) -> Result<(), TypeError> {
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
-            _ => return Err(self.mismatch(value, "resource.Quantity")),
+            _ => return Err(self.mismatch(value, "resource.Quantity", path)),
         };
         match Quantity::parse(&text) {
             Ok(quantity) => {
@@ -342,9 +306,9 @@ impl Walk {
         }
     }
 
-    fn time(&self, value: &mut Value, places: usize) -> Result<(), TypeError> {
+    fn time(&self, value: &mut Value, places: usize, path: &Path<'_>) -> Result<(), TypeError> {
         let Value::String(text) = value else {
-            return Err(self.mismatch(value, if places == 0 { "v1.Time" } else { "v1.MicroTime" }));
+            return Err(self.mismatch(value, if places == 0 { "v1.Time" } else { "v1.MicroTime" }, path));
         };
         match text.parse::<jiff::Timestamp>() {
             Ok(time) if text.contains(['T', 't']) => {
