@@ -26,7 +26,7 @@ impl Element {
     /// The form in FieldsV1.
     pub fn serialized(&self) -> String {
         match self {
-            Self::Field(name) => format!("f:{name}"),
+            Self::Field(name) => ["f:", name].concat(),
             Self::Key(fields) => {
                 let map: serde_json::Map<String, Value> = fields.iter().cloned().collect();
                 format!("k:{}", Value::Object(map))

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use super::walk::fields_of_new;
 use super::{Element, Set, compare_unbooked, merge, mergeable, remove, to_set};
 use crate::meta;
 use crate::schema::Node;
@@ -159,30 +160,8 @@ impl Managers {
         if self.0.is_empty() {
             return meta::unset(object, "managedFields");
         }
-        let entries: Vec<Value> = self
-            .0
-            .iter()
-            .map(|managed| {
-                let mut entry = json!({
-                    "apiVersion": managed.writer.api_version,
-                    "fieldsType": "FieldsV1",
-                    "manager": managed.writer.manager,
-                    "operation": match managed.writer.operation {
-                        Operation::Apply => "Apply",
-                        Operation::Update => "Update",
-                    },
-                });
-                // Moved in: the macro would copy it, and nothing in the books is larger.
-                entry["fieldsV1"] = managed.set.to_value();
-                if !managed.time.is_empty() {
-                    entry["time"] = managed.time.as_str().into();
-                }
-                if !managed.writer.subresource.is_empty() {
-                    entry["subresource"] = managed.writer.subresource.as_str().into();
-                }
-                entry
-            })
-            .collect();
+        let entry = |managed: &Managed| entry(&managed.writer, managed.set.to_value(), &managed.time);
+        let entries: Vec<Value> = self.0.iter().map(entry).collect();
         meta::set(object, "managedFields", entries);
     }
 
@@ -222,12 +201,34 @@ impl Managers {
     }
 }
 
+fn unowned() -> &'static Set {
+    static UNOWNED_SET: OnceLock<Set> = OnceLock::new();
+    UNOWNED_SET.get_or_init(|| Set::of_fields(UNOWNED))
+}
+
 /// Takes out what nobody owns, and what this endpoint does not write.
 fn ownable(mut set: Set, reset: &Set) -> Set {
-    static UNOWNED_SET: OnceLock<Set> = OnceLock::new();
-    set.subtract_below(UNOWNED_SET.get_or_init(|| Set::of_fields(UNOWNED)));
+    set.subtract_below(unowned());
     set.subtract_below(reset);
     set
+}
+
+/// One manager in the books.
+fn entry(writer: &Writer, fields: Value, time: &str) -> Value {
+    let operation = match writer.operation {
+        Operation::Apply => "Apply",
+        Operation::Update => "Update",
+    };
+    let mut entry = json!({"apiVersion": writer.api_version, "fieldsType": "FieldsV1", "manager": writer.manager, "operation": operation});
+    // Moved in: the macro would copy it, and nothing in the books is larger.
+    entry["fieldsV1"] = fields;
+    if !time.is_empty() {
+        entry["time"] = time.into();
+    }
+    if !writer.subresource.is_empty() {
+        entry["subresource"] = writer.subresource.as_str().into();
+    }
+    entry
 }
 
 fn without_books(object: &Value) -> Value {
@@ -240,6 +241,26 @@ fn without_books(object: &Value) -> Value {
 /// write. The books are those that `new` carries, or `old`'s if it carries none.
 pub fn update(old: Option<&Value>, new: &mut Value, node: &Node, writer: &Writer, reset: &Set, now: &str) {
     let carried = meta::at(new, &["metadata", "managedFields"]).is_some();
+    if old.is_none() && !carried && new["metadata"].is_object() {
+        // Most of what is written: everything is the writer's, and there are no books to compare with.
+        let fields = fields_of_new(new, Some(node), [Some(unowned()), Some(reset)]);
+        if !fields.is_empty() {
+            meta::set(new, "managedFields", vec![entry(writer, fields.into(), now)]);
+        }
+        return;
+    }
+    book_changes(old, carried, new, node, writer, reset, now);
+}
+
+fn book_changes(
+    old: Option<&Value>,
+    carried: bool,
+    new: &mut Value,
+    node: &Node,
+    writer: &Writer,
+    reset: &Set,
+    now: &str,
+) {
     let mut managers = match old {
         Some(old) if !carried => Managers::read(old),
         _ => Managers::read(new),
@@ -435,6 +456,40 @@ mod tests {
         other["spec"] = json!({});
         let one = apply_as(Some(&both), &other, "two", false).unwrap();
         assert_eq!(names(&one), ["c"]);
+    }
+
+    #[test]
+    fn what_is_new_is_booked_as_a_comparison_with_nothing_would() {
+        let check = |node: &Node, object: &Value, reset: &[&str]| {
+            let (mut quick, mut slow) = (object.clone(), object.clone());
+            let (who, reset) = (writer(Operation::Update, "m"), Set::of_fields(reset));
+            update(None, &mut quick, node, &who, &reset, "2026-01-01T00:00:00Z");
+            book_changes(None, false, &mut slow, node, &who, &reset, "2026-01-01T00:00:00Z");
+            assert_eq!(quick, slow);
+        };
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u", "labels": {"a": "b"}, "annotations": {},
+                "finalizers": ["x/y", "x/z", "x/y"], "ownerReferences": [{"uid": "o", "name": "n"}, {"name": "no uid"}]},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}, {"containerPort": 80, "protocol": "UDP"},
+                    {"containerPort": 80, "name": "again"}], "env": [], "resources": {"limits": {"cpu": "1"}}}, {}, {"name": "d"}],
+                "nodeSelector": {"x": "y"}, "tolerations": [{"key": "k"}], "securityContext": {}, "topologySpreadConstraints": [{"topologyKey": "t"}]},
+            "status": {"phase": "Pending", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready"}]}});
+        let podlike = facts().node("a:core.v1.Pod");
+        for reset in [
+            &["status"][..],
+            &[],
+            &["spec", "metadata.labels", "metadata.finalizers"],
+            &["spec.containers", "spec.nodeSelector.x"],
+        ] {
+            check(&podlike, &pod, reset);
+            check(&node(), &deployment(3, "i"), reset);
+        }
+        for other in [
+            json!({"metadata": {}}),
+            json!({"metadata": {"name": "only"}}),
+            json!({"metadata": {}, "spec": null, "list": [1, {"a": 1}]}),
+        ] {
+            check(&node(), &other, &[]);
+        }
     }
 
     #[test]

@@ -301,6 +301,64 @@ fn whole(value: &Value, node: Option<&Node>) -> Set {
     out
 }
 
+/// FieldsV1 of everything that a new object has, less what is in one of `less` or below a member of it: `compare_unbooked` with
+/// an object that has empty metadata alone, as what is written of it in the end.
+pub(super) fn fields_of_new(new: &Value, node: Option<&Node>, less: [Option<&Set>; 2]) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (key, value) in new.as_object().into_iter().flatten() {
+        let child = node.and_then(|node| node.child(key));
+        // Metadata is always there: who makes an object owns only what is in it.
+        let own = key != "metadata" || !value.is_object();
+        put_new(&mut out, &Element::field(key), own, value, child, less, if own { "" } else { "managedFields" });
+    }
+    out
+}
+
+fn put_new(
+    out: &mut Map<String, Value>,
+    element: &Element,
+    own: bool,
+    value: &Value,
+    node: Option<&Node>,
+    less: [Option<&Set>; 2],
+    but: &str,
+) {
+    let mut below = [None, None];
+    for (less, below) in less.into_iter().zip(&mut below) {
+        match less.and_then(|set| set.child(element)) {
+            Some((true, _)) => return,
+            Some((false, children)) => *below = Some(children),
+            None => {}
+        }
+    }
+    let mut fields = Map::new();
+    let kind = sharing(value, node);
+    match &kind {
+        Sharing::Leaf => {}
+        Sharing::Fields => {
+            for (key, child) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != but) {
+                let node = node.and_then(|node| node.child(key));
+                put_new(&mut fields, &Element::field(key), true, child, node, below, "");
+            }
+        }
+        Sharing::Keyed(_) | Sharing::Set => {
+            let item_node = node.and_then(Node::item);
+            // The items of a set have nothing below them that could be owned.
+            let leaf = Value::Null;
+            for (element, item) in items(list(value), &kind, item_node) {
+                let item = if matches!(kind, Sharing::Set) { &leaf } else { item };
+                put_new(&mut fields, &element, true, item, item_node, below, "");
+            }
+        }
+    }
+    if own && !fields.is_empty() {
+        fields.insert(".".to_owned(), Value::Object(Map::new()));
+    }
+    if own || !fields.is_empty() {
+        out.insert(element.serialized(), Value::Object(fields));
+    }
+}
+
 /// What an object becomes when a writer applies `config` to it: what config says wins, what it does not mention stays.
 pub fn merge(live: &Value, config: &Value, node: Option<&Node>) -> Value {
     let kind = sharing(config, node);
