@@ -63,9 +63,11 @@ pub struct View {
     /// Leaves out what neither controllers nor the scheduler read.
     lean: bool,
     made: Made,
+    /// What was told last of numerous kinds: whoever was woken by it is about to look at its tree.
+    fresh: VecDeque<(Kind, Key)>,
 }
 
-/// Trees made since some were let go of.
+/// Trees made for those who look, since some were let go of.
 #[derive(Debug, Default)]
 struct Made(AtomicUsize);
 
@@ -80,6 +82,10 @@ const NUMEROUS: usize = 8192;
 
 /// Trees made before those of numerous kinds are let go of: some megabytes of them.
 const TREES_MAX: usize = 1024;
+
+/// Trees kept of what was told last. They go one by one as others come, so that their memory is what the next ones are made of:
+/// many that end at once leave a heap full of small holes.
+const FRESH: usize = 128;
 
 /// Answers are never so late that more objects than this have ended meanwhile.
 const ENDED_MAX: usize = 8192;
@@ -217,10 +223,29 @@ impl View {
         if kind == Kind::Service {
             self.selecting.insert(&object);
         }
-        self.objects.entry(kind).or_default().insert(key, Kept::new(revision, object, told));
-        self.made.0.fetch_add(1, Ordering::Relaxed);
+        let all = self.objects.entry(kind).or_default();
+        all.insert(key.clone(), Kept::new(revision, object, told));
+        match all.len() {
+            ..=NUMEROUS => {}
+            // Now there are many of them: so far each kept its tree.
+            count => {
+                if count == NUMEROUS + 1 {
+                    all.values_mut().for_each(Kept::let_go);
+                }
+                self.fresh.push_back((kind, key));
+                self.let_go_of_oldest();
+            }
+        }
         self.let_go();
         true
+    }
+
+    fn let_go_of_oldest(&mut self) {
+        while self.fresh.len() > FRESH {
+            let Some((kind, key)) = self.fresh.pop_front() else { return };
+            let kept = self.objects.get_mut(&kind).and_then(|all| all.get_mut(&key));
+            kept.into_iter().for_each(Kept::let_go);
+        }
     }
 
     /// Lets go of the trees of numerous kinds, once enough have been made. Whoever still holds one keeps it.
