@@ -36,6 +36,8 @@ pub fn expect_much() {
             (libc::M_TOP_PAD, 1 << 20),
             (libc::M_TRIM_THRESHOLD, 16 << 20),
             (libc::M_MMAP_THRESHOLD, 1 << 20),
+            // No list of small pieces that are put together all at once whenever somebody wants a large one, as every answer does.
+            (libc::M_MXFAST, 0),
         ] {
             // SAFETY: takes two numbers, and has no other precondition than that no other thread allocates meanwhile, which callers heed.
             unsafe {

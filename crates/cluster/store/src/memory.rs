@@ -155,6 +155,10 @@ impl Memory {
         let mut events = Vec::new();
         for (revision, key) in self.log.range(first..) {
             if span.contains(key) {
+                if events.is_empty() {
+                    // About what one commit of many writers brings.
+                    events.reserve((self.log.len() - first).min(16));
+                }
                 events.extend(self.event(*revision, key));
             }
         }
