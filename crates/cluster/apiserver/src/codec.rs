@@ -1,8 +1,8 @@
 //! Between trees and stored bytes.
 //!
 //! An object is stored as JSON with sorted keys, with an empty place for its resource version that the store fills in,
-//! so that what readers get is what is stored. `apiVersion` comes first, so that another version of the same shape is
-//! made by exchanging the head.
+//! so that what readers get is what is stored. `apiVersion` comes first, before all others, so that another version of the
+//! same shape is made by exchanging the head.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -16,13 +16,15 @@ pub struct Encoded {
 
 /// Encodes an object; a resource version it carries is left out.
 pub fn encode(object: &Value) -> Encoded {
-    let mut out = Vec::with_capacity(1024);
+    // Room for a pod: making it larger step by step would copy it at every step.
+    let mut out = Vec::with_capacity(4096);
     let mut stamp_at = 0;
     out.push(b'{');
     let empty = serde_json::Map::new();
     let fields = object.as_object().unwrap_or(&empty);
     let mut first = true;
-    for (key, value) in fields {
+    let head = fields.get_key_value("apiVersion");
+    for (key, value) in head.into_iter().chain(fields.iter().filter(|(key, _)| *key != "apiVersion")) {
         comma(&mut out, &mut first);
         write(&mut out, key);
         out.push(b':');
@@ -82,7 +84,13 @@ pub fn with_api_version(stored: &Bytes, from: &str, to: &str) -> Bytes {
             out.extend_from_slice(rest);
             out.into()
         }
-        _ => stored.clone(),
+        Some(_) => stored.clone(),
+        // Something else stands at its head.
+        None => {
+            let mut object = decode(stored);
+            object["apiVersion"] = to.into();
+            serde_json::to_vec(&object).expect("trees always encode").into()
+        }
     }
 }
 
@@ -100,8 +108,9 @@ mod tests {
     #[test]
     fn the_place_of_the_resource_version_is_known() {
         for meta in [json!({}), json!({"name": "a", "uid": "u"}), json!({"resourceVersion": "7", "name": "a"})] {
-            let object = json!({"apiVersion": "v1", "kind": "X", "metadata": meta, "spec": {"a": [1]}});
+            let object = json!({"age": 1, "apiVersion": "v1", "kind": "X", "metadata": meta, "spec": {"a": [1]}});
             let encoded = encode(&object);
+            assert!(encoded.bytes.starts_with(b"{\"apiVersion\":\"v1\",\"age\""), "its version is at its head");
             let at = encoded.stamp_at as usize;
             let stamped = [&encoded.bytes[..at], b"42", &encoded.bytes[at..]].concat();
             let mut expected = object.clone();
@@ -110,6 +119,8 @@ mod tests {
             let other = with_api_version(&Bytes::from(stamped), "v1", "g/v2");
             expected["apiVersion"] = "g/v2".into();
             assert_eq!(decode(&other), expected);
+            let sorted = Bytes::from(serde_json::to_vec(&object).unwrap());
+            assert_eq!(decode(&with_api_version(&sorted, "v1", "g/v2"))["apiVersion"], "g/v2", "as others wrote it");
         }
     }
 }
