@@ -193,6 +193,54 @@ async fn who_approves_and_signs_may_do_it_for_the_signer() {
     server.stop().await;
 }
 
+/// ClusterTrustBundleAttest: who says whom to trust for a signer's certificates may do that for this signer.
+#[tokio::test]
+async fn who_says_whom_to_trust_may_do_it_for_the_signer() {
+    let (server, admin) = start().await;
+    let group = "certificates.k8s.io";
+    let bundles = Gvr::new("certificates.k8s.io", "v1beta1", "clustertrustbundles");
+    let rules = json!([{"apiGroups": [group], "resources": ["clustertrustbundles"], "verbs": ["*"]}]);
+    let attests = json!([{"apiGroups": [group], "resources": ["signers"], "verbs": ["attest"], "resourceNames": ["example.com/*"]}]);
+    for (name, rules, users) in [
+        ("writer", rules, json!([{"kind": "User", "name": "ann"}, {"kind": "User", "name": "bob"}])),
+        ("attester", attests, json!([{"kind": "User", "name": "bob"}])),
+    ] {
+        admin.create(&ROLES, "", &json!({"metadata": {"name": name}, "rules": rules})).await.unwrap();
+        let binding =
+            json!({"metadata": {"name": name}, "subjects": users, "roleRef": {"kind": "ClusterRole", "name": name}});
+        admin.create(&BINDINGS, "", &binding).await.unwrap();
+    }
+    let (ann, bob) = (server.local(User::component("ann"), "test"), server.local(User::component("bob"), "test"));
+    let trust = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+    let bundle = |name: &str, signer: &str| {
+        let mut bundle = json!({"metadata": {"name": name}, "spec": {"trustBundle": trust}});
+        if !signer.is_empty() {
+            bundle["spec"]["signerName"] = signer.into();
+        }
+        bundle
+    };
+    let no = "user not permitted to attest for signerName \"example.com/s\"";
+    ann.create(&bundles, "", &bundle("nobodys", "")).await.unwrap();
+    refused(ann.create(&bundles, "", &bundle("example.com:s:a", "example.com/s")).await, 403, no);
+    bob.create(&bundles, "", &bundle("example.com:s:a", "example.com/s")).await.unwrap();
+    refused(bob.create(&bundles, "", &bundle("other.com:s:a", "other.com/s")).await, 403, "\"other.com/s\"");
+    let patch = |more: Value| Patch::Merge(more);
+    let label = patch(json!({"metadata": {"labels": {"a": "b"}}}));
+    refused(ann.patch(&bundles, "", "example.com:s:a", "", &label).await, 403, no);
+    bob.patch(&bundles, "", "example.com:s:a", "", &label).await.unwrap();
+    // What concerns owners and finalizers alone is left to those who clean up.
+    ann.patch(&bundles, "", "example.com:s:a", "", &patch(json!({"metadata": {"finalizers": ["a.b/c"]}})))
+        .await
+        .unwrap();
+    let other = patch(json!({"spec": {"signerName": "example.com/t"}}));
+    refused(
+        bob.patch(&bundles, "", "example.com:s:a", "", &other).await,
+        422,
+        "spec.signerName: Invalid value: \"example.com/t\": field is immutable",
+    );
+    server.stop().await;
+}
+
 fn definition(plural: &str, kind: &str, short: &str) -> Value {
     json!({"metadata": {"name": format!("{plural}.example.com")}, "spec": {"group": "example.com", "scope": "Namespaced",
         "names": {"plural": plural, "kind": kind, "shortNames": [short]}, "versions": [{"name": "v1", "served": true,

@@ -152,6 +152,9 @@ impl Call {
             if resource.prefix == "/registry/certificates.k8s.io/certificatesigningrequests/" {
                 self.may_sign(object, old, sub)?;
             }
+            if resource.prefix == "/registry/certificates.k8s.io/clustertrustbundles/" {
+                self.may_attest(object, old)?;
+            }
             let ranged = sub == "resize"
                 || sub.is_empty() && (operation == Operation::Create || resource.plural == "persistentvolumeclaims");
             if ranged
@@ -279,6 +282,24 @@ impl Call {
             _ => return Ok(()),
         };
         let signer = meta::str_at(old.unwrap_or(new), &["spec", "signerName"]);
+        if self.may_for_signer(verb, signer) {
+            return Ok(());
+        }
+        Err(self.forbidden(new, &format!("user not permitted to {verb} requests with signerName {signer:?}")))
+    }
+
+    /// ClusterTrustBundleAttest: who says whom to trust for a signer's certificates may do that for this signer.
+    fn may_attest(&self, new: &Value, old: Option<&Value>) -> Outcome<()> {
+        let signer = meta::str_at(new, &["spec", "signerName"]);
+        // Whoever cleans up after others' owners and finalizers changes nothing about trust.
+        let same = old.is_some_and(|old| super::write::same_but_for_cleaning(new, old));
+        if signer.is_empty() || same || self.may_for_signer("attest", signer) {
+            return Ok(());
+        }
+        Err(self.forbidden(new, &format!("user not permitted to attest for signerName {signer:?}")))
+    }
+
+    fn may_for_signer(&self, verb: &str, signer: &str) -> bool {
         let whole = format!("{}/*", signer.split('/').next().unwrap_or_default());
         let view = self.api.rbac.view();
         let may = [signer, &whole].into_iter().any(|name| {
@@ -291,10 +312,7 @@ impl Call {
             };
             view.allows(&self.user, &action).is_some()
         });
-        if may || self.user.is_master() {
-            return Ok(());
-        }
-        Err(self.forbidden(new, &format!("user not permitted to {verb} requests with signerName {signer:?}")))
+        may || self.user.is_master()
     }
 
     /// ResourceQuota: takes the room that the object needs, or says which quota has none.

@@ -597,6 +597,12 @@ fn same_but(new: &Value, old: &Value, but: &[&str]) -> bool {
     rest(new, but).eq(rest(old, but))
 }
 
+/// Nothing changed but owners, finalizers and the books.
+pub(super) fn same_but_for_cleaning(new: &Value, old: &Value) -> bool {
+    same_but(new, old, &["metadata"])
+        && same_but(&new["metadata"], &old["metadata"], &["ownerReferences", "finalizers", "managedFields"])
+}
+
 /// Nothing changed, save perhaps the times in the books.
 fn same_but_books_time(new: &Value, old: &Value) -> bool {
     let books = |object| meta::list_at(object, &["metadata", "managedFields"]);
