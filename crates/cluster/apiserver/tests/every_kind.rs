@@ -169,7 +169,7 @@ fn name(group: &str, version: &str, plural: &str) -> String {
 fn kubectl_does_everything_with_every_kind() {
     let Some(cluster) = Cluster::start(false) else { return };
     let catalog = Catalog::builtin();
-    let mut items = Vec::new();
+    let (mut items, mut collections) = (Vec::new(), Vec::new());
     for group in &catalog.groups {
         for version in &group.versions {
             for resource in &version.resources {
@@ -192,6 +192,11 @@ fn kubectl_does_everything_with_every_kind() {
                     object["metadata"]["namespace"] = "default".into();
                 }
                 items.push(object);
+                assert!(has("list") && has("watch"), "{}", resource.plural);
+                let root = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+                let place = if resource.namespaced { "/namespaces/default" } else { "" };
+                let path = format!("{root}/{}{place}/{}", version.name, resource.plural);
+                collections.push((path, resource.kind.clone(), has("deletecollection")));
             }
         }
     }
@@ -238,9 +243,67 @@ fn kubectl_does_everything_with_every_kind() {
     write("read.json", fresh["items"].as_array().unwrap());
     each(&cluster.ok("replace -f read.json"), "replaced");
     cluster.ok("get -f all.json -l swept=yes --ignore-not-found");
-    let said = cluster.ok("delete -f all.json --wait=false --grace-period=0 --force");
-    let gone = said.lines().filter(|line| line.contains("deleted")).count();
-    assert_eq!(gone, count, "{said}");
+    let delete = || {
+        let said = cluster.ok("delete -f all.json --wait=false --grace-period=0 --force --ignore-not-found");
+        said.lines().filter(|line| line.contains("deleted")).count()
+    };
+    lists_and_watches(&cluster, &collections);
+    assert_eq!(delete(), count);
+    // Again, and away as collections. What may not go as one goes by itself.
+    let nothing = "get -f all.json --ignore-not-found -o name";
+    let empty = |said: &str| said.lines().all(|line| line.starts_with("Warning:"));
+    cluster.until(nothing, empty);
+    for item in &mut items {
+        item["metadata"]["labels"] = json!({"swept": "again"});
+    }
+    write("all.json", &items);
+    each(&cluster.ok("create -f all.json"), "created");
+    let mut alone = 0;
+    for (path, kind, at_once) in &collections {
+        if *at_once {
+            let said = cluster.ok(&format!("delete --raw {path}?labelSelector=swept%3Dagain&gracePeriodSeconds=0"));
+            assert!(said.contains(&format!("\"kind\":\"{kind}List\"")), "{path}: {said}");
+        } else {
+            alone += 1;
+        }
+    }
+    assert!(alone <= 2, "namespaces, and what else?");
+    delete();
+    cluster.until(nothing, empty);
+}
+
+/// Every kind's collection, read whole and watched for a second: what was made and labelled is there.
+fn lists_and_watches(cluster: &Cluster, collections: &[(String, String, bool)]) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let one = |path: &str, kind: &str| {
+        let chosen = format!("{path}?labelSelector=swept%3Dyes");
+        // Warnings stand before or behind the answer.
+        let objects = |line: &str| -> Vec<Value> {
+            let said = cluster.ok(line);
+            let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            said.lines().filter(|line| line.starts_with('{')).map(read).collect()
+        };
+        let list = &objects(&format!("get --raw {chosen}"))[0];
+        assert_eq!(list["kind"], format!("{kind}List"), "{path}");
+        let listed = list["items"].as_array().unwrap();
+        assert!(!listed.is_empty(), "{path}");
+        let watched = objects(&format!("get --raw {chosen}&watch=1&timeoutSeconds=1"));
+        assert!(watched.len() >= listed.len(), "{path}: {watched:?}");
+        for event in watched {
+            assert_eq!((&event["type"], &event["object"]["kind"]), (&json!("ADDED"), &json!(kind)), "{path}: {event}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some((path, kind, _)) =
+                    collections.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
+                    one(path, kind);
+                }
+            });
+        }
+    });
 }
 
 /// Every subresource of every kind that is served, by every verb that it is served with: as kubectl's own flag where there is one

@@ -111,17 +111,22 @@ impl Cluster {
         self.ok(&format!("get {object} -o jsonpath={{{path}}}"))
     }
 
-    /// Waits until a command says what is expected.
+    /// Waits until a command says this.
     #[track_caller]
     pub fn eventually(&self, line: &str, expected: &str) {
+        self.until(line, |said| said.contains(expected));
+    }
+
+    #[track_caller]
+    pub fn until(&self, line: &str, holds: impl Fn(&str) -> bool) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
             let (_, said) = self.try_with(&words, "");
-            if said.contains(expected) {
+            if holds(&said) {
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "kubectl {line}: {said}\nexpected: {expected}");
+            assert!(std::time::Instant::now() < deadline, "kubectl {line} never says what is waited for: {said}");
             std::thread::yield_now();
         }
     }
