@@ -17,6 +17,7 @@ mod git;
 mod hosts;
 pub mod image;
 pub mod nftables;
+pub mod plugin;
 mod stock;
 pub mod traffic;
 pub mod tree;

@@ -291,3 +291,79 @@ fn a_crash_at_any_step_leaves_no_half_volume() {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains(world.dir().to_str().unwrap()), "{table}");
 }
+
+/// `--mount type=image`: an image's files, read-only, in a container of another; the image stays while that is there.
+#[test]
+fn an_image_is_mounted_and_kept() {
+    let Some(mut world) = world() else { return };
+    let folder = blackbox::context(&[
+        ("Dockerfile", "FROM scratch\nCOPY tree /tree\nCOPY tree/a /b\n"),
+        ("tree/a", "a\n"),
+        ("tree/sub/c", "c\n"),
+    ]);
+    world.knarr(["build", "-q", "-t", "data:1", folder.path().to_str().unwrap()]).success();
+    let run = |more: &[&str], script: &str| {
+        let words: Vec<&str> = NONE.iter().chain(more).copied().chain(["busybox", "sh", "-c", script]).collect();
+        world.docker(words)
+    };
+    let mount = "--mount=type=image,source=data:1,target=/data";
+    let script = "cat /data/tree/a /data/tree/sub/c /data/b; touch /data/x 2>&1 | grep -c Read-only; umount /data 2>&1 | grep -ci perm";
+    assert_eq!(run(&[mount], script).success().text(), "a\nc\na\n1\n1");
+    let inner = "--mount=type=image,source=data:1,target=/data,image-subpath=tree/sub";
+    assert_eq!(run(&[inner], "ls /data; cat /data/c").success().text(), "c\nc");
+    for (subpath, why) in
+        [("nowhere", "No such file"), ("../..", "must be a relative path"), ("/tree", "must be a relative path")]
+    {
+        run(&[&format!("{mount},image-subpath={subpath}")], "true").exits(125).stderr_has(why);
+    }
+    run(&["--mount=type=image,source=nobody:1,target=/x"], "true").exits(125).stderr_has("nobody:1");
+    run(&["--mount=type=image,target=/x"], "true").exits(125).stderr_has("Source must not be empty");
+    // As long as a container refers to it, running or not.
+    let words = ["run", "-d", "--name", "user", "--network", "none", mount, "busybox", "sleep", "1000"];
+    let id = world.docker(words).success().text();
+    let shown = world.docker(["inspect", "-f", "{{range.Mounts}}{{.Type}} {{.Name}} {{.RW}}{{end}}", "user"]);
+    assert_eq!(shown.success().text(), "image data:1 false");
+    let short = &id[..12];
+    world.docker(["rmi", "data:1"]).exits(1).stderr_has(short);
+    world.docker(["rmi", "-f", &world.docker(["images", "-q", "data:1"]).text()]).exits(1).stderr_has(short);
+    world.knarr(["doctor"]).success();
+    // It outlives the engine, with its name gone too.
+    world.end_engine(rustix::process::Signal::KILL);
+    world.start_engine(&[]);
+    assert_eq!(world.docker(["exec", "user", "cat", "/data/b"]).success().text(), "a");
+    world.docker(["rmi", "-f", "data:1"]).success();
+    world.knarr(["builder", "prune", "-af"]).success();
+    world.docker(["image", "prune", "-af"]).success();
+    world.docker(["restart", "-t", "0", "user"]).success();
+    assert_eq!(world.docker(["exec", "user", "cat", "/data/b"]).success().text(), "a");
+    world.docker(["stop", "-t", "0", "user"]).success();
+    assert_eq!(world.docker(["cp", "user:/data/tree/a", "-"]).success().stdout.len() % 512, 0);
+    let places = world.run_dir().join("images");
+    assert_eq!(std::fs::read_dir(&places).map_or(0, Iterator::count), 0);
+    let other = ["run", "--rm", "--network", "none", "--volumes-from", "user", "busybox", "cat", "/data/tree/a"];
+    assert_eq!(world.docker(other).success().text(), "a");
+    world.docker(["rm", "user"]).success();
+    world.docker(["image", "prune", "-af"]).success();
+    world.knarr(["doctor"]).success();
+}
+
+/// An engine that is killed takes off what its containers no longer need.
+#[test]
+fn an_images_mount_goes_with_its_container_while_the_engine_is_away() {
+    let Some(mut world) = world() else { return };
+    let script = "while test ! -e /end/now; do sleep 0.1; done";
+    let end = tempfile::tempdir().unwrap();
+    let bind = format!("{}:/end", end.path().display());
+    let mount = "--mount=type=image,source=busybox,target=/data";
+    let words = ["run", "-d", "--name", "user", "--network", "none", "-v", &bind, mount, "busybox", "sh", "-c", script];
+    world.docker(words).success();
+    let places = world.run_dir().join("images");
+    assert_eq!(std::fs::read_dir(&places).unwrap().count(), 1);
+    world.end_engine(rustix::process::Signal::KILL);
+    std::fs::write(end.path().join("now"), "").unwrap();
+    world.start_engine(&[]);
+    world.docker(["wait", "user"]).success();
+    blackbox::eventually("nothing is mounted", || std::fs::read_dir(&places).unwrap().count() == 0);
+    world.docker(["rm", "user"]).success();
+    world.knarr(["doctor"]).success();
+}

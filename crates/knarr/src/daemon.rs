@@ -84,6 +84,28 @@ pub const CDI_DIRECTORIES: flags::Flag = flags::list(
     "Directories of CDI files, which name vendors' devices (default: /etc/cdi, /var/run/cdi)",
 );
 
+/// Where drivers of volumes are looked for.
+pub const PLUGIN_DIRECTORIES: flags::Flag = flags::list(
+    "plugin-dir",
+    "Directories of volume plugins (default: /run/docker/plugins, /etc/docker/plugins, /usr/lib/docker/plugins)",
+);
+
+/// How long they may take.
+pub const PLUGIN_PATIENCE: flags::Flag =
+    flags::duration("plugin-timeout", "How long a volume plugin may take for an answer (default: 2m)");
+
+fn plugins(matches: &Matches) -> Result<engine::PluginConfig, Failure> {
+    let mut config = engine::PluginConfig::default();
+    if let named @ [_, ..] = matches.list("plugin-dir") {
+        config.dirs = named.iter().map(Into::into).collect();
+    }
+    if let Some(nanos) = matches.duration_nanos("plugin-timeout") {
+        let nanos = u64::try_from(nanos).map_err(|_| Failure::new("--plugin-timeout: less than nothing"))?;
+        config.patience = std::time::Duration::from_nanos(nanos);
+    }
+    Ok(config)
+}
+
 /// The engine of a process: where it is by the settings, and the registries that the flag or the variable names.
 pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineConfig, Failure> {
     let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
@@ -96,6 +118,7 @@ pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineCon
             [] => cdi::DIRECTORIES.map(Into::into).to_vec(),
             named => named.iter().map(Into::into).collect(),
         },
+        plugins: plugins(matches)?,
         registries: crate::registry::registries(matches.text("registries").or(named.as_deref()))?,
     })
 }

@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub labels: Vec<String>,
     /// Where vendors' files of devices are; those of a later one count.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Drivers of volumes that are programs of others.
+    pub plugins: PluginConfig,
     pub registries: Registries,
 }
 

@@ -33,3 +33,4 @@ pub use spec::{MASKED_PATHS, READONLY_PATHS};
 pub use stream::{
     Attached, Body, BodySender, ByteStream, EventStream, InputSink, LogStream, OutputStream, Stream as ItemStream,
 };
+pub use volumes::PluginConfig;

@@ -38,6 +38,8 @@ const OWN: &[Flag] = &[
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     crate::daemon::BUILD_CACHE,
     crate::daemon::CDI_DIRECTORIES,
+    crate::daemon::PLUGIN_DIRECTORIES,
+    crate::daemon::PLUGIN_PATIENCE,
     switch("foreground", "Stay in the foreground and log to standard error"),
     switch("background", "").hidden(),
 ];
@@ -112,14 +114,17 @@ fn up(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
         "cni-bin-dir",
         "registries",
         "build-cache",
+        "plugin-timeout",
     ] {
         if let Some(value) = matches.text(flag) {
             command.arg(format!("--{flag}={value}"));
         }
     }
-    for directory in matches.list("cdi-spec-dir") {
-        let path = std::path::absolute(directory).unwrap_or_else(|_| PathBuf::from(directory));
-        command.arg("--cdi-spec-dir").arg(path);
+    for flag in ["cdi-spec-dir", "plugin-dir"] {
+        for directory in matches.list(flag) {
+            let path = std::path::absolute(directory).unwrap_or_else(|_| PathBuf::from(directory));
+            command.arg(format!("--{flag}")).arg(path);
+        }
     }
     for flag in ["kubeconfig", "pod-manifests", "cni-conf-dir", "scheduler-config"] {
         if let Some(path) = matches.text(flag) {

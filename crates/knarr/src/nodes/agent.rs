@@ -42,6 +42,8 @@ pub const FLAGS: &[Flag] = &[
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     daemon::BUILD_CACHE,
     daemon::CDI_DIRECTORIES,
+    daemon::PLUGIN_DIRECTORIES,
+    daemon::PLUGIN_PATIENCE,
 ];
 
 /// Threads that serve and run pods.

@@ -31,9 +31,10 @@ struct CreateBody {
 
 pub(crate) async fn list(call: Call) -> ApiResult<Reply> {
     let filters = filters::parse(&call.query, &["dangling", "driver", "label", "name"])?;
-    let volumes = call.engine.volume_list(&filters).await?;
-    let shown = volumes.into_iter().map(info::volume).collect::<Vec<_>>();
-    reply::ok(&json!({ "Volumes": shown, "Warnings": null }))
+    let found = call.engine.volume_list(&filters).await?;
+    let warnings = if found.warnings.is_empty() { Value::Null } else { json!(found.warnings) };
+    let shown = found.volumes.into_iter().map(info::volume).collect::<Vec<_>>();
+    reply::ok(&json!({ "Volumes": shown, "Warnings": warnings }))
 }
 
 pub(crate) async fn inspect(call: Call, name: &str) -> ApiResult<Reply> {

@@ -62,7 +62,7 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
         "DriverStatus": [["Backing Filesystem", info.backing_file_system]],
         "SystemStatus": null,
         "Plugins": {
-            "Volume": ["local"],
+            "Volume": info.volume_drivers,
             "Network": ["bridge", "host", "null"],
             "Authorization": null,
             "Log": engine::LOG_DRIVERS,
@@ -138,8 +138,11 @@ pub(crate) fn volume(volume: engine::VolumeView) -> Value {
         "Mountpoint": volume.mountpoint.to_string_lossy(),
         "Name": volume.name,
         "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
-        "Scope": "local",
+        "Scope": volume.scope,
     });
+    if let Some(status) = volume.status {
+        value["Status"] = json!(status);
+    }
     if let Some(size) = volume.size_bytes {
         value["UsageData"] = json!({ "RefCount": volume.used_by, "Size": size });
     }

@@ -40,6 +40,7 @@ pub fn config(dir: &Path) -> EngineConfig {
         keeper: vec![program.into(), "keeper".into()],
         labels: Vec::new(),
         cdi_dirs: Vec::new(),
+        plugins: engine::PluginConfig::default(),
         registries: Registries::default(),
     }
 }

@@ -116,7 +116,7 @@ impl Inner {
             return Ok(Place { root, path: absolute(path), _volume: None });
         }
         let cleaned = clean(path);
-        let mounts = record.mounts.iter().filter(|m| !m.source.is_empty());
+        let mounts = record.mounts.iter().filter(|m| !m.source.is_empty() || !m.volume.is_empty());
         let covering = mounts.filter_map(|m| Some((m, inside(&cleaned, &m.destination)?)));
         if let Some((mount, rest)) = covering.max_by_key(|(m, _)| m.destination.len()) {
             // A slash at the end means something, and cleaning takes it away.
@@ -125,7 +125,11 @@ impl Inner {
                 "" => None,
                 name => Some(crate::volumes::Held::new(self.clone(), name.to_owned())?),
             };
-            let mut root = Root::open(&mount.source)?;
+            let mut root = match &volume {
+                Some(volume) => volume.root()?,
+                None if mount.kind == crate::MountKind::Image => self.open_image(container, mount)?,
+                None => Root::open(&mount.source)?,
+            };
             if !mount.subpath.is_empty() {
                 root = root.sub(&mount.subpath)?;
             }

@@ -66,7 +66,8 @@ impl Inner {
             config.hostname = if shared { super::info::hostname() } else { id.short() };
         }
         let name = self.take_name(name.as_deref(), id)?;
-        let volumes = match self.settle_volumes(id, &mut mounts) {
+        let settled = self.settle_images(id, &mut mounts).and_then(|()| self.settle_volumes(id, &mut mounts));
+        let volumes = match settled {
             Ok(volumes) => volumes,
             Err(error) => {
                 self.registry().release_name(&name, id);
@@ -124,10 +125,12 @@ impl Inner {
         vocab::crash::point("engine.create.before_snapshot");
         // Its folders go away again unless they are kept.
         let snapshot = self.images.prepare_files(&key, &record.image)?;
+        let images = self.prepare_images(id, &record.mounts)?;
         vocab::crash::point("engine.create.after_snapshot");
         // One commit for all of it. A state is written when there is one: a record without is that of a new container.
         self.db.write(|txn| {
             snapshot.record(txn)?;
+            images.iter().try_for_each(|image| image.record(txn))?;
             for (name, volume) in volumes {
                 txn.put(&VOLUMES, name, volume)?;
             }
@@ -135,6 +138,7 @@ impl Inner {
             Ok::<_, Error>(())
         })?;
         snapshot.keep();
+        images.into_iter().for_each(|image| drop(image.keep()));
         vocab::crash::point("engine.create.after_commit");
         let container = Arc::new(Container::new(id, record, StateRecord::default()));
         self.registry().insert(container.clone());

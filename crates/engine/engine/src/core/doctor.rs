@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Inner;
+use super::image_mounts::owner_of;
 use super::open::{container_groups, names_in};
 use crate::{Finding, Result, Status};
 
@@ -84,7 +85,10 @@ impl Inner {
             let overlay =
                 mount.fs_type == "overlay" && mount.super_options.contains(&*self.config.root.to_string_lossy());
             let ours = ours && !mount.target.starts_with(self.volumes.dir());
-            if ours || overlay {
+            let name = mount.target.file_name().and_then(|name| name.to_str()).and_then(owner_of);
+            let of_image = mount.target.parent() == Some(&self.image_mounts_dir())
+                && containers.iter().any(|c| Some(c.id) == name && (busy(c) || c.status().is_running()));
+            if (ours || overlay) && !of_image {
                 add(
                     "mount",
                     mount.target.display().to_string(),
@@ -96,7 +100,8 @@ impl Inner {
         for name in self.images.snapshots()? {
             // A build's, while it works.
             let building = name.starts_with(&format!("build-{}-", std::process::id()));
-            if !ids.contains(&name) && !self.is_being_made(&name) && !building {
+            let owner = owner_of(&name).map_or_else(|| name.clone(), |id| id.to_string());
+            if !ids.contains(&owner) && !self.is_being_made(&owner) && !building {
                 add(
                     "layer",
                     name,
@@ -121,7 +126,7 @@ impl Inner {
                 );
             }
         }
-        for volume in self.volumes.views() {
+        for volume in self.volumes.views().into_iter().filter(|volume| volume.driver == "local") {
             if !volume.mountpoint.is_dir() {
                 add(
                     "volume",

@@ -51,6 +51,7 @@ impl Inner {
             blocking(move || {
                 let oom_killed = inner.clean_group(&held);
                 inner.release_volumes(&held);
+                inner.release_images(&held);
                 inner.drop_view(held.id);
                 inner.release_networks(&held);
                 oom_killed

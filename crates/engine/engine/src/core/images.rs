@@ -123,7 +123,7 @@ impl Inner {
 
     pub(crate) fn image_remove(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<ImageRemoval>> {
         let running = |id: &str| {
-            let container = id.parse().ok().and_then(|id| self.registry().get(id));
+            let container = super::image_mounts::owner_of(id).and_then(|id| self.registry().get(id));
             container.is_some_and(|c| c.status().is_running())
         };
         let removed = self.images.remove(name, image::RemoveOptions { force, no_prune }, &running)?;

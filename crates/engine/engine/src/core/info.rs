@@ -51,6 +51,7 @@ impl Inner {
             security_options: vec!["name=seccomp,profile=builtin".into(), "name=cgroupns".into()],
             cdi_devices: cdi::Devices::read(&self.config.cdi_dirs).names().map(ToString::to_string).collect(),
             cdi_dirs: self.config.cdi_dirs.clone(),
+            volume_drivers: self.volumes.driver_names(),
             warnings,
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             tasks: std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count),
@@ -74,6 +75,7 @@ impl Inner {
         let images = self.images.usage()?;
         let options = crate::ListOptions { all: true, size: true, ..Default::default() };
         let mut volumes = self.volumes.views();
+        volumes.retain(|volume| volume.driver == "local");
         let used = self.volumes_in_use();
         for volume in &mut volumes {
             volume.size_bytes = Some(tree_bytes(&volume.mountpoint));

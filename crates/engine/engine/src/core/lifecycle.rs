@@ -79,6 +79,7 @@ impl Inner {
                 blocking(move || {
                     inner.clean_group(&held);
                     inner.release_volumes(&held);
+                    inner.release_images(&held);
                     inner.drop_view(held.id);
                     inner.release_networks(&held);
                 })

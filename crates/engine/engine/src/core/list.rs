@@ -81,7 +81,7 @@ impl Inner {
             labels: record.config.labels.clone(),
             network_mode: record.host.network_mode.clone(),
             annotations: record.host.annotations.clone(),
-            mounts: mount_points(&record.mounts),
+            mounts: mount_points(&self.volumes.placed(container.id, &record.mounts)),
             networks: self.networks.shown(container.id, &record),
             ports: if state.status.is_running() { ports } else { Vec::new() },
             size: None,

@@ -13,6 +13,7 @@ mod exits;
 mod files;
 mod follow;
 mod health;
+mod image_mounts;
 mod images;
 pub(crate) mod info;
 mod inner;

@@ -10,6 +10,7 @@ use keeper::{Exited, Kind, Phase};
 use tokio::sync::mpsc;
 
 use super::follow::LogWatch;
+use super::image_mounts::owner_of;
 use super::inner::{Parts, blocking, cgroup_parent, instance_tag};
 use super::networks::{Networks, guard_rules};
 use super::records::{CONTAINERS, FACTS, STATES};
@@ -303,7 +304,7 @@ impl Inner {
     /// create or remove left. Blocking.
     fn sweep(&self) {
         self.sweep_steps();
-        let known = |name: &str| name.parse().is_ok_and(|id| self.registry().get(id).is_some());
+        let known = |name: &str| owner_of(name).is_some_and(|id| self.registry().get(id).is_some());
         for name in self.images.snapshots().unwrap_or_default() {
             if !known(&name)
                 && let Err(error) = self.images.remove_snapshot(&name)
@@ -324,6 +325,7 @@ impl Inner {
             }
         }
         self.volumes.tidy();
+        self.tidy_images();
         self.adopt_views();
     }
 }
@@ -370,7 +372,7 @@ pub(crate) fn names_in(dir: &Path) -> Vec<String> {
 struct Opened {
     db: db::Db,
     images: Arc<image::Store>,
-    volumes: Volumes,
+    volumes: Arc<Volumes>,
     networks: Networks,
     engine_id: String,
 }
@@ -394,7 +396,7 @@ fn make_dirs(config: &EngineConfig) -> Result<()> {
 fn open_store(config: &EngineConfig) -> Result<Opened> {
     let db = db::Db::open(&config.root.join("knarr.db"))?;
     let images = Arc::new(image::Store::open(&config.root, db.clone(), image::Options::default())?);
-    let volumes = Volumes::open(&config.root, &db)?;
+    let volumes = Arc::new(Volumes::open(&config.root, &db, config.plugins.clone())?);
     let known = db.read()?.get(&FACTS, &"engine-id".to_owned())?;
     let engine_id = match known {
         Some(id) => id,

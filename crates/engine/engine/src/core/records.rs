@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use crate::{ConsoleSize, ContainerConfig, ContainerId, ContainerState, EndpointS
 pub(crate) const CONTAINERS: db::Table<ContainerId, ContainerRecord> = db::Table::new("engine.containers");
 pub(crate) const STATES: db::Table<ContainerId, StateRecord> = db::Table::new("engine.states");
 pub(crate) const VOLUMES: db::Table<String, VolumeRecord> = db::Table::new("engine.volumes");
+/// By volume and user.
+pub(crate) const DRIVER_MOUNTS: db::Table<String, DriverMount> = db::Table::new("engine.driver-mounts");
 pub(crate) const NETWORKS: db::Table<String, NetworkRecord> = db::Table::new("engine.networks");
 pub(crate) const FACTS: db::Table<String, String> = db::Table::new("engine.facts");
 
@@ -71,4 +74,19 @@ pub(crate) struct VolumeRecord {
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) options: BTreeMap<String, String>,
+    /// Whose it is; empty: ours.
+    #[serde(default)]
+    pub(crate) driver: String,
+    /// Its driver has made it just now, for a container that is not there yet.
+    #[serde(skip)]
+    pub(crate) made_for_create: bool,
+}
+
+/// A mount that a volume's driver was asked for, and has not been asked to take back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DriverMount {
+    pub(crate) volume: String,
+    pub(crate) user: ContainerId,
+    /// Where; nothing until it has answered.
+    pub(crate) place: Option<PathBuf>,
 }

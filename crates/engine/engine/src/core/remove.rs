@@ -90,11 +90,13 @@ impl Inner {
         if let Err(error) = self.images.remove_files_of(&snapshot, layers) {
             tracing::warn!(container = %id, %error, "the root file system stays behind until the next start");
         }
+        self.forget_images(container);
         for name in anonymous.drain(..) {
+            let driver = self.volumes.get(&name).map(|record| record.driver).unwrap_or_default();
             if let Err(error) = self.volumes.forget(&name) {
                 tracing::warn!(volume = name, %error, "the volume's files stay behind until the next start");
             }
-            self.volume_event(&name, "destroy", &[]);
+            self.volume_event(&name, &driver, "destroy", &[]);
         }
         remove_dir(&self.container_dir(id));
         vocab::crash::point("engine.remove.after_files");

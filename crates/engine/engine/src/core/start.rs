@@ -105,7 +105,7 @@ impl Inner {
             host,
             security: &security,
             user: &user,
-            mounts: &record.mounts,
+            mounts: &self.volumes.placed(container.id, &record.mounts),
             files: &files,
             joined: &joined,
             facts: &self.facts,
@@ -242,6 +242,7 @@ impl Inner {
 
     fn ensure_mount_sources(&self, container: &Container, record: &ContainerRecord) -> Result<()> {
         self.acquire_volumes(container)?;
+        self.acquire_images(container)?;
         for mount in &record.mounts {
             match mount.kind {
                 MountKind::Bind if mount.create_source => {

@@ -32,7 +32,7 @@ impl Inner {
             restart_count: restarts,
             driver: "overlay2",
             platform: record.platform.clone(),
-            mounts: mount_points(&record.mounts),
+            mounts: mount_points(&self.volumes.placed(container.id, &record.mounts)),
             exec_ids,
             paths: ContainerPaths {
                 resolv_conf: dir.join("resolv.conf"),
@@ -67,10 +67,14 @@ impl Inner {
 pub(crate) fn mount_points(mounts: &[ContainerMount]) -> Vec<MountPoint> {
     let shown = mounts.iter().map(|m| MountPoint {
         kind: m.kind,
-        name: m.volume.clone(),
+        name: if m.kind == MountKind::Image { m.image_name.clone() } else { m.volume.clone() },
         source: m.source.clone(),
         destination: m.destination.clone(),
-        driver: if m.kind == MountKind::Volume { "local".into() } else { String::new() },
+        driver: match (m.kind, m.driver.as_str()) {
+            (MountKind::Volume, "") => "local".into(),
+            (MountKind::Volume, driver) => driver.into(),
+            _ => String::new(),
+        },
         mode: m.mode.clone(),
         rw: m.rw,
         propagation: m.propagation.clone(),

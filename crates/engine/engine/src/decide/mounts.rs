@@ -36,6 +36,11 @@ pub(crate) struct ContainerMount {
     /// For a volume that does not exist yet.
     pub(crate) volume_labels: BTreeMap<String, String>,
     pub(crate) volume_options: BTreeMap<String, String>,
+    /// Of a volume: whose it is or is to be; empty: whoever has it, else ours.
+    pub(crate) driver: String,
+    /// Of an image: as it was asked for, and which that was then.
+    pub(crate) image_name: String,
+    pub(crate) image: Option<vocab::Digest>,
     pub(crate) tmpfs_options: Vec<String>,
 }
 
@@ -66,6 +71,9 @@ impl Default for ContainerMount {
             subpath: String::new(),
             volume_labels: BTreeMap::new(),
             volume_options: BTreeMap::new(),
+            driver: String::new(),
+            image_name: String::new(),
+            image: None,
             tmpfs_options: Vec::new(),
         }
     }
@@ -91,7 +99,11 @@ pub(crate) fn plan_mounts(config: &ContainerConfig, host: &HostConfig) -> Result
         Ok(())
     };
     for bind in &host.binds {
-        add(parse_bind(bind)?)?;
+        let mut mount = parse_bind(bind)?;
+        if mount.kind == MountKind::Volume {
+            mount.driver.clone_from(&host.volume_driver);
+        }
+        add(mount)?;
     }
     for mount in &host.mounts {
         add(check_mount(mount)?)?;
@@ -107,6 +119,7 @@ pub(crate) fn plan_mounts(config: &ContainerConfig, host: &HostConfig) -> Result
                 anonymous: true,
                 destination,
                 copy_up: true,
+                driver: host.volume_driver.clone(),
                 ..Default::default()
             });
         }
@@ -244,7 +257,7 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
                 return foreign("TmpfsOptions");
             }
             let options = request.volume.clone().unwrap_or_default();
-            crate::volumes::options::check_driver(&options.driver, &format!("create {}", request.source))?;
+            mount.driver = options.driver;
             mount.copy_up = !options.no_copy && options.subpath.is_empty();
             mount.volume_labels = options.labels;
             mount.volume_options = options.driver_options;
@@ -253,13 +266,8 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
                 check_name(&request.source)?;
                 mount.volume = request.source.clone();
             }
-            if !options.subpath.is_empty() {
-                let escapes = options.subpath.starts_with('/') || options.subpath.split('/').any(|p| p == "..");
-                if escapes {
-                    return Err(refused("invalid volume subpath: must be a relative path inside the volume".into()));
-                }
-                mount.subpath = options.subpath;
-            }
+            mount.subpath = subpath(&options.subpath)
+                .ok_or_else(|| refused("invalid volume subpath: must be a relative path inside the volume".into()))?;
         }
         MountKind::Tmpfs => {
             if request.bind.is_some() {
@@ -289,10 +297,30 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
             mount.tmpfs_options = tmpfs_options(&own)?;
         }
         MountKind::Image => {
-            return Err(Error::Unsupported("mounts of type \"image\" are not supported yet".into()));
+            if request.bind.is_some() {
+                return foreign("BindOptions");
+            }
+            if request.volume.is_some() {
+                return foreign("VolumeOptions");
+            }
+            if request.tmpfs.is_some() {
+                return foreign("TmpfsOptions");
+            }
+            if request.source.is_empty() {
+                return Err(refused("field Source must not be empty".into()));
+            }
+            mount.rw = false;
+            mount.image_name.clone_from(&request.source);
+            mount.subpath = subpath(request.image_subpath.as_deref().unwrap_or_default())
+                .ok_or_else(|| refused("invalid image subpath: must be a relative path inside the image".into()))?;
         }
     }
     Ok(mount)
+}
+
+/// A path that does not leave what it is in.
+fn subpath(text: &str) -> Option<String> {
+    (!text.starts_with('/') && text.split('/').all(|part| part != "..")).then(|| text.to_owned())
 }
 
 fn parse_tmpfs(destination: &str, options: &str) -> Result<ContainerMount> {

@@ -86,10 +86,6 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return refused(format!("invalid user namespace mode: {}", host.userns_mode));
     }
-    if !matches!(host.volume_driver.as_str(), "" | "local") {
-        let driver = &host.volume_driver;
-        return refused(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found"));
-    }
     if !host.links.is_empty() && (host.network_mode == "host" || host.network_mode.starts_with("container:")) {
         return refused(format!("conflicting options: links and network mode {}", host.network_mode));
     }

@@ -32,6 +32,8 @@ pub struct Info {
     /// Where devices' files are looked for, and the names of those found.
     pub cdi_dirs: Vec<PathBuf>,
     pub cdi_devices: Vec<String>,
+    /// `local`, and the plugins that are there.
+    pub volume_drivers: Vec<String>,
     pub warnings: Vec<String>,
     pub open_files: usize,
     pub tasks: usize,

@@ -2,7 +2,7 @@
 
 use crate::core::blocking;
 use crate::stream::{Body, ByteStream};
-use crate::{Engine, Filters, Pruned, Result, VolumeRequest, VolumeView};
+use crate::{Engine, Filters, Pruned, Result, VolumeList, VolumeRequest, VolumeView};
 
 /// Volumes. `name` is a volume's whole name: there are no prefixes.
 impl Engine {
@@ -13,13 +13,14 @@ impl Engine {
     }
 
     /// By name. Filters: `dangling`, `driver`, `label`, `name`.
-    pub async fn volume_list(&self, filters: &Filters) -> Result<Vec<VolumeView>> {
+    pub async fn volume_list(&self, filters: &Filters) -> Result<VolumeList> {
         let (inner, filters) = (self.inner.clone(), filters.clone());
         blocking(move || inner.volume_list(&filters)).await
     }
 
     pub async fn volume_inspect(&self, name: &str) -> Result<VolumeView> {
-        self.inner.volume_view(name)
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        blocking(move || inner.volume_view(&name)).await
     }
 
     /// Refused while a container refers to it, running or not. `force`: a volume that does not exist is fine.

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::foreign::{check_same, is_local};
 use super::{ANONYMOUS_LABEL, options};
 use crate::core::records::{VOLUMES, VolumeRecord};
 use crate::core::{Container, Inner};
 use crate::decide::mounts::ContainerMount;
-use crate::{ContainerId, Error, EventKind, Filters, MountKind, Pruned, Result, VolumeRequest, VolumeView};
+use crate::{ContainerId, Error, EventKind, Filters, MountKind, Pruned, Result, VolumeList, VolumeRequest, VolumeView};
 
 impl Inner {
-    pub(crate) fn volume_event(&self, name: &str, action: &str, extra: &[(&str, String)]) {
-        let mut attributes: BTreeMap<String, String> = [("driver".to_owned(), "local".to_owned())].into();
+    pub(crate) fn volume_event(&self, name: &str, driver: &str, action: &str, extra: &[(&str, String)]) {
+        let driver = if is_local(driver) { "local" } else { driver };
+        let mut attributes: BTreeMap<String, String> = [("driver".to_owned(), driver.to_owned())].into();
         attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         self.events.emit(EventKind::Volume, action, name.to_owned(), attributes);
     }
@@ -28,16 +30,35 @@ impl Inner {
         } else {
             request.name
         };
-        options::check_driver(&request.driver, &format!("create {name}"))?;
         options::check_name(&name)?;
-        options::parse(&name, &request.options)?;
-        let _alone = self.volumes.change();
-        if let Some(record) = self.volumes.get(&name) {
-            return Ok(self.volumes.view(&name, &record));
+        if let Some(known) = self.volumes.get(&name) {
+            check_same(&name, &request.driver, &known)?;
         }
-        let record = VolumeRecord { created_at: Timestamp::now(), anonymous, labels, options: request.options };
+        let local = is_local(&request.driver);
+        if local {
+            options::parse(&name, &request.options)?;
+        } else {
+            self.volumes.make_by_driver(&request.driver, &name, &request.options)?;
+        }
+        let alone = self.volumes.change();
+        if let Some(record) = self.volumes.get(&name) {
+            check_same(&name, &request.driver, &record)?;
+            drop(alone);
+            return if record.is_local() { Ok(self.volumes.view(&name, &record)) } else { self.volume_view(&name) };
+        }
+        let driver = if local { String::new() } else { request.driver };
+        let record = VolumeRecord {
+            created_at: Timestamp::now(),
+            anonymous,
+            labels,
+            options: request.options,
+            driver,
+            made_for_create: false,
+        };
         vocab::crash::point("engine.volume.create.before_files");
-        self.volumes.ensure(&name)?;
+        if local {
+            self.volumes.ensure(&name)?;
+        }
         vocab::crash::point("engine.volume.create.before_commit");
         if let Err(error) = self.db.write(|txn| txn.put(&VOLUMES, &name, &record)) {
             let error: db::Error = error;
@@ -47,14 +68,14 @@ impl Inner {
             return Err(error.into());
         }
         vocab::crash::point("engine.volume.create.after_commit");
-        let view = self.volumes.view(&name, &record);
-        self.volumes.learn(name.clone(), record);
-        self.volume_event(&name, "create", &[]);
-        Ok(view)
+        self.volumes.learn(name.clone(), record.clone());
+        self.volume_event(&name, &record.driver, "create", &[]);
+        drop(alone);
+        if local { Ok(self.volumes.view(&name, &record)) } else { self.volume_view(&name) }
     }
 
     /// Filters: `dangling`, `driver`, `label`, `name` (a part of it). By name. Blocking.
-    pub(crate) fn volume_list(&self, filters: &Filters) -> Result<Vec<VolumeView>> {
+    pub(crate) fn volume_list(&self, filters: &Filters) -> Result<VolumeList> {
         if let Some(key) = filters.unknown_key(&["dangling", "driver", "label", "name"]) {
             return Err(Error::Invalid(format!("invalid filter '{key}'")));
         }
@@ -65,7 +86,7 @@ impl Inner {
             ref values => return Err(Error::Invalid(format!("invalid filter 'dangling={}'", values.join(",")))),
         };
         let used = self.volumes_in_use();
-        let mut views = self.volumes.views();
+        let (mut views, warnings) = self.volumes.all_views();
         views.retain_mut(|volume| {
             volume.used_by = used.get(&volume.name).map_or(0, Vec::len);
             (!filters.has("name") || filters.values("name").any(|part| volume.name.contains(part)))
@@ -73,12 +94,16 @@ impl Inner {
                 && filters.allows_labels("label", &volume.labels)
                 && dangling.is_none_or(|dangling| dangling == (volume.used_by == 0))
         });
-        Ok(views)
+        Ok(VolumeList { volumes: views, warnings })
     }
 
+    /// Blocking.
     pub(crate) fn volume_view(&self, name: &str) -> Result<VolumeView> {
-        let record = self.volumes.get(name).ok_or_else(|| Error::NoSuchVolume(name.to_owned()))?;
-        Ok(self.volumes.view(name, &record))
+        match self.volumes.get(name) {
+            Some(record) if record.is_local() => Ok(self.volumes.view(name, &record)),
+            Some(record) => self.volumes.driver_view(name, &record),
+            None => self.volumes.found_by_driver(name).ok_or_else(|| Error::NoSuchVolume(name.to_owned())),
+        }
     }
 
     /// Containers by volume, running or not.
@@ -97,21 +122,43 @@ impl Inner {
 
     /// Blocking.
     pub(crate) fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
-        let _alone = self.volumes.change();
-        if self.volumes.get(name).is_none() {
-            return if force { Ok(()) } else { Err(Error::NoSuchVolume(name.to_owned())) };
-        }
+        let alone = self.volumes.change();
+        let Some(record) = self.volumes.get(name) else {
+            drop(alone);
+            return match self.volumes.found_by_driver(name) {
+                Some(found) => Ok(self.volumes.plugins.remove(&found.driver, name)?),
+                None if force => Ok(()),
+                None => Err(Error::NoSuchVolume(name.to_owned())),
+            };
+        };
         let mut users = self.volumes_in_use().remove(name).unwrap_or_default();
         users.extend(self.volumes.reserved_by(name));
         if !users.is_empty() {
             let users: Vec<String> = users.iter().map(ToString::to_string).collect();
             return Err(Error::Conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
         }
+        if !record.is_local() {
+            let leaving = self.volumes.leave(name)?;
+            drop(alone);
+            match self.volumes.plugins.remove(&record.driver, name) {
+                Ok(()) => {}
+                Err(trouble) if force => {
+                    let error = Error::from(trouble);
+                    tracing::warn!(volume = name, driver = record.driver, %error, "a volume is forgotten that its driver keeps");
+                }
+                Err(trouble) => return Err(trouble.into()),
+            }
+            self.db.write(|txn| txn.remove(&VOLUMES, &name.to_owned())).map_err(|e: db::Error| e)?;
+            self.volumes.unlearn(name);
+            drop(leaving);
+            self.volume_event(name, &record.driver, "destroy", &[]);
+            return self.volumes.remove_files(name);
+        }
         vocab::crash::point("engine.volume.remove.before_commit");
         self.db.write(|txn| txn.remove(&VOLUMES, &name.to_owned())).map_err(|e: db::Error| e)?;
         vocab::crash::point("engine.volume.remove.after_commit");
         let removed = self.volumes.forget(name);
-        self.volume_event(name, "destroy", &[]);
+        self.volume_event(name, "", "destroy", &[]);
         removed
     }
 
@@ -128,7 +175,8 @@ impl Inner {
         };
         let used = self.volumes_in_use();
         let mut pruned = Pruned::default();
-        for volume in self.volumes.views() {
+        // Other drivers' volumes are theirs to clear away, as with Docker.
+        for volume in self.volumes.views().into_iter().filter(|volume| is_local(&volume.driver)) {
             let nameless = volume.anonymous || volume.labels.contains_key(ANONYMOUS_LABEL);
             let excluded = filters.has("label!") && filters.allows_labels("label!", &volume.labels);
             let chosen = (all || nameless) && filters.allows_labels("label", &volume.labels) && !excluded;
@@ -162,8 +210,36 @@ impl Inner {
         if !mounts.iter().any(|m| m.kind == MountKind::Volume) {
             return Ok(new);
         }
+        let foreign = self.make_foreign(mounts)?;
+        let settled = self.settle_known(id, mounts, &foreign, &mut new);
+        if let Err(error) = settled {
+            self.unmake_foreign(&foreign);
+            return Err(error);
+        }
+        Ok(new)
+    }
+
+    fn settle_known(
+        &self,
+        id: ContainerId,
+        mounts: &mut [ContainerMount],
+        foreign: &BTreeMap<String, VolumeRecord>,
+        new: &mut Vec<(String, VolumeRecord)>,
+    ) -> Result<()> {
         let _alone = self.volumes.change();
         for mount in mounts.iter_mut().filter(|m| m.kind == MountKind::Volume) {
+            if self.volumes.is_leaving(&mount.volume) {
+                return Err(Error::Conflict(format!("volume {} is being removed", mount.volume)));
+            }
+            if let Some(record) = foreign.get(&mount.volume) {
+                if self.volumes.get(&mount.volume).is_none() && !new.iter().any(|(name, _)| *name == mount.volume) {
+                    new.push((mount.volume.clone(), record.clone()));
+                }
+                continue;
+            }
+            if !is_local(&mount.driver) {
+                continue;
+            }
             let mut labels = mount.volume_labels.clone();
             if mount.volume.is_empty() {
                 mount.volume = ContainerId::from_bytes(self.random_bytes()).to_string();
@@ -177,26 +253,31 @@ impl Inner {
                     anonymous: mount.anonymous,
                     labels,
                     options: mount.volume_options.clone(),
+                    driver: String::new(),
+                    made_for_create: false,
                 };
                 new.push((mount.volume.clone(), record));
             }
         }
-        for (name, _) in &new {
+        for (name, _) in new.iter().filter(|(_, record)| record.is_local()) {
             self.volumes.ensure(name)?;
         }
         let names = mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.volume.clone()).collect();
         self.volumes.reserve(id, names);
-        for (name, record) in &new {
+        for (name, record) in new.iter() {
             self.volumes.learn(name.clone(), record.clone());
         }
-        Ok(new)
+        Ok(())
     }
 
     /// The end of a create: its container is in the registry, or will never be.
     pub(crate) fn volumes_settled(&self, id: ContainerId, new: &[(String, VolumeRecord)], made: bool) {
-        for (name, _) in new {
+        for (name, record) in new {
             if made {
-                self.volume_event(name, "create", &[]);
+                self.volume_event(name, &record.driver, "create", &[]);
+            } else if !record.is_local() && !record.made_for_create {
+                // Its driver had it before.
+                self.volumes.unlearn(name);
             } else if let Err(error) = self.volumes.forget(name) {
                 tracing::warn!(volume = name, %error, "the folder of a failed create stays until the next start");
             }
@@ -216,7 +297,7 @@ impl Inner {
                 ("propagation", mount.propagation.clone()),
                 ("read/write", mount.rw.to_string()),
             ];
-            self.volume_event(&mount.volume, "mount", &extra);
+            self.volume_event(&mount.volume, &mount.driver, "mount", &extra);
         }
         Ok(())
     }
@@ -226,7 +307,8 @@ impl Inner {
         let record = container.record();
         for mount in record.mounts.iter().filter(|m| m.kind == MountKind::Volume) {
             if self.volumes.release(&mount.volume, container.id) {
-                self.volume_event(&mount.volume, "unmount", &[("container", container.id.to_string())]);
+                let extra = [("container", container.id.to_string())];
+                self.volume_event(&mount.volume, &mount.driver, "unmount", &extra);
             }
         }
     }

@@ -44,6 +44,8 @@ impl Volumes {
 
     /// Runs `work`, which writes into the empty `_data` of the volume; a crash or an error in it leaves the volume empty.
     fn fill(&self, name: &str, work: impl FnOnce(&Root) -> Result<()>) -> Result<()> {
+        // One of another driver has no folder here but for this.
+        self.make_folder(name)?;
         std::fs::File::create(self.mark(name))
             .and_then(|file| file.sync_all())
             .map_err(|e| Error::internal(format_args!("fill volume {name}"), e))?;

@@ -10,13 +10,19 @@ use linux::mount::{AttrChange, FsContext, MountAttr};
 
 use super::options::{self, Mounted};
 use super::{Volumes, locked};
+use crate::core::records::VolumeRecord;
 use crate::{ContainerId, Error, Result};
 
 impl Volumes {
     /// Makes the volume's files reachable at its `_data` for `user`, until [`Volumes::release`]. Blocking.
     pub(crate) fn acquire(&self, name: &str, user: ContainerId) -> Result<()> {
-        let data = self.ensure(name)?;
         let record = self.get(name).ok_or_else(|| Error::NoSuchVolume(name.to_owned()))?;
+        if !record.is_local() {
+            self.mount_by_driver(&record.driver, name, user)?;
+            locked(&self.users).entry(name.to_owned()).or_default().insert(user);
+            return Ok(());
+        }
+        let data = self.ensure(name)?;
         let mut users = locked(&self.users);
         if let Some(wanted) = options::parse(name, &record.options)? {
             let failed = |error: linux::Error| Error::Other {
@@ -36,6 +42,13 @@ impl Volumes {
 
     /// `user` needs it no more. Returns whether it had it. Blocking.
     pub(crate) fn release(&self, name: &str, user: ContainerId) -> bool {
+        if let Some(record) = self.get(name).filter(|record| !record.is_local()) {
+            let had = locked(&self.users).get_mut(name).is_some_and(|users| users.remove(&user));
+            if had {
+                self.unmount_by_driver(&record.driver, name, user);
+            }
+            return had;
+        }
         let mut users = locked(&self.users);
         let Some(of_volume) = users.get_mut(name) else { return false };
         let had = of_volume.remove(&user);
@@ -52,17 +65,21 @@ impl Volumes {
 
     /// A container that runs already: the mount exists.
     pub(crate) fn adopt(&self, name: &str, user: ContainerId) {
+        if self.get(name).is_some_and(|record| !record.is_local()) {
+            self.adopt_place(name, user);
+        }
         locked(&self.users).entry(name.to_owned()).or_default().insert(user);
     }
 
     pub(crate) fn is_in_use(&self, name: &str) -> bool {
-        locked(&self.users).contains_key(name)
+        locked(&self.users).get(name).is_some_and(|users| !users.is_empty())
     }
 
     /// Takes off a mount that a crash left without a user.
     pub(super) fn unmount_unused(&self, name: &str) -> Result<()> {
         let users = locked(&self.users);
-        if !users.contains_key(name) && self.get(name).is_some_and(|record| !record.options.is_empty()) {
+        let mounted = |record: VolumeRecord| record.is_local() && !record.options.is_empty();
+        if !users.contains_key(name) && self.get(name).is_some_and(mounted) {
             take_off(&self.data(name))?;
         }
         Ok(())
@@ -74,7 +91,8 @@ impl Volumes {
     }
 }
 
-fn is_mounted(data: &Path) -> linux::Result<bool> {
+/// Whether something is mounted on `data` itself.
+pub(crate) fn is_mounted(data: &Path) -> linux::Result<bool> {
     // The mount table has the real path, whatever links lead to the root directory.
     match std::fs::canonicalize(data) {
         Ok(data) => linux::mount::is_mount_point(&data),
@@ -83,7 +101,7 @@ fn is_mounted(data: &Path) -> linux::Result<bool> {
 }
 
 /// Takes off everything that is mounted on `data` itself.
-pub(super) fn take_off(data: &Path) -> linux::Result<()> {
+pub(crate) fn take_off(data: &Path) -> linux::Result<()> {
     while is_mounted(data)? {
         match linux::mount::unmount(data) {
             // A process of the host's looks into it: it goes when that one is done.

@@ -47,17 +47,6 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     )))
 }
 
-pub(crate) fn check_driver(driver: &str, what: &str) -> Result<()> {
-    match driver {
-        "" | "local" => Ok(()),
-        other => Err(Error::Other {
-            what: what.to_owned(),
-            kind: vocab::ErrorKind::NotFound,
-            message: format!("error looking up volume plugin {other}: plugin \"{other}\" not found"),
-        }),
-    }
-}
-
 /// What the options ask to be mounted; nothing if there are none.
 ///
 /// # Errors

@@ -114,6 +114,7 @@ pub fn config(root: &Path, run: &Path) -> EngineConfig {
         registries: engine::Registries::default(),
         labels: Vec::new(),
         cdi_dirs: Vec::new(),
+        plugins: engine::PluginConfig::default(),
     }
 }
 
