@@ -197,3 +197,26 @@ fn mounts_are_taken_back_after_a_kill() {
     world.docker(["volume", "rm", "one"]).success();
     world.knarr(["doctor"]).success();
 }
+
+/// Ended just before and just after its plugin has mounted a volume, the engine has it taken back.
+#[test]
+fn a_mount_that_was_cut_off_is_taken_back() {
+    let Some(Place { mut world, plugin, dir: _dir }) = place(&[]) else { return };
+    let run = ["run", "--rm", "--network", "none", "-v", "one:/x", "busybox", "true"];
+    world.docker(["volume", "create", "-d", "shelf", "one"]).success();
+    for (point, mounts) in [("engine.volume.driver.before_mount", 0), ("engine.volume.driver.after_mount", 1)] {
+        world.end_engine(rustix::process::Signal::KILL);
+        world.start_engine(&[("KNARR_CRASH_POINT", point)]);
+        assert_ne!(world.docker(run).code, 0, "{point}");
+        eventually("the engine ends", || world.engine_ended());
+        assert_eq!(plugin.mounts().len(), mounts, "{point}");
+        world.end_engine(rustix::process::Signal::KILL);
+        world.start_engine(&[]);
+        eventually("nothing is mounted", || plugin.mounts().is_empty());
+        world.docker(run).success();
+        assert_eq!(plugin.mounts(), [], "{point}");
+    }
+    world.docker(["container", "prune", "-f"]).success();
+    world.docker(["volume", "rm", "one"]).success();
+    world.knarr(["doctor"]).success();
+}

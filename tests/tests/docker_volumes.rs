@@ -367,3 +367,21 @@ fn an_images_mount_goes_with_its_container_while_the_engine_is_away() {
     world.docker(["rm", "user"]).success();
     world.knarr(["doctor"]).success();
 }
+
+/// An engine that ends before an image is in its place leaves nothing mounted, and the container can be started.
+#[test]
+fn an_images_mount_that_was_cut_off_is_made_again() {
+    let Some(mut world) = world() else { return };
+    let mount = "--mount=type=image,source=busybox,target=/data";
+    world.docker(["create", "--name", "user", "--network", "none", mount, "busybox", "ls", "/data/bin"]).success();
+    world.end_engine(rustix::process::Signal::KILL);
+    world.start_engine(&[("KNARR_CRASH_POINT", "engine.image_mount.before_attach")]);
+    assert_ne!(world.docker(["start", "user"]).code, 0);
+    eventually("the engine ends", || world.engine_ended());
+    world.end_engine(rustix::process::Signal::KILL);
+    world.start_engine(&[]);
+    assert_eq!(std::fs::read_dir(world.run_dir().join("images")).unwrap().count(), 0);
+    world.docker(["start", "-a", "user"]).success().stdout_has("busybox");
+    world.docker(["rm", "user"]).success();
+    world.knarr(["doctor"]).success();
+}
