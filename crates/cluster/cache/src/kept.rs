@@ -54,6 +54,11 @@ impl Kept {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_tree(&self) -> bool {
+        self.tree.get().is_some()
+    }
+
     pub(crate) fn let_go(&mut self) {
         if self.told.is_none()
             && let Some(tree) = self.tree.get()

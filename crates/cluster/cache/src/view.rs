@@ -428,6 +428,32 @@ mod tests {
     }
 
     #[test]
+    fn of_many_objects_only_those_told_last_have_trees() {
+        let mut view = View::default();
+        let name = |number: usize| format!("p{number:05}");
+        let tell = |view: &mut View, number: usize| {
+            let told = pod(&name(number), number as u64 + 1, "", "o").to_string();
+            view.put_told(Kind::Pod, told.into()).expect("it is new")
+        };
+        let trees = |view: &View| view.objects[&Kind::Pod].values().filter(|kept| kept.has_tree()).count();
+        for number in 0..NUMEROUS {
+            tell(&mut view, number);
+        }
+        assert_eq!(trees(&view), NUMEROUS, "there is room for as many");
+        for number in NUMEROUS..NUMEROUS + 2 * FRESH {
+            let object = tell(&mut view, number);
+            assert!(trees(&view) <= FRESH);
+            assert_eq!(meta::name(&object), name(number), "whoever was told keeps it");
+        }
+        // The last ones are at hand, and all others come back when they are looked at.
+        let last = Key::new("d", name(NUMEROUS + 2 * FRESH - 1));
+        assert!(view.objects[&Kind::Pod][&last].has_tree());
+        let first = view.get(Kind::Pod, "d", &name(0)).expect("it is known");
+        assert_eq!(**first, pod(&name(0), 1, "", "o"));
+        assert_eq!(view.pods_on("").count(), NUMEROUS + 2 * FRESH);
+    }
+
+    #[test]
     fn a_new_list_takes_away_what_it_does_not_name() {
         let mut view = View::default();
         view.put(Kind::Pod, pod("a", 5, "", "o"));
