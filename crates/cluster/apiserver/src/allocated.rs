@@ -1,5 +1,9 @@
 //! Which addresses and ports services have. Kept up to date by what changes in the store, so that a new service costs no walk over
 //! all others; what is chosen for services that are still being written counts as well.
+//!
+//! Servers that share a store do not see each other's choices before they are written. There each write of a service that takes
+//! something also writes one key ([`GUARD`]), and holds only if that key was not written since its server's book was brought up
+//! to date.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,9 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use resources::{Value, meta};
-use store::{Change, RangeRequest, Span, Store, StoreError, Watch, WatchRequest};
+use store::{Change, RangeRequest, Revision, Span, Store, StoreError, Watch, WatchRequest};
 
 use crate::codec;
+
+/// Written with every service that takes an address or a port in a store that several servers share.
+pub const GUARD: &str = "/registry/ranges/services";
 
 /// What one service has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +35,10 @@ impl Taken {
         ports.sort_unstable();
         ports.dedup();
         Self { addresses: addresses.filter_map(|address| address.as_str()?.parse().ok()).collect(), ports }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.ports.is_empty()
     }
 }
 
@@ -82,8 +93,7 @@ impl Book {
         Others { book: self, key }
     }
 
-    fn begin(&mut self, key: Bytes, service: &Value) -> u64 {
-        let taken = Taken::of(service);
+    fn begin(&mut self, key: Bytes, taken: Taken) -> u64 {
         self.count(&key, &taken);
         self.last += 1;
         self.pending.insert(self.last, (key, taken));
@@ -124,11 +134,18 @@ impl Others<'_> {
     }
 }
 
+/// The changes of all services, and how far they have been read.
+#[derive(Default)]
+struct Reader {
+    watch: Option<Box<dyn Watch>>,
+    through: Revision,
+}
+
 /// The book of one server.
 #[derive(Default)]
 pub struct Allocated {
     /// Held while the book is brought up to date and something is chosen.
-    watch: tokio::sync::Mutex<Option<Box<dyn Watch>>>,
+    reader: tokio::sync::Mutex<Reader>,
     book: Arc<Mutex<Book>>,
 }
 
@@ -137,6 +154,14 @@ pub struct Allocated {
 pub struct Reserved {
     book: Arc<Mutex<Book>>,
     number: u64,
+    guard: Option<Revision>,
+}
+
+impl Reserved {
+    /// The revision after which nobody may have written [`GUARD`], where there are others who might.
+    pub fn guard(&self) -> Option<Revision> {
+        self.guard
+    }
 }
 
 impl Drop for Reserved {
@@ -157,35 +182,42 @@ impl Allocated {
         span: Span,
         key: String,
         service: &mut Value,
-        choose: impl FnOnce(&mut Value, Others<'_>) -> Result<(), E>,
+        choose: impl Fn(&mut Value, Others<'_>) -> Result<(), E>,
     ) -> Result<Result<Reserved, E>, StoreError> {
-        let mut watch = self.watch.lock().await;
+        let mut reader = self.reader.lock().await;
         // Whatever had ended by now is seen by what follows.
         let ended = std::mem::take(&mut lock(&self.book).ended);
-        let refreshed = self.refresh(store, span, &mut watch).await;
-        let mut book = lock(&self.book);
-        if let Err(error) = refreshed {
-            book.ended.extend(ended);
+        if let Err(error) = self.refresh(store, span.clone(), &mut reader).await {
+            lock(&self.book).ended.extend(ended);
             return Err(error);
         }
-        ended.into_iter().for_each(|number| book.end(number));
+        ended.into_iter().for_each(|number| lock(&self.book).end(number));
         let key = Bytes::from(key);
-        if let Err(refused) = choose(service, book.of(&key)) {
+        let lacking = service.clone();
+        let mut chosen = choose(service, lock(&self.book).of(&key));
+        if chosen.is_err() && store.is_shared() {
+            // A watch tells what others gave back a little later: nobody is refused because of that.
+            reader.watch = None;
+            self.refresh(store, span, &mut reader).await?;
+            *service = lacking;
+            chosen = choose(service, lock(&self.book).of(&key));
+        }
+        if let Err(refused) = chosen {
             return Ok(Err(refused));
         }
-        let number = book.begin(key, service);
-        Ok(Ok(Reserved { book: self.book.clone(), number }))
+        let mut book = lock(&self.book);
+        let taken = Taken::of(service);
+        let takes = !taken.is_empty() && book.services.get(&key) != Some(&taken);
+        let guard = (takes && store.is_shared()).then_some(reader.through);
+        let number = book.begin(key, taken);
+        Ok(Ok(Reserved { book: self.book.clone(), number, guard }))
     }
 
-    async fn refresh(
-        &self,
-        store: &dyn Store,
-        span: Span,
-        watch: &mut Option<Box<dyn Watch>>,
-    ) -> Result<(), StoreError> {
-        if let Some(watching) = watch {
+    async fn refresh(&self, store: &dyn Store, span: Span, reader: &mut Reader) -> Result<(), StoreError> {
+        if let Some(watching) = &mut reader.watch {
             match watching.poll().await {
                 Ok(batch) => {
+                    reader.through = batch.through;
                     let mut book = lock(&self.book);
                     for event in batch.events {
                         let service = (event.change == Change::Put).then(|| codec::decode(&event.kv.value));
@@ -197,7 +229,7 @@ impl Allocated {
                 Err(error) => tracing::debug!(%error, "reading all services anew"),
             }
         }
-        *watch = None;
+        reader.watch = None;
         let all = store.range(RangeRequest::newest(span.clone())).await?;
         let watching = store.watch(WatchRequest { span, start: all.revision + 1 }).await?;
         let mut book = lock(&self.book);
@@ -205,7 +237,7 @@ impl Allocated {
         for kv in &all.kvs {
             book.set(&kv.key, Some(&codec::decode(&kv.value)));
         }
-        *watch = Some(watching);
+        *reader = Reader { watch: Some(watching), through: all.revision };
         Ok(())
     }
 }

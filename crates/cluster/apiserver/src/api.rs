@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use resources::{Status, Value, decode};
-use store::{KeyValue, Op, OpReply, Put, RangeRequest, Span, Store, StoreError, Test, Txn};
+use store::{KeyValue, Op, OpReply, Put, RangeRequest, Revision, Span, Store, StoreError, Test, Txn};
 
+use crate::allocated::GUARD;
 use crate::authn::Keys;
 use crate::authz::Rbac;
 use crate::catalog::{Catalog, Resource};
@@ -173,28 +174,48 @@ impl Api {
     }
 
     /// Writes a new object; `Ok(None)` if there is one already. `present` are keys that must exist.
-    pub async fn put_new(&self, key: &str, object: &Value, present: &[String], lease: u64) -> Outcome<Created> {
+    pub async fn put_new(
+        &self,
+        key: &str,
+        object: &Value,
+        present: &[String],
+        lease: u64,
+        guard: Option<Revision>,
+    ) -> Outcome<Created> {
         let encoded = codec::encode(object);
         let put = Put { key: key.to_owned().into(), value: encoded.bytes, lease, stamp_at: Some(encoded.stamp_at) };
         let mut txn =
             Txn::new().when(key.to_owned(), Test::Absent).then(Op::Put(put)).otherwise(Op::get(key.to_owned()));
         for key in present {
-            txn = txn.when(key.clone(), Test::Exists);
+            txn = txn.when(key.clone(), Test::Exists).otherwise(Op::get(key.clone()));
         }
-        let reply = self.store.txn(txn).await.map_err(store_error)?;
-        match reply.replies.into_iter().next() {
-            Some(OpReply::Put { now, .. }) => Ok(Created::Yes(now.value)),
-            Some(OpReply::Get { kvs }) if kvs.is_empty() => Ok(Created::Orphan),
-            _ => Ok(Created::Exists),
-        }
+        let reply = self.store.txn(guarded(txn, guard)).await.map_err(store_error)?;
+        let there = |reply: &OpReply| matches!(reply, OpReply::Get { kvs } if !kvs.is_empty());
+        Ok(match reply.replies.as_slice() {
+            [OpReply::Put { now, .. }, ..] => Created::Yes(now.value.clone()),
+            [own, ..] if there(own) => Created::Exists,
+            [_, others @ ..] if others.iter().all(there) => Created::Crowded,
+            _ => Created::Orphan,
+        })
     }
 
     /// Overwrites an object whose revision is still `revision`; `Ok(None)` if it is not.
     pub async fn put_over(&self, key: &str, object: &Value, revision: u64) -> Outcome<Option<Bytes>> {
+        self.put_over_guarded(key, object, revision, None).await
+    }
+
+    /// [`Self::put_over`], which also fails if another server took addresses or ports after `guard`.
+    pub async fn put_over_guarded(
+        &self,
+        key: &str,
+        object: &Value,
+        revision: u64,
+        guard: Option<Revision>,
+    ) -> Outcome<Option<Bytes>> {
         let encoded = codec::encode(object);
         let put = Put { key: key.to_owned().into(), value: encoded.bytes, lease: 0, stamp_at: Some(encoded.stamp_at) };
         let txn = Txn::new().when(key.to_owned(), Test::ModRevision(revision)).then(Op::Put(put));
-        let reply = self.store.txn(txn).await.map_err(store_error)?;
+        let reply = self.store.txn(guarded(txn, guard)).await.map_err(store_error)?;
         Ok(match reply.replies.into_iter().next() {
             Some(OpReply::Put { now, .. }) => Some(now.value),
             _ => None,
@@ -239,6 +260,14 @@ pub enum Created {
     Exists,
     /// Something that had to be there (the namespace) is not.
     Orphan,
+    /// Another server took addresses or ports meanwhile.
+    Crowded,
+}
+
+/// The same write, which takes addresses or ports that were free at `guard`, when no server took any since.
+fn guarded(txn: Txn, guard: Option<Revision>) -> Txn {
+    let Some(revision) = guard else { return txn };
+    txn.when(GUARD, Test::ModUntil(revision)).then(Op::put(GUARD, "{}"))
 }
 
 /// Now, as objects write it.

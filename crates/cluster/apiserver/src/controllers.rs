@@ -494,8 +494,8 @@ pub async fn make(api: &Api, resource: &Resource, mut object: Value) -> Outcome<
         true => vec![api.builtin("", "namespaces").key("", &namespace)],
         false => Vec::new(),
     };
-    match api.put_new(&resource.key(&namespace, &name), &object, &present, 0).await? {
-        Created::Yes(_) | Created::Exists | Created::Orphan => Ok(()),
+    match api.put_new(&resource.key(&namespace, &name), &object, &present, 0, None).await? {
+        Created::Yes(_) | Created::Exists | Created::Orphan | Created::Crowded => Ok(()),
     }
 }
 

@@ -115,6 +115,11 @@ pub struct RangeReply {
 
 /// etcd's model. Every method answers after the store has done what was asked durably.
 pub trait Store: Send + Sync {
+    /// Whether other processes may write here as well.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The newest revision whose writes readers can see.
     fn revision(&self) -> Answer<'_, Revision>;
 

@@ -60,6 +60,7 @@ impl<'a> Stage<'a> {
         let found = self.get(&compare.key);
         match &compare.test {
             Test::ModRevision(want) => found.map_or(0, |version| version.mod_revision) == *want,
+            Test::ModUntil(until) => found.map_or(0, |version| version.mod_revision) <= *until,
             Test::CreateRevision(want) => found.map_or(0, |version| version.create_revision) == *want,
             Test::Version(want) => found.map_or(0, |version| version.version) == *want,
             Test::Value(want) => found.is_some_and(|version| version.value.as_ref() == Some(want)),

@@ -6,6 +6,8 @@ use crate::{Bytes, KeyValue, LeaseId, Revision, Span};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
     ModRevision(Revision),
+    /// Not written after this revision.
+    ModUntil(Revision),
     CreateRevision(Revision),
     Version(u64),
     Value(Bytes),

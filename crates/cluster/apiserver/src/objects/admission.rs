@@ -25,7 +25,13 @@ fn protect(object: &mut Value, finalizer: &str) {
 /// What is to be held until an object is stored: room in a quota, and what a service was given.
 pub(super) struct Held {
     pub(super) _room: Option<OwnedMutexGuard<()>>,
-    pub(super) _addresses: Option<Reserved>,
+    pub(super) addresses: Option<Reserved>,
+}
+
+impl Held {
+    pub(super) fn guard(&self) -> Option<store::Revision> {
+        self.addresses.as_ref().and_then(Reserved::guard)
+    }
 }
 
 impl Call {

@@ -83,8 +83,10 @@ impl Call {
         }
         let generate = meta::get(&object, "generateName").to_owned();
         let generated = meta::name(&object).is_empty() && !generate.is_empty();
-        for attempt in 0..NAMES_MAX {
-            let mut object = if generated { object.clone() } else { std::mem::take(&mut object) };
+        let before = self.warnings.len();
+        for attempt in 0..RACES_MAX {
+            let again = generated || self.is_crowdable();
+            let mut object = if again { object.clone() } else { std::mem::take(&mut object) };
             if generated {
                 let base: String = generate.chars().take(58).collect();
                 meta::set(&mut object, "name", format!("{base}{}", name_suffix()));
@@ -108,7 +110,7 @@ impl Call {
                 true => vec![self.api.builtin("", "namespaces").key("", &namespace)],
                 false => Vec::new(),
             };
-            let outcome = self.api.put_new(&key, &object, &present, lease).await?;
+            let outcome = self.api.put_new(&key, &object, &present, lease, prepared.guard()).await?;
             drop(prepared);
             if matches!(outcome, Created::Yes(_)) {
                 self.take_effect().await?;
@@ -117,6 +119,8 @@ impl Call {
                 Created::Yes(stored) => return self.respond(201, stored).await,
                 Created::Orphan => return Err(Status::not_found("", "namespaces", &namespace)),
                 Created::Exists if generated && attempt + 1 < NAMES_MAX => {}
+                Created::Crowded if attempt + 1 < RACES_MAX => self.warnings.truncate(before),
+                Created::Crowded => return Err(self.crowded()),
                 Created::Exists => {
                     return Err(Status::already_exists(&self.resource.group, &self.resource.plural, &name));
                 }
@@ -175,7 +179,7 @@ impl Call {
         self.check(object, None, "")?;
         let quota = self.judge(Operation::Create, Some(object), None, "").await?;
         let allocation = self.allocate(object).await?;
-        Ok(Held { _room: quota, _addresses: allocation })
+        Ok(Held { _room: quota, addresses: allocation })
     }
 
     fn default(&self, object: &mut Value) {
@@ -219,9 +223,24 @@ impl Call {
         }
     }
 
+    fn crowded(&self) -> Status {
+        let mut status = Status::new(503, "ServiceUnavailable", "other servers keep on taking addresses and ports");
+        status.retry_after_secs = 1;
+        status
+    }
+
+    /// Whether other servers may take what this write would.
+    fn is_crowdable(&self) -> bool {
+        self.is_service() && self.api.store.is_shared()
+    }
+
+    fn is_service(&self) -> bool {
+        self.resource.group.is_empty() && self.resource.plural == "services"
+    }
+
     /// Addresses and ports of a service.
     async fn allocate(&self, object: &mut Value) -> Outcome<Option<Reserved>> {
-        if !self.resource.group.is_empty() || self.resource.plural != "services" {
+        if !self.is_service() {
             return Ok(None);
         }
         let pick = u32::from_le_bytes(crate::api::random());
@@ -303,7 +322,8 @@ impl Call {
                 self.check(&new, Some(&old), sub)?;
             }
             let quota = self.judge(Operation::Update, Some(&new), Some(&old), sub).await?;
-            let guard = Held { _room: quota, _addresses: allocation };
+            let held = Held { _room: quota, addresses: allocation };
+            let guard = held.guard();
             if same_but_books_time(&new, &old) {
                 return self.respond(200, kv.value).await;
             }
@@ -320,14 +340,16 @@ impl Call {
             let written = match ended {
                 // The last finalizer has gone: so does the object.
                 true => self.api.delete_at(&key, kv.mod_revision).await?.then(|| codec::encode(&new).bytes),
-                false => self.api.put_over(&key, &new, kv.mod_revision).await?,
+                false => self.api.put_over_guarded(&key, &new, kv.mod_revision, guard).await?,
             };
-            drop(guard);
+            drop(held);
             match written {
                 Some(stored) => {
                     self.take_effect().await?;
                     return self.respond(200, stored).await;
                 }
+                // Another server took something; whether somebody wrote this object is seen now.
+                None if guard.is_some() => self.warnings.truncate(before),
                 None if pinned => {
                     let name = &self.path.name;
                     return Err(Status::modified(&self.resource.group, &self.resource.plural, name));

@@ -28,6 +28,7 @@ fn compare(compare: &Compare) -> wire::Compare {
     use wire::Target;
     let (result, target, operand) = match &compare.test {
         Test::ModRevision(revision) => (wire::EQUAL, wire::MOD, Target::ModRevision(*revision as i64)),
+        Test::ModUntil(revision) => (wire::LESS, wire::MOD, Target::ModRevision(*revision as i64 + 1)),
         Test::CreateRevision(revision) => (wire::EQUAL, wire::CREATE, Target::CreateRevision(*revision as i64)),
         Test::Version(version) => (wire::EQUAL, wire::VERSION, Target::Version(*version as i64)),
         Test::Value(value) => (wire::EQUAL, wire::VALUE, Target::Value(stored(value, None))),

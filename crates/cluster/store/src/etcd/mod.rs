@@ -182,6 +182,10 @@ impl Etcd {
 }
 
 impl Store for Etcd {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn revision(&self) -> Answer<'_, Revision> {
         Box::pin(self.newest_revision())
     }

@@ -125,6 +125,7 @@ pub(super) enum Response {
 /// `Compare.CompareResult`
 pub(super) const EQUAL: i32 = 0;
 pub(super) const GREATER: i32 = 1;
+pub(super) const LESS: i32 = 2;
 /// `Compare.CompareTarget`
 pub(super) const VERSION: i32 = 0;
 pub(super) const CREATE: i32 = 1;
