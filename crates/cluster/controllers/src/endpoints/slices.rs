@@ -1,7 +1,7 @@
 //! EndpointSlices of services with a selector: the addresses of its pods, a hundred to a slice, with what can be said of each:
 //! ready, serving, terminating. Slices are changed in place where they can be, so that a change of one pod is a write of one slice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cache::{Key, Kind, Outcome, Part, View, Write};
 use jiff::Timestamp;
@@ -14,15 +14,20 @@ use crate::{Names, pods};
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Addresses in one slice.
 const SLICE_MAX: usize = 100;
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub struct EndpointSlices {
     names: Names,
     members: Members,
+    /// Zones of nodes that have one: most changes of a node are heartbeats.
+    zones: BTreeMap<String, String>,
+    /// Services with pods on a node whose zone is another now.
+    moved: Vec<Key>,
 }
 
 impl EndpointSlices {
     pub fn new(names: Names) -> Self {
-        Self { names, members: Members::default() }
+        Self { names, members: Members::default(), zones: BTreeMap::new(), moved: Vec::new() }
     }
 }
 
@@ -32,13 +37,33 @@ impl Part for EndpointSlices {
     }
 
     fn watches(&self) -> &'static [Kind] {
-        &[Kind::Service, Kind::Pod, Kind::EndpointSlice]
+        &[Kind::Service, Kind::Pod, Kind::EndpointSlice, Kind::Node]
+    }
+
+    fn notice(&mut self, view: &View, kind: Kind, object: &Value) {
+        self.moved.clear();
+        if kind != Kind::Node {
+            return;
+        }
+        let name = meta::name(object);
+        let zone = zone(view, name).and_then(Value::as_str);
+        if self.zones.get(name).map(String::as_str) == zone {
+            return;
+        }
+        match zone {
+            Some(zone) => self.zones.insert(name.to_owned(), zone.to_owned()),
+            None => self.zones.remove(name),
+        };
+        let moved: BTreeSet<Key> =
+            view.pods_on(name).flat_map(|pod| super::pod_keys(view, &self.members, pod)).collect();
+        self.moved.extend(moved);
     }
 
     fn keys(&self, view: &View, kind: Kind, object: &Value) -> Vec<Key> {
         match kind {
             Kind::Service => vec![Key::of(object)],
             Kind::Pod => super::pod_keys(view, &self.members, object),
+            Kind::Node => self.moved.clone(),
             _ if is_ours(object) => {
                 let service = meta::at(object, &["metadata", "labels", SERVICE_NAME]).and_then(Value::as_str);
                 service.map(|service| Key::new(meta::namespace(object), service)).into_iter().collect()
@@ -108,8 +133,7 @@ fn endpoint(view: &View, service: &Value, pod: &Value, address: &str) -> Value {
     let node = meta::str_at(pod, &["spec", "nodeName"]);
     if !node.is_empty() {
         endpoint["nodeName"] = node.into();
-        let labels = view.get(Kind::Node, "", node).and_then(|node| meta::at(node, &["metadata", "labels"]));
-        if let Some(zone) = labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")) {
+        if let Some(zone) = zone(view, node) {
             endpoint["zone"] = zone.clone();
         }
     }
@@ -120,6 +144,10 @@ fn endpoint(view: &View, service: &Value, pod: &Value, address: &str) -> Value {
         endpoint["hints"] = hints;
     }
     endpoint
+}
+
+fn zone<'a>(view: &'a View, node: &str) -> Option<&'a Value> {
+    meta::at(view.get(Kind::Node, "", node)?, &["metadata", "labels", ZONE])
 }
 
 /// For whom an endpoint is meant before others, where the service wants its traffic kept near.
@@ -409,6 +437,29 @@ mod tests {
         let wanted = json!({"team": "a", SERVICE_NAME: "web", SLICE_MANAGED_BY: MANAGER, HEADLESS: ""});
         assert_eq!(slice["metadata"]["labels"], wanted);
         assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Service");
+    }
+
+    #[test]
+    fn a_nodes_new_zone_concerns_the_services_of_its_pods() {
+        let mut world = World::new(service(json!([{"port": 80}])), vec![pod("a", "10.0.0.2", true)]);
+        let told = |world: &mut World, node: &str, zone: Option<&str>, beat: &str| {
+            world.revision += 1;
+            let labels = zone.map_or(json!({}), |zone| json!({ZONE: zone}));
+            let node = json!({"metadata": {"name": node, "uid": node, "resourceVersion": world.revision.to_string(),
+                "labels": labels}, "status": {"beat": beat}});
+            assert!(world.view.put(Kind::Node, node.clone()));
+            world.part.notice(&world.view, Kind::Node, &node);
+            let keys = world.part.keys(&world.view, Kind::Node, &node);
+            world.run();
+            let slice = world.view.list(Kind::EndpointSlice).next().unwrap();
+            (keys.len(), slice["endpoints"][0]["zone"].as_str().unwrap_or_default().to_owned())
+        };
+        assert_eq!(told(&mut world, "n1", None, "1"), (0, "".into()));
+        assert_eq!(told(&mut world, "n1", Some("east"), "1"), (1, "east".into()));
+        assert_eq!(told(&mut world, "n1", Some("east"), "2"), (0, "east".into()), "a heartbeat");
+        assert_eq!(told(&mut world, "n2", Some("north"), "1"), (0, "east".into()), "a node without its pods");
+        assert_eq!(told(&mut world, "n1", Some("west"), "3"), (1, "west".into()));
+        assert_eq!(told(&mut world, "n1", None, "3"), (1, "".into()));
     }
 
     #[test]
