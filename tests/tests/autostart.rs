@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use blackbox::{eventually, is_root, program};
+use blackbox::{World, eventually, is_root, program};
 
 struct Place(tempfile::TempDir);
 
@@ -110,4 +110,46 @@ fn a_named_host_is_never_started() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(text, format!("Cannot connect to the Docker daemon at {host}. Is the docker daemon running?\n"));
+}
+
+#[test]
+fn doctor_starts_no_engine() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let looked = place.knarr(&["doctor"]);
+    let text = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert_eq!((looked.status.code(), text.as_str()), (Some(0), "Nothing found: the records and the machine agree.\n"));
+    assert!(place.processes().iter().all(|(_, role)| role != "engine"), "{:?}", place.processes());
+    eventually("nothing is held, so no keeper stays", || place.processes().is_empty());
+    // Many at once do not get in each other's way, nor in that of an engine.
+    let looks: Vec<_> = [&["doctor", "--json"][..], &["doctor", "--deep"], &["ps", "-q"], &["doctor"]]
+        .map(|words| place.command(words).stdout(std::process::Stdio::null()).spawn().expect("run knarr"))
+        .into();
+    for mut look in looks {
+        assert!(look.wait().expect("wait for knarr").success());
+    }
+}
+
+#[test]
+fn doctor_leaves_restarts_to_the_next_engine() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::start();
+    world.knarr(["run", "-d", "--name", "web", "--restart", "always", "busybox", "sleep", "3600"]).success();
+    let pid = world.knarr(["inspect", "-f", "{{.State.Pid}}", "web"]).success().text();
+    let pid = rustix::process::Pid::from_raw(pid.parse().expect("a process id")).expect("it runs");
+    world.end_engine(rustix::process::Signal::TERM);
+    // What runs, runs on while somebody looks.
+    world.knarr(["doctor"]).success().stdout("Nothing found: the records and the machine agree.\n");
+    rustix::process::test_kill_process(pid).expect("it runs still");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("end it");
+    eventually("it has ended", || rustix::process::test_kill_process(pid).is_err());
+    world.knarr(["doctor"]).success().stdout("Nothing found: the records and the machine agree.\n");
+    assert!(std::os::unix::net::UnixStream::connect(world.socket()).is_err(), "no engine was left");
+    eventually("nothing is held, so no keeper stays", || world.keeper_pids().is_empty());
+    let running = || world.knarr(["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "web"]).success().text();
+    eventually("its policy is kept", || running() == "running 1");
 }

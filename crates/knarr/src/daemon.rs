@@ -72,6 +72,35 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     served.map(|()| 0)
 }
 
+/// What the engine's doctor finds where no engine runs, as the Docker socket would tell it. Starts no container, and leaves
+/// nothing running that did not run before. For whoever is alone ([`crate::client::autostart::alone`]).
+pub fn examine(settings: &Settings, deep: bool) -> Result<serde_json::Value, Failure> {
+    let failed = |error: engine::Error| Failure::new(format!("knarr doctor: {}", chain(&error)));
+    let config = EngineConfig {
+        restarts: false,
+        root: settings.root.clone(),
+        run: settings.run.clone(),
+        keeper: vec!["/proc/self/exe".into(), "keeper".into()],
+        labels: Vec::new(),
+        cdi_dirs: Vec::new(),
+        plugins: engine::PluginConfig::default(),
+        registries: engine::Registries::default(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("knarr doctor: start threads: {error}")))?;
+    let found = runtime.block_on(async {
+        let engine = Engine::open(config).await.map_err(failed)?;
+        let found = engine.doctor(deep).await.map_err(failed);
+        engine.shutdown().await;
+        found
+    });
+    runtime.shutdown_background();
+    Ok(found?.iter().map(docker_api::finding).collect())
+}
+
 /// How much the build cache may keep.
 pub const BUILD_CACHE: flags::Flag = flags::text(
     "build-cache",
@@ -110,6 +139,7 @@ fn plugins(matches: &Matches) -> Result<engine::PluginConfig, Failure> {
 pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineConfig, Failure> {
     let named = std::env::var("KNARR_REGISTRIES").ok().filter(|file| !file.is_empty());
     Ok(EngineConfig {
+        restarts: true,
         root: settings.root.clone(),
         run: settings.run.clone(),
         keeper: vec!["/proc/self/exe".into(), "keeper".into()],

@@ -20,3 +20,4 @@ mod wire;
 
 pub use router::Doors;
 pub use server::{BindError, Limits, bind, serve, serve_within};
+pub use wire::info::finding;

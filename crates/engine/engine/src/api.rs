@@ -27,6 +27,8 @@ pub struct EngineConfig {
     /// Drivers of volumes that are programs of others.
     pub plugins: PluginConfig,
     pub registries: Registries,
+    /// Whether restart policies are applied. Who only looks leaves them to the next engine.
+    pub restarts: bool,
 }
 
 /// How other registries are reached, and the engine's own.
@@ -75,15 +77,22 @@ impl Engine {
         self.inner.forget_strays().await;
         let inner = self.inner.clone();
         let ids: Vec<_> = inner.registry().all().iter().map(|c| c.id).collect();
-        if let Err(error) = blocking(move || inner.save_states(&ids)).await {
-            tracing::error!(%error, "cannot write the state of containers");
+        let (ids, saved) = blocking(move || {
+            let saved = inner.save_states(&ids);
+            (ids, saved)
+        })
+        .await;
+        match saved {
+            // Else a keeper would stay for exits alone.
+            Ok(()) => self.inner.forget_saved(&ids).await,
+            Err(error) => tracing::error!(%error, "cannot write the state of containers"),
         }
         self.inner.doors.close();
         self.inner.remove_cgroup_parent();
         let inner = self.inner.clone();
         blocking(move || inner.networks.rest()).await;
         // A keeper that dies from now on is the next engine's to replace.
-        self.inner.keeper.close();
+        self.inner.keeper.close().await;
     }
 
     /// The client of registries, and of files at other addresses.

@@ -35,10 +35,25 @@ fn nobody_there(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn start_and_connect(settings: &Settings) -> Result<Stream, Failure> {
-    let attempt = |what: &str, error: io::Error| {
-        Failure::new(format!("no engine answers at {}, and starting one failed: {what}: {error}", settings.host))
-    };
+/// While this is held nobody else starts an engine of this instance.
+pub struct Alone(#[expect(dead_code, reason = "its end unlocks it")] File);
+
+/// The right to be this instance's engine for a while; none if one answers, or if it is not for us to start one.
+pub fn alone(settings: &Settings) -> Result<Option<Alone>, Failure> {
+    match Stream::connect(&settings.host) {
+        Err(error) if settings.own_host && nobody_there(&error) => {}
+        _ => return Ok(None),
+    }
+    let lock = lock(settings)?;
+    Ok(Stream::connect(&settings.host).is_err().then_some(Alone(lock)))
+}
+
+fn attempt(settings: &Settings, what: &str, error: &io::Error) -> Failure {
+    Failure::new(format!("no engine answers at {}, and starting one failed: {what}: {error}", settings.host))
+}
+
+fn lock(settings: &Settings) -> Result<File, Failure> {
+    let attempt = |what: &str, error: io::Error| attempt(settings, what, &error);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
@@ -53,11 +68,16 @@ fn start_and_connect(settings: &Settings) -> Result<Stream, Failure> {
         .open(&lock_path)
         .map_err(|e| attempt(&format!("open {}", lock_path.display()), e))?;
     lock.lock().map_err(|e| attempt(&format!("lock {}", lock_path.display()), e))?;
+    Ok(lock)
+}
+
+fn start_and_connect(settings: &Settings) -> Result<Stream, Failure> {
+    let _alone = lock(settings)?;
     if let Ok(stream) = Stream::connect(&settings.host) {
         return Ok(stream);
     }
     launch(settings)?;
-    Stream::connect(&settings.host).map_err(|e| attempt("connect", e))
+    Stream::connect(&settings.host).map_err(|e| attempt(settings, "connect", &e))
 }
 
 /// Starts the engine and waits until it says that it listens, or ends.

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::{Command, out};
+use crate::client::autostart;
+use crate::daemon;
 use crate::flags::{Arity, switch};
 use crate::show;
 
@@ -17,9 +19,13 @@ pub(super) static DOCTOR: Command = Command {
     interspersed: true,
     arity: Arity::None,
     run: |context, matches| {
-        let path = if matches.is("deep") { "/knarr/doctor?deep=1" } else { "/knarr/doctor" };
-        let answer = context.client.get(path)?;
-        let findings = answer.as_array().cloned().unwrap_or_default();
+        let deep = matches.is("deep");
+        // Whoever only looks leaves no engine behind.
+        let findings = match autostart::alone(&context.client.settings)? {
+            Some(_alone) => daemon::examine(&context.client.settings, deep)?,
+            None => context.client.get(if deep { "/knarr/doctor?deep=1" } else { "/knarr/doctor" })?,
+        };
+        let findings = findings.as_array().cloned().unwrap_or_default();
         if matches.is("json") {
             let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
             out(&lines)?;

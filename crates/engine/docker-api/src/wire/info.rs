@@ -14,7 +14,7 @@ const fn go_arch() -> &'static str {
 }
 
 /// One finding of the doctor, in the manner of Docker's JSON.
-pub(crate) fn finding(finding: &engine::Finding) -> Value {
+pub fn finding(finding: &engine::Finding) -> Value {
     json!({
         "Area": finding.area,
         "Place": finding.place,

@@ -41,6 +41,7 @@ pub fn config(dir: &Path) -> EngineConfig {
         labels: Vec::new(),
         cdi_dirs: Vec::new(),
         plugins: engine::PluginConfig::default(),
+        restarts: true,
         registries: Registries::default(),
     }
 }

@@ -135,6 +135,9 @@ impl Inner {
 
     /// Arms the restart policy's timer.
     pub(crate) fn restart_after(self: &Arc<Self>, container: &Arc<Container>, wait: Duration) {
+        if !self.config.restarts {
+            return;
+        }
         let (inner, held) = (self.clone(), container.clone());
         let timer = tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -106,6 +106,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Lets the keeper forget the exits of containers whose state is durable now.
+    pub(crate) async fn forget_saved(&self, ids: &[ContainerId]) {
+        for id in ids {
+            let Some(container) = self.registry().get(*id) else { continue };
+            let ended = {
+                let mut live = container.live();
+                // A start that is under way forgets the old exit itself.
+                !live.starting && std::mem::take(&mut live.unforgotten)
+            };
+            if ended {
+                self.forget(&id.to_string()).await;
+            }
+        }
+    }
+
     /// Reads every record into the registry. Blocking.
     fn read_containers(&self) -> Result<Vec<Arc<Container>>> {
         let read = self.db.read()?;
@@ -466,17 +481,7 @@ async fn save_changed(inner: std::sync::Weak<Inner>, mut changed: mpsc::Unbounde
             }
             continue;
         }
-        for id in batch {
-            let Some(container) = inner.registry().get(id) else { continue };
-            let ended = {
-                let mut live = container.live();
-                // A start that is under way forgets the old exit itself.
-                !live.starting && std::mem::take(&mut live.unforgotten)
-            };
-            if ended {
-                inner.forget(&id.to_string()).await;
-            }
-        }
+        inner.forget_saved(&batch).await;
     }
 }
 

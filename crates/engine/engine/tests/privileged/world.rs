@@ -115,6 +115,7 @@ pub fn config(root: &Path, run: &Path) -> EngineConfig {
         labels: Vec::new(),
         cdi_dirs: Vec::new(),
         plugins: engine::PluginConfig::default(),
+        restarts: true,
     }
 }
 

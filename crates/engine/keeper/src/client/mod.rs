@@ -225,9 +225,18 @@ impl State {
 }
 
 impl Keeper {
-    /// From now on no keeper is started in place of one that dies: the engine is ending.
-    pub fn close(&self) {
-        self.shared.state().closed = true;
+    /// The engine is ending: from now on no keeper is started in place of one that dies, and those that hold nothing end.
+    pub async fn close(&self) {
+        let empty: Vec<u32> = {
+            let mut state = self.shared.state();
+            state.closed = true;
+            let empty = state.links.iter().filter(|(_, link)| !link.dead && link.held.is_empty());
+            empty.map(|(generation, _)| *generation).collect()
+        };
+        for generation in empty {
+            // Refused if something has just been started there; one that is dead has ended already.
+            let _ = self.shared.ask(generation, "quit", Request::Quit, &[], None).await;
+        }
     }
 
     /// Finds the keepers of this run directory, starts one if none fits, and tells what they hold. Events of processes that ended before are
