@@ -174,3 +174,41 @@ fn an_image_is_a_volume() {
     cloud.world.docker(["rmi", "data:1"]).success();
     cloud.world.knarr(["doctor"]).success();
 }
+
+/// The disk is fuller than the mark says: what pods have done with goes, but for what a pod still uses and for what no registry
+/// can give again.
+#[test]
+fn images_that_no_pod_uses_any_more_go_when_the_disk_fills_up() {
+    let marks = ["--image-gc-high-threshold", "1", "--image-gc-low-threshold", "0"];
+    let Some(cloud) = Cloud::start_with(&[&marks[..], &["--minimum-image-ttl-duration", "1s"]].concat()) else {
+        return;
+    };
+    let (_registry, address) = private_registry(&cloud);
+    cloud.world.docker_with(["login", "-u", "ann", "--password-stdin", &address], b"secret").success();
+    let [done, brief, busy, own] = ["done", "brief", "busy", "own"].map(|name| format!("{address}/team/{name}:1"));
+    for (image, word) in [(&done, "done"), (&brief, "brief"), (&busy, "busy"), (&own, "own")] {
+        publish(&cloud, image, word);
+    }
+    // Built here and pushed nowhere.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("Dockerfile"), "FROM busybox\nRUN echo built > /word\n").unwrap();
+    cloud.world.knarr(["build", "-q", "-t", "built:1", &folder.path().display().to_string()]).success();
+    for (name, image) in [("busy", &busy), ("done", &done)] {
+        cloud.apply(&pod(name, image, "IfNotPresent", ""));
+        cloud.kubectl(&format!("wait --for=condition=Ready pod/{name} --timeout=60s")).success();
+    }
+    // It lives for a moment.
+    for (name, image) in [("brief", brief.as_str()), ("built", "built:1")] {
+        let once = pod(name, image, "IfNotPresent", "restartPolicy: Never,").replace("}]}", ", command: ['true']}]}");
+        cloud.apply(&once);
+        cloud.wait_for(&format!("pod/{name}"), "{.status.phase}", "Succeeded");
+    }
+    cloud.kubectl("delete pod done brief built --wait=true --timeout=60s").success();
+    let there = |image: &str| cloud.world.docker(["image", "inspect", image]).code == 0;
+    eventually("what pods have done with goes", || !there(&done) && !there(&brief));
+    assert!(there(&busy), "a pod runs with it");
+    assert!(there(&own), "no pod ever had it: it is somebody's own");
+    assert!(there("built:1"), "no registry can give it again");
+    cloud.kubectl("delete pod busy --wait=true --timeout=60s").success();
+    eventually("now it is done with as well", || !there(&busy));
+}

@@ -210,6 +210,7 @@ async fn serve(
         domain: crate::services::DOMAIN.into(),
         cluster_cidrs: cidrs.texts(),
         eviction: plan.eviction,
+        image_gc: plan.image_gc,
         manifests: plan.manifests,
         runtime: runtime_name,
         device_plugins: crate::node::device_plugins(settings),

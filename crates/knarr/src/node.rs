@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kubelet::{Eviction, Periods, PodLogs};
+use kubelet::{Eviction, ImageGc, Periods, PodLogs};
 
 use crate::flags::{Flag, Matches, text};
 use crate::settings::Settings;
@@ -27,6 +27,12 @@ pub const FLAGS: &[Flag] = &[
         "How much more than a threshold is to be free before it is enough: memory.available=200Mi",
     ),
     text(
+        "image-gc-high-threshold",
+        "Percent of the disk in use above which images go that no pod uses any more (default: 85; 100: never)",
+    ),
+    text("image-gc-low-threshold", "Percent of the disk in use down to which they go (default: 80)"),
+    text("minimum-image-ttl-duration", "How long an image is unused before it may go (default: 2m0s)"),
+    text(
         "shutdown-grace-period",
         "How long pods have to end when the process is told to by a signal, as at the machine's shutdown (default: they run on)",
     ),
@@ -48,6 +54,7 @@ pub const FLAGS: &[Flag] = &[
 #[derive(Debug, Clone)]
 pub struct NodePlan {
     pub eviction: Eviction,
+    pub image_gc: ImageGc,
     pub shutdown: Periods,
     pub manifests: Option<PathBuf>,
     /// Where another runtime listens.
@@ -67,6 +74,11 @@ impl NodePlan {
             let secs = secs.parse().map_err(|error| format!("--eviction-max-pod-grace-period {secs}: {error}"))?;
             eviction.soft_grace_max = Some(Duration::from_secs(secs));
         }
+        let image_gc = ImageGc::parse(
+            matches.text("image-gc-high-threshold"),
+            matches.text("image-gc-low-threshold"),
+            matches.text("minimum-image-ttl-duration"),
+        )?;
         let duration = |flag: &str| match matches.text(flag) {
             None => Ok(Duration::ZERO),
             Some(text) => {
@@ -85,7 +97,7 @@ impl NodePlan {
         };
         let manifests = matches.text("pod-manifests").map(PathBuf::from);
         let endpoint = matches.text("container-runtime-endpoint").map(str::to_owned);
-        Ok(Self { eviction, shutdown, manifests, endpoint })
+        Ok(Self { eviction, image_gc, shutdown, manifests, endpoint })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
 use crate::runtime::Login;
@@ -48,6 +49,28 @@ pub struct Pulled {
     /// From the first wish to the end, and without the time in which others were pulled.
     pub waited: Duration,
     pub took: Duration,
+}
+
+/// When pods used which image last, by its id.
+#[derive(Debug, Default)]
+pub struct Used(Mutex<BTreeMap<String, Timestamp>>);
+
+impl Used {
+    pub fn note(&self, id: &str, now: Timestamp) {
+        self.lock().insert(id.to_owned(), now);
+    }
+
+    pub fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    pub fn all(&self) -> BTreeMap<String, Timestamp> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Somebody's view of a pull.

@@ -74,3 +74,4 @@ pub use serve::Serving;
 pub use shown::{SHOWN_CONTAINER, shown_container};
 pub use shutdown::{Periods, Shutdown};
 pub use status::RuntimeName;
+pub use upkeep::ImageGc;

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::actions::End;
 use crate::devices::Devices;
-use crate::images::Pulls;
+use crate::images::{Pulls, Used};
 use crate::network::Network;
 use crate::node::{self, Machine};
 use crate::objects::Objects;
@@ -28,6 +28,7 @@ use crate::shown::shown_container;
 use crate::stats::Samples;
 use crate::status::{NodeFacts, RuntimeName};
 use crate::stream::NodeDoor;
+use crate::upkeep::ImageGc;
 use crate::worker::{Worker, event_of};
 use crate::{admit, qos, shutdown, static_pods, upkeep};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<String>,
     /// When pods are sent away because the node is short of something.
     pub eviction: Eviction,
+    /// When images go that pods have done with.
+    pub image_gc: ImageGc,
     /// A directory of files that declare pods of this node's own.
     pub manifests: Option<PathBuf>,
     /// What its pods run with.
@@ -83,6 +86,7 @@ pub struct Doors<R> {
     pub node: NodeFacts,
     pub allocatable: Value,
     pub pulls: Pulls,
+    pub used_images: Used,
     pub network: Network,
     pub devices: Devices,
     pub samples: Samples,
@@ -340,6 +344,7 @@ impl<R: Runtime> Kubelet<R> {
             view,
             allocatable: machine.allocatable(),
             pulls: Pulls::default(),
+            used_images: Used::default(),
             devices: Devices::new(&config.device_plugins, &config.root),
             network: Network::new(config.cluster_cidrs.clone(), &config.root),
             samples: Samples::default(),

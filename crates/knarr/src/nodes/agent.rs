@@ -221,6 +221,7 @@ async fn work(
         domain: crate::services::DOMAIN.into(),
         cluster_cidrs: plan.cluster.clone(),
         eviction: plan.own.eviction.clone(),
+        image_gc: plan.own.image_gc,
         manifests: plan.own.manifests.clone(),
         runtime: runtime_name.clone(),
         device_plugins: node::device_plugins(settings),

@@ -113,8 +113,15 @@ impl<R: Runtime> Worker<R> {
         Ok(Begun::Started(id))
     }
 
-    /// The container's image; `None` while it is being pulled.
+    /// The container's image, which is in use from now on; `None` while it is being pulled.
     async fn image(&mut self, pod: &Arc<Value>, container: &Value) -> Result<Option<ImageSeen>, Refused> {
+        let image = self.find_image(pod, container).await?;
+        // Also of a container that lives for a moment.
+        image.iter().for_each(|image| self.doors.used_images.note(&image.id, Timestamp::now()));
+        Ok(image)
+    }
+
+    async fn find_image(&mut self, pod: &Arc<Value>, container: &Value) -> Result<Option<ImageSeen>, Refused> {
         let (name, image) = (pod::name(container), container["image"].as_str().unwrap_or_default());
         let tell = |warning: bool, reason: &str, message: &str| {
             self.doors.container_event(pod, name, warning, reason, message);
