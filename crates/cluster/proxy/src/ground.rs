@@ -39,17 +39,24 @@ pub fn nth(range: &Block, number: u32) -> IpAddr {
     block::address(range.ends().0 + u128::from(number), range.is_ipv4())
 }
 
-/// Where ranges are looked for. The cloud at the usual place has what people expect; the others are smaller, and each begins
-/// elsewhere.
+/// Where ranges are looked for. The cloud at the usual place has what people expect. The others have room for sixteen thousand
+/// services, or, where so many run on one machine that those are in use, for four thousand; each begins elsewhere.
 fn candidates(tag: &str, usual: bool) -> impl Iterator<Item = Block> + use<> {
-    let parse = |text: String| Block::parse(&text);
     let first = usual.then(|| "10.96.0.0/16".to_owned());
-    let small: Vec<String> =
-        (97..112).flat_map(|second| (0..16).map(move |third| format!("10.{second}.{}.0/20", third * 16))).collect();
+    let parts = |seconds: std::ops::Range<u32>, prefix: u32| -> Vec<String> {
+        let step = 1 << (24 - prefix);
+        seconds
+            .flat_map(|second| (0..256 / step).map(move |part| format!("10.{second}.{}.0/{prefix}", part * step)))
+            .collect()
+    };
     let hash = tag.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let (begin, count) = (hash as usize % small.len(), small.len());
-    let small = (0..count).map(move |at| small[(begin + at) % count].clone());
-    first.into_iter().chain(small).filter_map(parse)
+    let elsewhere = move |mut all: Vec<String>| {
+        let begin = hash as usize % all.len();
+        all.rotate_left(begin);
+        all
+    };
+    let (large, small) = (elsewhere(parts(97..108, 18)), elsewhere(parts(108..112, 20)));
+    first.into_iter().chain(large).chain(small).filter_map(|text| Block::parse(&text))
 }
 
 fn overlap(one: &Block, other: &Block) -> bool {
@@ -142,7 +149,13 @@ mod tests {
         assert_eq!(first("0123abcd", true), "10.96.0.0/16");
         assert_ne!(first("0123abcd", false), first("0123abce", false));
         let all: Vec<Block> = candidates("0123abcd", true).collect();
-        assert_eq!(all.len(), 241);
+        let rooms: Vec<(u8, usize)> = all
+            .chunk_by(|one, next| one.prefix() == next.prefix())
+            .map(|part| (part[0].prefix(), part.len()))
+            .collect();
+        assert_eq!(rooms, [(16, 1), (18, 44), (20, 64)]);
+        let own = Block::parse("10.96.0.0/12").unwrap();
+        assert!(all.iter().all(|one| own.contains(one.first())));
         for (at, one) in all.iter().enumerate() {
             assert!(!all[at + 1..].iter().any(|other| overlap(one, other)), "{one}");
         }
