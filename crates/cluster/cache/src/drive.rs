@@ -19,7 +19,7 @@ const AT_ONCE: usize = 64;
 /// Events that are told at a time.
 const TELLS_AT_ONCE: usize = 64;
 /// The same while something is being written: what people read may come a little later than what it is about.
-const TELLS_BESIDE_WRITES: usize = 4;
+const TELLS_BESIDE_WRITES: usize = 1;
 /// Events that wait to be told. People miss the rest, and nothing else does: what decides must not wait for them.
 const TELLS_MAX: usize = 8192;
 /// Pods of one key that are made at a time at most.
@@ -432,8 +432,8 @@ type Teller = mpsc::Sender<(usize, Telling)>;
 /// A pod that was made or refused: its events, and whose it would have been.
 type Made = (Vec<Telling>, Result<Option<Effect>, (Option<Value>, Status)>);
 
-/// In order; but pods that are made one after the other are made ever more at a time, as long as none is refused: a thousand do
-/// not wait for a thousand answers, and a quota that is used up costs few requests.
+/// In order; but pods that are made one after the other are made ever more at a time, one more for each that was made, as long as
+/// none is refused: a thousand do not wait for a thousand answers, and a quota that is used up costs few requests.
 async fn carry_out(
     api: &Client,
     steps: Vec<Step>,
@@ -441,7 +441,6 @@ async fn carry_out(
     tell: &(impl Fn(Telling) + Sync),
 ) -> Result<(), Status> {
     let mut steps = steps.into_iter().peekable();
-    let mut at_once = 1;
     while let Some(step) = steps.next() {
         let write = match step {
             Step::Tell(telling) => {
@@ -454,31 +453,29 @@ async fn carry_out(
             effects.extend(perform(api, write).await?);
             continue;
         }
-        let mut batch: JoinSet<Made> = JoinSet::new();
-        let mut next = Some(write);
-        while let Some(write) = next.take() {
-            let mut tellings = Vec::new();
-            while let Some(Step::Tell(telling)) = steps.next_if(|step| matches!(step, Step::Tell(_))) {
-                tellings.push(telling);
+        let mut making: JoinSet<Made> = JoinSet::new();
+        let (mut next, mut at_once, mut failed) = (Some(write), 1, None);
+        loop {
+            while let Some(write) = next.take() {
+                let mut tellings = Vec::new();
+                while let Some(Step::Tell(telling)) = steps.next_if(|step| matches!(step, Step::Tell(_))) {
+                    tellings.push(telling);
+                }
+                let api = api.clone();
+                making.spawn(async move {
+                    let owner = owner_of_pod(&write);
+                    (tellings, perform(&api, write).await.map_err(|status| (owner, status)))
+                });
+                if making.len() < at_once {
+                    next = next_pod(&mut steps);
+                }
             }
-            let api = api.clone();
-            batch.spawn(async move {
-                let owner = owner_of_pod(&write);
-                (tellings, perform(&api, write).await.map_err(|status| (owner, status)))
-            });
-            if batch.len() < at_once
-                && let Some(Step::Write(write)) =
-                    steps.next_if(|step| matches!(step, Step::Write(Write::Create(Kind::Pod, _))))
-            {
-                next = Some(write);
-            }
-        }
-        let mut failed = None;
-        while let Some(done) = batch.join_next().await {
+            let Some(done) = making.join_next().await else { break };
             match done {
                 Ok((tellings, Ok(effect))) => {
                     effects.extend(effect);
                     tellings.into_iter().for_each(tell);
+                    at_once = (at_once + 1).min(PODS_AT_ONCE);
                 }
                 Ok((_, Err((owner, status)))) => {
                     if let Some(owner) = owner.filter(|_| !matches!(status.code, 404 | 409 | 503)) {
@@ -488,13 +485,23 @@ async fn carry_out(
                 }
                 Err(error) => failed = failed.or(Some(Status::internal(error))),
             }
+            if failed.is_none() {
+                next = next_pod(&mut steps);
+            }
         }
         if let Some(status) = failed {
             return Err(status);
         }
-        at_once = (at_once * 2).min(PODS_AT_ONCE);
     }
     Ok(())
+}
+
+/// The next step, if it makes a pod.
+fn next_pod(steps: &mut std::iter::Peekable<std::vec::IntoIter<Step>>) -> Option<Write> {
+    match steps.next_if(|step| matches!(step, Step::Write(Write::Create(Kind::Pod, _))))? {
+        Step::Write(write) => Some(write),
+        Step::Tell(_) => None,
+    }
 }
 
 /// Whose pod is about to be made, as events name it.
@@ -560,3 +567,6 @@ async fn perform(api: &Client, write: Write) -> Result<Option<Effect>, Status> {
         Write::Event { .. } => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,22 +77,32 @@ pub(crate) fn read(kind: Kind, lean: bool, told: &[u8]) -> Option<Value> {
     }
 }
 
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: Meta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta<'a> {
+    #[serde(borrow, default)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    resource_version: Cow<'a, str>,
+}
+
+/// The key and the revision of an object in JSON; costs no tree.
+pub(crate) fn head(told: &[u8]) -> Option<(Key, u64)> {
+    let Head { metadata } = serde_json::from_slice(told).ok()?;
+    Some((Key::new(metadata.namespace, metadata.name), metadata.resource_version.parse().unwrap_or(0)))
+}
+
 /// The key of an object in JSON.
 pub(crate) fn key(told: &[u8]) -> Option<Key> {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        #[serde(borrow)]
-        metadata: Meta<'a>,
-    }
-    #[derive(Deserialize)]
-    struct Meta<'a> {
-        #[serde(borrow, default)]
-        namespace: Cow<'a, str>,
-        #[serde(borrow, default)]
-        name: Cow<'a, str>,
-    }
-    let head: Head<'_> = serde_json::from_slice(told).ok()?;
-    Some(Key::new(head.metadata.namespace, head.metadata.name))
+    head(told).map(|(key, _)| key)
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct View {
     objects: BTreeMap<Kind, BTreeMap<Key, Kept>>,
     /// By the uid of the owner that controls.
     owned: BTreeMap<String, BTreeSet<(Kind, Key)>>,
+    /// Of [`TAKEN_IN`], those that nobody controls.
+    orphans: BTreeMap<Kind, BTreeSet<Key>>,
     /// Pods by the name of their node; empty: not bound yet.
     on_node: BTreeMap<String, BTreeSet<Key>>,
     /// Slices by the service that they are of.
@@ -86,6 +88,9 @@ const TREES_MAX: usize = 1024;
 /// Trees kept of what was told last. They go one by one as others come, so that their memory is what the next ones are made of:
 /// many that end at once leave a heap full of small holes.
 const FRESH: usize = 128;
+
+/// Kinds that controllers take in by their labels.
+const TAKEN_IN: [Kind; 3] = [Kind::Pod, Kind::ReplicaSet, Kind::ControllerRevision];
 
 /// Answers are never so late that more objects than this have ended meanwhile.
 const ENDED_MAX: usize = 8192;
@@ -159,6 +164,14 @@ impl View {
         all.filter(move |(of, _)| *of == kind).filter_map(|(of, key)| self.at(*of, key))
     }
 
+    /// Objects of a namespace that nobody controls; of kinds that controllers take in.
+    pub fn orphans(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &Arc<Value>> {
+        debug_assert!(TAKEN_IN.contains(&kind), "{kind:?} is not among those that are taken in");
+        let (start, within) = (Key::new(namespace, ""), namespace.to_owned());
+        let keys = self.orphans.get(&kind).into_iter().flat_map(move |keys| keys.range(start.clone()..));
+        keys.take_while(move |key| key.namespace == within).filter_map(move |key| self.at(kind, key))
+    }
+
     /// Pods bound to a node; with an empty name those that have none yet.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Value>> {
         self.on_node.get(node).into_iter().flatten().filter_map(|key| self.at(Kind::Pod, key))
@@ -185,6 +198,14 @@ impl View {
 
     /// [`Self::put`] of an object's JSON; answers its tree, unless something newer is known.
     pub fn put_told(&mut self, kind: Kind, told: Bytes) -> Option<Arc<Value>> {
+        // Most of what is told was written here, and its answer is known.
+        if let Some((key, revision)) = crate::kept::head(&told)
+            && let Some(have) = self.objects.get_mut(&kind).and_then(|all| all.get_mut(&key))
+            && have.revision() >= revision
+        {
+            have.share(revision, told);
+            return None;
+        }
         let object = Arc::new(crate::kept::read(kind, self.lean, &told)?);
         self.take_in(kind, object.clone(), Some(told)).then_some(object)
     }
@@ -207,8 +228,10 @@ impl View {
             _ => {}
         }
         self.forget(kind, &key);
-        if let Some(uid) = controller_uid(&object) {
-            self.owned.entry(uid.to_owned()).or_default().insert((kind, key.clone()));
+        match controller_uid(&object) {
+            Some(uid) => drop(self.owned.entry(uid.to_owned()).or_default().insert((kind, key.clone()))),
+            None if TAKEN_IN.contains(&kind) => drop(self.orphans.entry(kind).or_default().insert(key.clone())),
+            None => {}
         }
         if kind == Kind::Pod {
             let node = meta::str_at(&object, &["spec", "nodeName"]).to_owned();
@@ -350,6 +373,9 @@ impl View {
     fn forget(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
         let kept = self.objects.get_mut(&kind)?.remove(key)?;
         let object = kept.tree(kind, self.lean, || ()).clone();
+        if let Some(orphans) = self.orphans.get_mut(&kind) {
+            orphans.remove(key);
+        }
         if let Some(uid) = controller_uid(&object)
             && let Some(set) = self.owned.get_mut(uid)
         {
@@ -420,6 +446,13 @@ mod tests {
         view.bury(Kind::Pod, &Key::new("d", "a"), "u-a");
         assert!(!view.put(Kind::Pod, pod("a", 8, "n1", "o")), "what was deleted here does not come back");
         assert_eq!((view.pods_on("n1").count(), view.owned(Kind::Pod, "o").count()), (0, 0));
+        let mut lone = pod("lone", 7, "n1", "o");
+        lone["metadata"]["ownerReferences"] = json!([]);
+        assert!(view.put(Kind::Pod, lone));
+        assert_eq!((view.orphans(Kind::Pod, "d").count(), view.orphans(Kind::Pod, "e").count()), (1, 0));
+        assert!(view.put(Kind::Pod, pod("lone", 8, "n1", "o")), "somebody takes it in");
+        assert_eq!((view.orphans(Kind::Pod, "d").count(), view.owned(Kind::Pod, "o").count()), (0, 1));
+        view.remove(Kind::Pod, &pod("lone", 9, "n1", "o"));
         view.remove(Kind::Pod, &pod("a", 9, "n1", "o"));
         assert!(!view.put(Kind::Pod, pod("a", 8, "n1", "o")), "the answer to an earlier write comes late");
         let mut next = pod("a", 10, "", "o");

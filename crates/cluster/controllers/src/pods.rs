@@ -127,9 +127,8 @@ pub fn claim<'a>(
     if leaving {
         return claimed;
     }
-    for object in view.in_namespace(kind, meta::namespace(owner)) {
-        let orphan = controller(object).is_none() && !meta::is_terminating(object) && !is_ended(object);
-        if orphan && selector.matches_object(object) {
+    for object in view.orphans(kind, meta::namespace(owner)) {
+        if !meta::is_terminating(object) && !is_ended(object) && selector.matches_object(object) {
             let mut references = meta::list_at(object, &["metadata", "ownerReferences"]).to_vec();
             references.extend(owner_reference(owner_kind, owner).as_array().into_iter().flatten().cloned());
             let patch = json!({"metadata": {"uid": meta::uid(object), "ownerReferences": references}});

@@ -1,5 +1,8 @@
 //! ReplicaSets and ReplicationControllers have as many pods as they say.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use cache::{Key, Kind, Outcome, Part, View, Write};
 use jiff::Timestamp;
 use resources::{Value, meta};
@@ -15,15 +18,20 @@ const BURST: usize = 500;
 pub struct ReplicaSets {
     names: Names,
     kind: Kind,
+    /// What sets read of each pod, by its uid, both as digests: a set of thousands is not looked at because one of its pods got
+    /// a node.
+    seen: HashMap<u64, u64>,
+    /// The last change was one that no set reads.
+    unread: bool,
 }
 
 impl ReplicaSets {
     pub fn new(names: Names) -> Self {
-        Self { names, kind: Kind::ReplicaSet }
+        Self { names, kind: Kind::ReplicaSet, seen: HashMap::new(), unread: false }
     }
 
     pub fn of_controllers(names: Names) -> Self {
-        Self { names, kind: Kind::ReplicationController }
+        Self { names, kind: Kind::ReplicationController, seen: HashMap::new(), unread: false }
     }
 }
 
@@ -39,8 +47,25 @@ impl Part for ReplicaSets {
         }
     }
 
+    fn notice(&mut self, view: &View, kind: Kind, object: &Value) {
+        self.unread = false;
+        if kind != Kind::Pod || pods::controller(object).is_some_and(|owner| owner.kind != self.kind.as_str()) {
+            return;
+        }
+        let uid = digest(meta::uid(object));
+        let pod = view.at(Kind::Pod, &Key::of(object)).filter(|pod| meta::uid(pod) == meta::uid(object));
+        match pod {
+            Some(pod) => {
+                let read = read_by_sets(pod);
+                self.unread = self.seen.insert(uid, read) == Some(read);
+            }
+            None => drop(self.seen.remove(&uid)),
+        }
+    }
+
     fn keys(&self, view: &View, kind: Kind, object: &Value) -> Vec<Key> {
         match kind {
+            Kind::Pod if self.unread => Vec::new(),
             kind if kind == self.kind => vec![Key::of(object)],
             _ => pods::owner_keys(view, self.kind, object),
         }
@@ -76,6 +101,27 @@ impl Part for ReplicaSets {
         writes.extend(pods::status_write(self.kind, set, status));
         Outcome { writes, again }
     }
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Everything of a pod that decides how many its set has, and what the set's status says: a digest.
+fn read_by_sets(pod: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for owner in meta::owners(pod) {
+        (owner.uid, owner.controller).hash(&mut hasher);
+    }
+    for (key, value) in meta::map_at(pod, &["metadata", "labels"]) {
+        (key, value.as_str()).hash(&mut hasher);
+    }
+    (meta::is_terminating(pod), pods::is_ended(pod), pods::is_ready(pod)).hash(&mut hasher);
+    let ready = pods::condition(pod, "Ready").map(|ready| ready["lastTransitionTime"].as_str());
+    ready.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn status(set: &Value, claimed: &[&std::sync::Arc<Value>], now: Timestamp) -> (Value, Option<std::time::Duration>) {
@@ -176,6 +222,38 @@ mod tests {
         world.settle(&mut part, "w");
         assert_eq!(world.live().len(), 3);
         assert_eq!(world.find(Kind::Pod, "lone")["metadata"]["ownerReferences"], json!([]));
+    }
+
+    #[test]
+    fn a_set_is_looked_at_for_what_it_reads_of_a_pod_alone() {
+        let (mut world, mut part) = (world(Kind::ReplicaSet), ReplicaSets::new(Names::new(1)));
+        world.settle(&mut part, "w");
+        let name = world.live()[0].clone();
+        let mut concerned = |world: &mut World, change: &dyn Fn(&mut Value)| {
+            world.change(Kind::Pod, &name, change);
+            let pod = world.find(Kind::Pod, &name);
+            part.notice(&world.view, Kind::Pod, &pod);
+            part.keys(&world.view, Kind::Pod, &pod).len()
+        };
+        let ready = |status: &str, at: &str| json!([{"type": "Ready", "status": status, "lastTransitionTime": at}]);
+        assert_eq!(concerned(&mut world, &|_| ()), 1, "nobody had seen it");
+        assert_eq!(concerned(&mut world, &|pod| pod["spec"]["nodeName"] = "n1".into()), 0);
+        assert_eq!(concerned(&mut world, &|pod| pod["status"]["podIP"] = "10.0.0.1".into()), 0);
+        assert_eq!(concerned(&mut world, &|pod| pod["status"]["conditions"] = ready("True", "1")), 1);
+        assert_eq!(concerned(&mut world, &|pod| pod["status"]["conditions"] = ready("True", "2")), 1);
+        assert_eq!(concerned(&mut world, &|pod| pod["metadata"]["labels"]["app"] = "x".into()), 1);
+        assert_eq!(
+            concerned(&mut world, &|pod| pod["metadata"]["ownerReferences"] = json!([])),
+            0,
+            "an orphan of nobody's"
+        );
+        assert_eq!(concerned(&mut world, &|pod| pod["metadata"]["labels"]["app"] = "w".into()), 1);
+        assert_eq!(concerned(&mut world, &|pod| pod["status"]["phase"] = "Failed".into()), 1);
+        let gone = world.find(Kind::Pod, &name);
+        world.view.remove(Kind::Pod, &gone);
+        part.notice(&world.view, Kind::Pod, &gone);
+        assert_eq!(part.keys(&world.view, Kind::Pod, &gone).len(), 1);
+        assert!(part.seen.is_empty());
     }
 
     #[test]

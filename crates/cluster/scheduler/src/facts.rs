@@ -27,6 +27,26 @@ pub struct Cluster {
     /// Pods that a node is kept for, by node.
     pub nominated: BTreeMap<String, BTreeMap<Key, (Arc<PodFacts>, GroupId)>>,
     nominated_at: BTreeMap<Key, String>,
+    /// What spreading asks for most: it would take a walk over all nodes for each pod.
+    pub zones: BTreeMap<String, Zone>,
+}
+
+/// The nodes of a zone taken together.
+#[derive(Debug, Clone, Default)]
+pub struct Zone {
+    nodes: usize,
+    /// How many pods of each group are there.
+    pub groups: BTreeMap<GroupId, i64>,
+}
+
+impl Zone {
+    fn count(&mut self, group: GroupId, change: i64) {
+        let have = self.groups.entry(group).or_default();
+        *have += change;
+        if *have == 0 {
+            self.groups.remove(&group);
+        }
+    }
 }
 
 /// A decision's view.
@@ -71,6 +91,10 @@ impl Cluster {
                 }
             }
         }
+        if let Ok(index) = place {
+            let before = self.nodes[index].clone();
+            self.count_in_zone(&before, -1);
+        }
         let Some(node) = node else {
             if let Ok(index) = place {
                 self.nodes.remove(index);
@@ -92,9 +116,29 @@ impl Cluster {
         for image in fresh.images.keys() {
             *self.images.entry(image.clone()).or_default() += 1;
         }
+        self.count_in_zone(&fresh, 1);
         match place {
             Ok(index) => self.nodes[index] = Arc::new(fresh),
             Err(index) => self.nodes.insert(index, Arc::new(fresh)),
+        }
+    }
+
+    /// Adds a node with its pods to its zone, or takes it out.
+    fn count_in_zone(&mut self, node: &NodeFacts, sign: i64) {
+        let Some(name) = &node.zone else { return };
+        let zone = self.zones.entry(name.clone()).or_default();
+        zone.nodes = zone.nodes.saturating_add_signed(sign as isize);
+        for (group, count) in &node.groups {
+            zone.count(*group, sign * count);
+        }
+        if zone.nodes == 0 {
+            self.zones.remove(name);
+        }
+    }
+
+    fn count_pod_in_zone(&mut self, index: usize, group: GroupId, change: i64) {
+        if let Some(zone) = self.nodes[index].zone.as_ref().and_then(|name| self.zones.get_mut(name)) {
+            zone.count(group, change);
         }
     }
 
@@ -155,6 +199,7 @@ impl Cluster {
         }
         if let Ok(index) = self.index(on) {
             Arc::make_mut(&mut self.nodes[index]).add(pod.clone(), group);
+            self.count_pod_in_zone(index, group, 1);
         }
         self.placed.insert(pod.key.clone(), (on.to_owned(), pod, group));
     }
@@ -174,6 +219,7 @@ impl Cluster {
         }
         if let Ok(index) = self.index(&on) {
             Arc::make_mut(&mut self.nodes[index]).remove(key);
+            self.count_pod_in_zone(index, group, -1);
         }
         self.groups.leave(group);
     }
@@ -184,6 +230,11 @@ impl Cluster {
 }
 
 impl Facts<'_> {
+    /// Whether the nodes are those of the cluster as it is, none of them changed.
+    pub fn are_real(&self) -> bool {
+        std::ptr::eq(self.nodes, self.cluster.nodes.as_slice())
+    }
+
     /// The nodes with one of them changed.
     pub fn changed(&self, node: &Arc<NodeFacts>) -> Vec<Arc<NodeFacts>> {
         let mut nodes = self.nodes.to_vec();
@@ -191,5 +242,56 @@ impl Facts<'_> {
             nodes[index] = node.clone();
         }
         nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the books of zones say, by a walk over all nodes.
+    fn walked(cluster: &Cluster) -> BTreeMap<String, BTreeMap<GroupId, i64>> {
+        let mut zones: BTreeMap<String, BTreeMap<GroupId, i64>> = BTreeMap::new();
+        for node in &cluster.nodes {
+            let Some(zone) = &node.zone else { continue };
+            let groups = zones.entry(zone.clone()).or_default();
+            node.groups.iter().for_each(|(group, count)| *groups.entry(*group).or_default() += count);
+        }
+        zones
+    }
+
+    #[test]
+    fn zones_are_counted_as_a_walk_would() {
+        let (mut cluster, mut state) = (Cluster::default(), 7_u64);
+        let mut below = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % most
+        };
+        for step in 0..3000_u64 {
+            let name = format!("n{}", below(6));
+            match below(8) {
+                0 => cluster.node(&name, None),
+                1 => {
+                    let labels = match below(3) {
+                        0 => json!({}),
+                        zone => json!({"topology.kubernetes.io/zone": format!("z{zone}")}),
+                    };
+                    let node = json!({"metadata": {"name": name, "labels": labels}});
+                    cluster.node(&name, Some(&Arc::new(node)));
+                }
+                2 => cluster.pod(&Key::new("d", format!("p{}", below(20))), None),
+                _ => {
+                    let pod = format!("p{}", below(20));
+                    let object = json!({"metadata": {"name": pod, "namespace": "d", "resourceVersion": step.to_string(),
+                        "labels": {"app": format!("a{}", below(3))}}, "spec": {"nodeName": name}});
+                    cluster.pod(&Key::new("d", pod), Some(&Arc::new(object)));
+                }
+            }
+            let counted: BTreeMap<String, BTreeMap<GroupId, i64>> =
+                cluster.zones.iter().map(|(name, zone)| (name.clone(), zone.groups.clone())).collect();
+            assert_eq!(counted, walked(&cluster), "after step {step}");
+        }
     }
 }

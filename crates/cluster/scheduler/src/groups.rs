@@ -89,4 +89,8 @@ impl<'a> Asked<'a> {
     pub fn count(&self, groups: &[(GroupId, i64)]) -> i64 {
         groups.iter().filter(|(id, _)| self.holds(*id)).map(|(_, count)| count).sum()
     }
+
+    pub fn count_all(&self, groups: &BTreeMap<GroupId, i64>) -> i64 {
+        groups.iter().filter(|(id, _)| self.holds(**id)).map(|(_, count)| count).sum()
+    }
 }

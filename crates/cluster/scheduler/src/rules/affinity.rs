@@ -37,6 +37,13 @@ impl Rule for Affinity {
     }
 }
 
+/// Whether a pod's own selector and required affinity let it be on any node.
+pub fn selects_all(pod: &PodFacts) -> bool {
+    let spec = pod.spec();
+    let required = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"];
+    meta::map_at(spec, &["nodeSelector"]).next().is_none() && meta::at(spec, &required).is_none_or(Value::is_null)
+}
+
 /// Whether a pod's own selector and required affinity let it be on a node.
 pub fn selects(pod: &PodFacts, node: &NodeFacts) -> bool {
     placement::selects_node(pod.spec(), &node.node)

@@ -144,6 +144,11 @@ fn default_selector(pod: &PodFacts, facts: Facts<'_>) -> Option<LabelSelector> {
 }
 
 impl Constraint<'_> {
+    /// Whether the pods of all nodes count.
+    fn counts_all(&self, pod: &PodFacts, facts: Facts<'_>) -> bool {
+        facts.are_real() && !self.honours_taints && (!self.honours_affinity || affinity::selects_all(pod))
+    }
+
     /// Whether the pods of a node count.
     fn counts(&self, pod: &PodFacts, node: &NodeFacts) -> bool {
         (!self.honours_affinity || affinity::selects(pod, node))
@@ -172,6 +177,11 @@ fn count_soft(soft: &mut [Constraint<'_>], pod: &PodFacts, facts: Facts<'_>, nee
         // A host is counted when it is looked at.
         let size = if constraint.key == HOSTNAME {
             facts.nodes.len()
+        } else if constraint.key == ZONE && (keys.len() == 1 || !needs_all) && constraint.counts_all(pod, facts) {
+            for (name, zone) in &facts.cluster.zones {
+                constraint.places.insert(name.clone(), constraint.asked.count_all(&zone.groups));
+            }
+            constraint.places.len()
         } else {
             let all_keys = |node: &NodeFacts| !needs_all || keys.iter().all(|key| node.label(key).is_some());
             for node in facts.nodes {
@@ -223,7 +233,8 @@ impl Judge for Wants<'_> {
             let count = if constraint.key == HOSTNAME {
                 node.hostname.as_ref().map(|_| constraint.asked.count(&node.groups))
             } else {
-                node.label(&constraint.key).map(|place| constraint.places.get(place).copied().unwrap_or(0))
+                let place = if constraint.key == ZONE { node.zone.as_deref() } else { node.label(&constraint.key) };
+                place.map(|place| constraint.places.get(place).copied().unwrap_or(0))
             };
             match count {
                 Some(count) => sum += count as f64 * constraint.weight + (constraint.skew_max - 1) as f64,
