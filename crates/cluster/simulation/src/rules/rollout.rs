@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use cache::Kind;
 use resources::{Value, meta};
+use tokio::time::Instant;
 
-use super::{Change, Rule, Truth, condition, is_active, is_ready, owner};
+use super::{Change, Rule, STALE, Truth, condition, is_active, is_ready, owner};
 
 fn wants(object: &Value) -> i64 {
     object["spec"]["replicas"].as_i64().unwrap_or(0)
@@ -40,6 +41,8 @@ impl Rule for Surge {
 pub struct Available {
     /// Deployments that had as many as promised.
     reached: BTreeMap<String, bool>,
+    /// When people evicted a deployment's pods: who took others away at that moment may have counted on them still.
+    evicted: BTreeMap<String, Vec<Instant>>,
 }
 
 fn available(truth: &Truth, deployment_uid: &str) -> i64 {
@@ -64,17 +67,22 @@ impl Rule for Available {
             return Ok(());
         }
         let (least, now) = (truth.bounds(&key).map_or(0, |bounds| bounds.least()), available(truth, &uid));
-        let reached = self.reached.entry(uid).or_default();
-        if now >= least {
-            *reached = true;
-            return Ok(());
-        }
         // A pod that ends is a fall; one that is not ready yet, or a spec that asks for more, is none.
         let stood = change.before.as_ref().is_some_and(|pod| is_active(pod) && is_ready(pod));
         let ends = change.after.as_ref().is_none_or(|pod| !is_active(pod));
         // People who evict a pod have asked for it.
         let asked = change.after.as_ref().is_some_and(|pod| condition(pod, "DisruptionTarget").is_some());
-        let falls = stood && ends && !asked;
+        let evicted = self.evicted.entry(uid.clone()).or_default();
+        if stood && ends && asked {
+            evicted.push(Instant::now());
+        }
+        evicted.retain(|at| at.elapsed() < STALE);
+        let reached = self.reached.entry(uid).or_default();
+        if now >= least {
+            *reached = true;
+            return Ok(());
+        }
+        let falls = stood && ends && !asked && now + (evicted.len() as i64) < least;
         match *reached && falls {
             true => Err(format!("deployment {key} has {now} available pods, and at least {least} are promised")),
             false => {
