@@ -190,6 +190,23 @@ spec:
     cloud.kubectl("delete pod client db-0 db-1").success();
 }
 
+/// An endpoint says in which zone it is; the node's label may come later, or change.
+#[test]
+fn endpoints_follow_the_zone_of_their_node() {
+    let Some(cloud) = Cloud::start() else { return };
+    cloud.apply(&web("web", 2));
+    cloud.apply(&service("web", "web", "trafficDistribution: PreferSameZone"));
+    cloud.kubectl("rollout status deploy/web --timeout=60s").success();
+    let words = ["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o"];
+    let path = "jsonpath={range .items[*].endpoints[*]}{.zone}/{.hints.forZones[*].name} {end}";
+    let zones = || cloud.kubectl_with(&[&words[..], &[path]].concat(), "").text().trim().to_owned();
+    eventually("both are there", || zones() == "/ /");
+    for (label, wanted) in [("=east", "east/east east/east"), ("=west", "west/west west/west"), ("-", "/ /")] {
+        cloud.kubectl(&format!("label node node --overwrite topology.kubernetes.io/zone{label}")).success();
+        eventually("they say where they are", || zones() == wanted);
+    }
+}
+
 #[test]
 fn a_client_stays_with_its_pod_and_flushed_rules_come_back() {
     let Some(cloud) = Cloud::start() else { return };
