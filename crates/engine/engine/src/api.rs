@@ -92,7 +92,7 @@ impl Engine {
         let inner = self.inner.clone();
         blocking(move || inner.networks.rest()).await;
         // A keeper that dies from now on is the next engine's to replace.
-        self.inner.keeper.close().await;
+        self.inner.keeper.leave().await;
     }
 
     /// The client of registries, and of files at other addresses.

@@ -225,11 +225,16 @@ impl State {
 }
 
 impl Keeper {
-    /// The engine is ending: from now on no keeper is started in place of one that dies, and those that hold nothing end.
-    pub async fn close(&self) {
+    /// From now on no keeper is started in place of one that dies: the engine is ending.
+    pub fn close(&self) {
+        self.shared.state().closed = true;
+    }
+
+    /// [`Self::close`], and keepers that hold nothing end.
+    pub async fn leave(&self) {
+        self.close();
         let empty: Vec<u32> = {
-            let mut state = self.shared.state();
-            state.closed = true;
+            let state = self.shared.state();
             let empty = state.links.iter().filter(|(_, link)| !link.dead && link.held.is_empty());
             empty.map(|(generation, _)| *generation).collect()
         };
