@@ -1,3 +1,5 @@
+//! How many pods are made at a time, and what a refusal ends.
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
