@@ -100,6 +100,110 @@ async fn watches_begin_where_they_are_asked_to() {
     assert!(!lines(&future.body).is_empty(), "nothing is compacted yet: revision 1 is still kept");
 }
 
+/// A quiet watch learns how far it has come.
+#[tokio::test]
+async fn a_bookmark_comes_after_a_minute_to_who_wants_it() {
+    let mut client = Wire::start().await;
+    let made = client.config_map("w", json!({})).await.json();
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    // What happens elsewhere moves the revision on, and is told by nothing else.
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
+    let later = client.post("/api/v1/namespaces/default/secrets", &secret).await.json();
+    let later: u64 = later["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let watch = format!("{MAPS}?watch=1&resourceVersion={version}&fieldSelector=metadata.name%3Dw&timeoutSeconds=61");
+    let quiet = tls(&client.server, &[], None, "localhost").await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(quiet)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(&watch).header("host", "localhost").header("authorization", "Bearer secret");
+    let unasked = sender.send_request(request.body(http_body_util::Empty::<Bytes>::new()).unwrap());
+    let asked = format!("{watch}&allowWatchBookmarks=true");
+    let (unasked, asked) = tokio::join!(unasked, client.get(&asked));
+    let events = lines(&asked.body);
+    // Another one may come with the end.
+    assert!(events.iter().all(|event| event["type"] == "BOOKMARK"), "{events:?}");
+    let event = events.first().expect("a bookmark");
+    assert_eq!(event["object"]["kind"], "ConfigMap");
+    let through: u64 = event["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(through >= later, "{through} of {later}");
+    let body = http_body_util::BodyExt::collect(unasked.unwrap().into_body()).await.unwrap().to_bytes();
+    assert_eq!(lines(&body), Vec::<Value>::new());
+}
+
+/// What clients of before 1.26 ask for tells the same as the documents that are asked for today.
+#[tokio::test]
+async fn discovery_in_pieces_says_what_the_whole_says() {
+    let mut client = Wire::start().await;
+    let core = client.get("/api").await.json();
+    assert_eq!((&core["kind"], &core["versions"]), (&json!("APIVersions"), &json!(["v1"])));
+    let groups = client.get("/apis").await.json();
+    assert_eq!(groups["kind"], "APIGroupList");
+    let accept = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let mut whole = Vec::new();
+    for path in ["/api", "/apis"] {
+        let found = client.send(Method::GET, path, &[accept], "").await.json();
+        assert_eq!(found["kind"], "APIGroupDiscoveryList");
+        whole.extend(found["items"].as_array().unwrap().clone());
+    }
+    assert_eq!(groups["groups"].as_array().unwrap().len() + 1, whole.len());
+    let names = |list: &Value, field: &str| -> Vec<String> {
+        let all = list.as_array().into_iter().flatten();
+        all.map(|item| item[field].as_str().unwrap().to_owned()).collect()
+    };
+    for group in &whole {
+        let name = group["metadata"]["name"].as_str().unwrap_or("");
+        if !name.is_empty() {
+            let alone = client.get(&format!("/apis/{name}")).await.json();
+            assert_eq!(alone["kind"], "APIGroup");
+            let listed = groups["groups"].as_array().unwrap().iter().find(|group| group["name"] == name).unwrap();
+            assert_eq!(
+                (&alone["versions"], &alone["preferredVersion"]),
+                (&listed["versions"], &listed["preferredVersion"])
+            );
+            assert_eq!(names(&alone["versions"], "version"), names(&group["versions"], "version"), "{name}");
+        }
+        for version in group["versions"].as_array().unwrap() {
+            let number = version["version"].as_str().unwrap();
+            let path = if name.is_empty() { format!("/api/{number}") } else { format!("/apis/{name}/{number}") };
+            let list = client.get(&path).await.json();
+            assert_eq!(list["kind"], "APIResourceList");
+            let mut told: Vec<String> = Vec::new();
+            for resource in version["resources"].as_array().unwrap() {
+                let plural = resource["resource"].as_str().unwrap();
+                told.push(plural.to_owned());
+                told.extend(
+                    names(&resource["subresources"], "subresource").iter().map(|sub| format!("{plural}/{sub}")),
+                );
+            }
+            let mut legacy = names(&list["resources"], "name");
+            told.sort();
+            legacy.sort();
+            assert_eq!(legacy, told, "{path}");
+        }
+    }
+    assert_eq!(client.get("/apis/nosuch.example.com").await.code, 404);
+}
+
+#[tokio::test]
+async fn each_check_of_health_has_a_path_of_its_own() {
+    let mut client = Wire::start().await;
+    for kind in ["livez", "readyz", "healthz"] {
+        let verbose = client.get(&format!("/{kind}?verbose")).await;
+        let text = String::from_utf8(verbose.body.to_vec()).unwrap();
+        let checks: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("[+]")?.strip_suffix(" ok")).collect();
+        assert!(checks.contains(&"ping") && checks.contains(&"store"), "{text}");
+        assert!(text.ends_with(&format!("{kind} check passed\n")), "{text}");
+        for check in checks {
+            let alone = client.get(&format!("/{kind}/{check}")).await;
+            assert_eq!((alone.code, &alone.body[..]), (200, &b"ok"[..]), "{kind}/{check}");
+            let without = client.get(&format!("/{kind}?verbose&exclude={check}")).await;
+            let text = String::from_utf8(without.body.to_vec()).unwrap();
+            assert!(text.contains(&format!("[+]{check} excluded: ok")), "{text}");
+        }
+        assert_eq!(client.get(&format!("/{kind}/nosuch")).await.code, 404);
+    }
+}
+
 #[tokio::test]
 async fn answers_come_in_the_form_asked_for() {
     let mut client = Wire::start().await;
