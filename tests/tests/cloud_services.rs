@@ -223,9 +223,15 @@ fn a_client_stays_with_its_pod_and_flushed_rules_come_back() {
     eventually("another one serves", || fetch(&format!("{ip}:80")).is_ok_and(|name| name != first));
     // Its range of addresses stands on a link that carries the instance's tag, as the tables do.
     let routes = std::fs::read_to_string("/proc/net/route").unwrap();
-    let octets: Vec<u8> = ip.split('.').map(|part| part.parse().unwrap()).collect();
-    let hex = format!("00{:02X}{:02X}{:02X}", octets[2] & 0xf0, octets[1], octets[0]);
-    let link = routes.lines().find(|line| line.split_whitespace().nth(1) == Some(&hex)).expect("the services' route");
+    // As the file has them: in the bytes' own order. How long the range is depends on what other clouds of this machine have.
+    let address = u32::from_ne_bytes(ip.parse::<std::net::Ipv4Addr>().unwrap().octets());
+    let link = routes.lines().skip(1).find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |at: usize| u32::from_str_radix(words[at], 16).unwrap();
+        let (range, mask) = (number(1), number(7));
+        (words[0].ends_with("-svc") && address & mask == range).then(|| words[0].to_owned())
+    });
+    let link = link.expect("the services' route");
     let tag = link.strip_prefix('c').unwrap().split('-').next().unwrap().to_owned();
     let table = format!("knarr-{tag}-services");
     let gone = |name: &str| !blackbox::nftables::has_table(name);
