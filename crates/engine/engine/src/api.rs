@@ -77,14 +77,9 @@ impl Engine {
         self.inner.forget_strays().await;
         let inner = self.inner.clone();
         let ids: Vec<_> = inner.registry().all().iter().map(|c| c.id).collect();
-        let (ids, saved) = blocking(move || {
-            let saved = inner.save_states(&ids);
-            (ids, saved)
-        })
-        .await;
-        match saved {
+        match blocking(move || inner.save_states(&ids)).await {
             // Else a keeper would stay for exits alone.
-            Ok(()) => self.inner.forget_saved(&ids).await,
+            Ok(ended) => self.inner.forget_ended(&ended).await,
             Err(error) => tracing::error!(%error, "cannot write the state of containers"),
         }
         self.inner.doors.close();

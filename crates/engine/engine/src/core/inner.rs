@@ -172,24 +172,30 @@ impl Inner {
 
     /// Writes the container's state and returns when it is durable. Blocking.
     pub(crate) fn save_state(&self, container: &Container) -> Result<()> {
-        self.save_states(&[container.id])
+        self.save_states(&[container.id]).map(drop)
     }
 
-    /// Writes the states of those that still exist.
-    pub(crate) fn save_states(&self, ids: &[ContainerId]) -> Result<()> {
+    /// Writes the states of those that still exist. Answers those whose end is durable now and that the keeper still has.
+    pub(crate) fn save_states(&self, ids: &[ContainerId]) -> Result<Vec<ContainerId>> {
         let containers: Vec<Arc<Container>> = {
             let registry = self.registry();
             ids.iter().filter_map(|id| registry.get(*id)).collect()
         };
         self.db.write(|txn| {
+            let mut ended = Vec::new();
             for container in &containers {
                 // A removal may have been committed since: its record must not come back.
                 if txn.get(&CONTAINERS, &container.id)?.is_some() {
-                    let saved = container.live().saved.clone();
+                    // Both at once: an end that comes after this is not in what is written.
+                    let (saved, unforgotten) = {
+                        let live = container.live();
+                        (live.saved.clone(), live.unforgotten)
+                    };
                     txn.put(&STATES, &container.id, &saved)?;
+                    ended.extend(unforgotten.then_some(container.id));
                 }
             }
-            Ok(())
+            Ok(ended)
         })
     }
 

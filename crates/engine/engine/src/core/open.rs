@@ -106,8 +106,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Lets the keeper forget the exits of containers whose state is durable now.
-    pub(crate) async fn forget_saved(&self, ids: &[ContainerId]) {
+    /// Lets the keeper forget ends that are durable now.
+    pub(crate) async fn forget_ended(&self, ids: &[ContainerId]) {
         for id in ids {
             let Some(container) = self.registry().get(*id) else { continue };
             let ended = {
@@ -473,15 +473,16 @@ async fn save_changed(inner: std::sync::Weak<Inner>, mut changed: mpsc::Unbounde
             (batch, saved)
         })
         .await;
-        if let Err(error) = saved {
-            tracing::error!(%error, "cannot write the state of containers; trying again");
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            for id in batch {
-                inner.save_state_soon(id);
+        match saved {
+            Ok(ended) => inner.forget_ended(&ended).await,
+            Err(error) => {
+                tracing::error!(%error, "cannot write the state of containers; trying again");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                for id in batch {
+                    inner.save_state_soon(id);
+                }
             }
-            continue;
         }
-        inner.forget_saved(&batch).await;
     }
 }
 
