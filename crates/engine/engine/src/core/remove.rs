@@ -9,18 +9,24 @@ use super::{Container, Inner};
 use crate::decide::names::parse_name;
 use crate::{Error, Filters, Pruned, RemoveOptions, Result, Status, WaitOutcome};
 
+/// How often a forced removal kills what runs again.
+const FORCE_ATTEMPTS: u32 = 5;
+
 impl Inner {
     pub(crate) async fn remove(self: &Arc<Self>, container: &Arc<Container>, options: RemoveOptions) -> Result<()> {
-        if options.force && container.status().is_running() {
-            match self.kill(container, &container.id.to_string(), "KILL").await {
-                Err(Error::Conflict(_)) | Ok(()) => {}
-                Err(error) => {
-                    let what = format!("cannot remove container \"/{}\": could not kill container", container.name());
-                    return Err(Error::internal(what, error));
-                }
+        let mut attempts = 0;
+        let _alone = loop {
+            if options.force && container.status().is_running() {
+                self.kill_to_remove(container).await?;
             }
-        }
-        let _alone = container.operation.lock().await;
+            let alone = container.operation.lock().await;
+            // A restart, by policy or by somebody else, may have been under way while it was killed.
+            let again = options.force && matches!(container.status(), Status::Running | Status::Paused);
+            attempts += 1;
+            if !again || attempts == FORCE_ATTEMPTS {
+                break alone;
+            }
+        };
         {
             let mut live = container.live();
             if live.removed {
@@ -41,7 +47,7 @@ impl Inner {
                     )));
                 }
                 Status::Running | Status::Paused => {
-                    // Somebody started it between our kill and the lock.
+                    // Somebody starts it again and again.
                     return Err(Error::Conflict(format!("cannot remove container \"/{name}\": container is running")));
                 }
                 _ => {}
@@ -62,6 +68,16 @@ impl Inner {
             Ok(())
         };
         self.whole("remove a container", removal).await
+    }
+
+    async fn kill_to_remove(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        match self.kill(container, &container.id.to_string(), "KILL").await {
+            Err(Error::Conflict(_)) | Ok(()) => Ok(()),
+            Err(error) => {
+                let what = format!("cannot remove container \"/{}\": could not kill container", container.name());
+                Err(Error::internal(what, error))
+            }
+        }
     }
 
     /// The record first, durably, then what it spoke of: a crash in between leaves files without a record, which the

@@ -34,6 +34,7 @@ cases! {
     commit_diff_and_export_see_the_changes,
     files_are_copied_both_ways,
     auto_remove_removes,
+    a_forced_removal_wins_over_restarts,
     a_removal_that_nobody_waits_for_is_whole,
     an_exec_that_nobody_waits_for_is_forgotten_when_it_ends,
     a_step_that_nobody_waits_for_is_ended_and_forgotten,
@@ -548,6 +549,20 @@ async fn auto_remove_removes() {
 }
 
 /// The asker goes away as soon as the container is gone, which is before the keeper has forgotten it.
+async fn a_forced_removal_wins_over_restarts() {
+    let world = World::new();
+    let engine = world.busybox().await;
+    for patience in 0..40 {
+        let mut request = shell("exit 1");
+        request.host.restart_policy.mode = RestartMode::Always;
+        let id = started(&engine, request).await;
+        // Each time at another moment of its short lives.
+        tokio::time::sleep(Duration::from_micros(5_300 * patience)).await;
+        engine.remove(&id, RemoveOptions { force: true, ..Default::default() }).await.unwrap();
+    }
+    clean(&engine).await;
+}
+
 async fn a_removal_that_nobody_waits_for_is_whole() {
     let world = World::new();
     let engine = world.busybox().await;
