@@ -254,8 +254,9 @@ fn autoscaler(truth: &Truth, one: &Arc<Value>, out: &mut Vec<String>) {
     let load = truth.load.get(target).copied().unwrap_or(0);
     let wanted = (load * 100).div_euclid(asked * share) + i64::from((load * 100).rem_euclid(asked * share) != 0);
     let ratio = (load / replicas) as f64 * 100.0 / (asked * share) as f64;
-    // Readings are whole numbers, and the use is rounded to percents.
-    if wanted.clamp(least, most) != replicas && (ratio - 1.0).abs() > 0.12 {
+    // A tenth, and what is lost where the use is rounded to whole percents.
+    let tolerance = 0.1 + 1.0 / share as f64;
+    if wanted.clamp(least, most) != replicas && (ratio - 1.0).abs() > tolerance {
         out.push(format!("autoscaler {key} has {replicas} replicas, and a load of {load} asks for {wanted}"));
     }
 }
