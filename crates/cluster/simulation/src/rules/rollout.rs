@@ -43,6 +43,10 @@ pub struct Available {
     reached: BTreeMap<String, bool>,
     /// When people evicted a deployment's pods: who took others away at that moment may have counted on them still.
     evicted: BTreeMap<String, Vec<Instant>>,
+    /// When a set was last asked for fewer pods, by its uid, and when each pod became ready: a set that was told to be smaller
+    /// for the pods that were not ready takes them away though they have become ready since, as upstream's does.
+    lowered: BTreeMap<String, Instant>,
+    ready: BTreeMap<String, Instant>,
 }
 
 fn available(truth: &Truth, deployment_uid: &str) -> i64 {
@@ -53,11 +57,26 @@ fn available(truth: &Truth, deployment_uid: &str) -> i64 {
 
 impl Rule for Available {
     fn check(&mut self, truth: &Truth, change: &Change) -> Result<(), String> {
-        if !truth.peaceful || change.kind != Kind::Pod {
+        if let (Kind::ReplicaSet, Some(before), Some(after)) = (change.kind, &change.before, &change.after)
+            && wants(after) < wants(before)
+        {
+            self.lowered.insert(meta::uid(after).to_owned(), Instant::now());
+        }
+        if change.kind != Kind::Pod {
             return Ok(());
         }
-        let pod = change.after.as_ref().or(change.before.as_ref());
-        let Some(set) = pod.and_then(|pod| owner(pod, Kind::ReplicaSet)) else { return Ok(()) };
+        let Some(pod) = change.after.as_ref().or(change.before.as_ref()) else { return Ok(()) };
+        if change.after.as_ref().is_some_and(|pod| is_ready(pod)) {
+            self.ready.entry(meta::uid(pod).to_owned()).or_insert_with(Instant::now);
+        }
+        let became_ready = match change.after.as_ref().is_some_and(|pod| is_active(pod) && is_ready(pod)) {
+            true => None,
+            false => self.ready.remove(meta::uid(pod)),
+        };
+        if !truth.peaceful {
+            return Ok(());
+        }
+        let Some(set) = Some(pod).and_then(|pod| owner(pod, Kind::ReplicaSet)) else { return Ok(()) };
         let Some(set) = truth.view.at(Kind::ReplicaSet, &set.0) else { return Ok(()) };
         let Some((key, uid)) = owner(set, Kind::Deployment) else { return Ok(()) };
         let Some(deployment) = truth.view.at(Kind::Deployment, &key).filter(|one| meta::uid(one) == uid) else {
@@ -82,7 +101,8 @@ impl Rule for Available {
             *reached = true;
             return Ok(());
         }
-        let falls = stood && ends && !asked && now + (evicted.len() as i64) < least;
+        let late = became_ready.is_some_and(|at| self.lowered.get(meta::uid(set)).is_some_and(|lowered| at > *lowered));
+        let falls = stood && ends && !asked && !late && now + (evicted.len() as i64) < least;
         match *reached && falls {
             true => Err(format!("deployment {key} has {now} available pods, and at least {least} are promised")),
             false => {
