@@ -45,6 +45,19 @@ impl Exec {
     fn state(&self) -> std::sync::MutexGuard<'_, ExecState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
+
+    /// It could not be launched.
+    fn failed(&self, error: &Error) {
+        let exit_code = match error {
+            Error::Start { exit_code, .. } => *exit_code,
+            _ => 126,
+        };
+        let mut state = self.state();
+        state.exit_code = Some(exit_code);
+        state.ended_at = Some(Instant::now());
+        drop(state);
+        self.ended.send_replace(true);
+    }
 }
 
 impl Inner {
@@ -149,7 +162,13 @@ impl Inner {
             (None, None)
         };
         let (inner, launched) = (self.clone(), exec.clone());
-        let launch = async move { inner.launch_exec(&container, &launched, sink, attached).await };
+        let launch = async move {
+            let result = inner.launch_exec(&container, &launched, sink, attached).await;
+            if let Err(error) = &result {
+                launched.failed(error);
+            }
+            result
+        };
         self.whole("launch an exec", launch).await?;
         if !attached {
             return Ok(None);
@@ -159,28 +178,6 @@ impl Inner {
     }
 
     async fn launch_exec(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
-        exec: &Arc<Exec>,
-        sink: Option<Sink>,
-        attached: bool,
-    ) -> Result<()> {
-        let result = self.try_launch_exec(container, exec, sink, attached).await;
-        if let Err(error) = &result {
-            let exit_code = match error {
-                Error::Start { exit_code, .. } => *exit_code,
-                _ => 126,
-            };
-            let mut state = exec.state();
-            state.exit_code = Some(exit_code);
-            state.ended_at = Some(Instant::now());
-            drop(state);
-            exec.ended.send_replace(true);
-        }
-        result
-    }
-
-    async fn try_launch_exec(
         self: &Arc<Self>,
         container: &Arc<Container>,
         exec: &Arc<Exec>,

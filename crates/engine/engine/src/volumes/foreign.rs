@@ -106,19 +106,23 @@ impl Volumes {
 
     /// A container that runs already.
     pub(super) fn adopt_place(&self, name: &str, user: ContainerId) {
-        let known = self.db.read().and_then(|read| read.get(&DRIVER_MOUNTS, &key(name, user)));
-        if let Ok(Some(DriverMount { place: Some(place), .. })) = known {
-            locked(&self.places).entry(name.to_owned()).or_default().insert(user, place);
+        match self.db.read().and_then(|read| read.get(&DRIVER_MOUNTS, &key(name, user))) {
+            Ok(Some(DriverMount { place: Some(place), .. })) => {
+                locked(&self.places).entry(name.to_owned()).or_default().insert(user, place);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(volume = name, %error, "where its driver has mounted it is not known"),
         }
     }
 
     /// Mounts on record that nobody uses: an engine was killed. Drivers may be slow or gone, and nobody waits for them.
     pub(super) fn take_back(self: &Arc<Self>) {
-        let mounts = self.db.read().and_then(|read| read.list(&DRIVER_MOUNTS)).unwrap_or_default();
-        let used = |mount: &DriverMount| {
-            locked(&self.users).get(&mount.volume).is_some_and(|users| users.contains(&mount.user))
+        let mounts = match self.db.read().and_then(|read| read.list(&DRIVER_MOUNTS)) {
+            Ok(mounts) => mounts,
+            Err(error) => return tracing::warn!(%error, "mounts of volumes' drivers are not taken back"),
         };
-        let left: Vec<DriverMount> = mounts.into_iter().map(|(_, mount)| mount).filter(|mount| !used(mount)).collect();
+        let mounts = mounts.into_iter().map(|(_, mount)| mount);
+        let left: Vec<DriverMount> = mounts.filter(|mount| !used_now(self, mount)).collect();
         if left.is_empty() {
             return;
         }

@@ -86,9 +86,8 @@ impl Store {
             find(format!("layer {chain} is needed by nothing"), "prune the images");
         }
         drop(held);
-        let compressed: HashSet<Digest> =
-            layers.values().filter_map(|l| l.compressed.as_ref()).map(|c| c.digest).collect();
-        let compressed: HashSet<Digest> = compressed.into_iter().chain(packed.iter().map(|(_, p)| p.digest)).collect();
+        let compressed = layers.values().filter_map(|l| l.compressed.as_ref()).map(|c| c.digest);
+        let compressed: HashSet<Digest> = compressed.chain(packed.iter().map(|(_, p)| p.digest)).collect();
         for digest in blobs.keys().filter(|digest| !reach.blobs.contains(digest) && !compressed.contains(digest)) {
             find(format!("blob {digest} is needed by nothing"), "prune the images");
         }
