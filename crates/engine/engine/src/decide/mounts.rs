@@ -210,15 +210,18 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
         return Err(refused("invalid specification: destination can't be '/'".into()));
     }
     let mut mount = ContainerMount { kind: request.kind, destination, rw: !request.read_only, ..Default::default() };
-    let foreign = |what: &str| Err(refused(format!("field {what} must not be specified")));
+    let foreign = |what: &str| refused(format!("field {what} must not be specified"));
+    let options = [
+        (MountKind::Bind, "BindOptions", request.bind.is_some()),
+        (MountKind::Volume, "VolumeOptions", request.volume.is_some()),
+        (MountKind::Tmpfs, "TmpfsOptions", request.tmpfs.is_some()),
+        (MountKind::Image, "ImageOptions", request.image_subpath.is_some()),
+    ];
+    if let Some((_, field, _)) = options.iter().find(|(kind, _, given)| *given && *kind != request.kind) {
+        return Err(foreign(field));
+    }
     match request.kind {
         MountKind::Bind => {
-            if request.volume.is_some() {
-                return foreign("VolumeOptions");
-            }
-            if request.tmpfs.is_some() {
-                return foreign("TmpfsOptions");
-            }
             if request.source.is_empty() {
                 return Err(refused("field Source must not be empty".into()));
             }
@@ -250,12 +253,6 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
             }
         }
         MountKind::Volume => {
-            if request.bind.is_some() {
-                return foreign("BindOptions");
-            }
-            if request.tmpfs.is_some() {
-                return foreign("TmpfsOptions");
-            }
             let options = request.volume.clone().unwrap_or_default();
             mount.driver = options.driver;
             mount.copy_up = !options.no_copy && options.subpath.is_empty();
@@ -270,14 +267,8 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
                 .ok_or_else(|| refused("invalid volume subpath: must be a relative path inside the volume".into()))?;
         }
         MountKind::Tmpfs => {
-            if request.bind.is_some() {
-                return foreign("BindOptions");
-            }
-            if request.volume.is_some() {
-                return foreign("VolumeOptions");
-            }
             if !request.source.is_empty() {
-                return foreign("Source");
+                return Err(foreign("Source"));
             }
             let options = request.tmpfs.clone().unwrap_or_default();
             let mut own = Vec::new();
@@ -297,15 +288,6 @@ fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
             mount.tmpfs_options = tmpfs_options(&own)?;
         }
         MountKind::Image => {
-            if request.bind.is_some() {
-                return foreign("BindOptions");
-            }
-            if request.volume.is_some() {
-                return foreign("VolumeOptions");
-            }
-            if request.tmpfs.is_some() {
-                return foreign("TmpfsOptions");
-            }
             if request.source.is_empty() {
                 return Err(refused("field Source must not be empty".into()));
             }
@@ -456,6 +438,42 @@ mod tests {
             "/a:/b:nocopy",
         ] {
             assert!(parse_bind(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_kind_refuses_the_options_of_the_others() {
+        let kinds = [
+            (MountKind::Bind, "/data"),
+            (MountKind::Volume, "data"),
+            (MountKind::Tmpfs, ""),
+            (MountKind::Image, "data"),
+        ];
+        for (kind, source) in kinds {
+            for (given, _) in kinds {
+                let request = MountRequest {
+                    kind,
+                    source: source.into(),
+                    target: "/b".into(),
+                    bind: (given == MountKind::Bind).then(Default::default),
+                    volume: (given == MountKind::Volume).then(Default::default),
+                    tmpfs: (given == MountKind::Tmpfs).then(Default::default),
+                    image_subpath: (given == MountKind::Image).then(|| "c".into()),
+                    read_only: false,
+                    consistency: String::new(),
+                };
+                match check_mount(&request) {
+                    Ok(_) => assert_eq!(kind, given),
+                    Err(error) => {
+                        assert_ne!(kind, given, "{error}");
+                        let wanted = format!(
+                            "invalid mount config for type \"{}\": field {given:?}Options must not be specified",
+                            format!("{kind:?}").to_lowercase()
+                        );
+                        assert_eq!(error.to_string(), wanted);
+                    }
+                }
+            }
         }
     }
 
