@@ -308,7 +308,7 @@ impl World {
     }
 
     /// Processes of this world in a role: `keeper`, `engine` (also one that a command has started in the background).
-    fn pids_of(&self, role: &str) -> Vec<rustix::process::Pid> {
+    pub fn pids_of(&self, role: &str) -> Vec<rustix::process::Pid> {
         let run = self.run_dir();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let is_ours = |pid: &i32| {

@@ -298,15 +298,7 @@ fn a_resolver_bears_any_question() {
     let Some(world) = world() else { return };
     world.docker(["network", "create", "--internal", "net"]).success();
     world.docker(["run", "-d", "--name", "box", "--network", "net", "busybox", "sleep", "600"]).success();
-    let pid = field(&world, "box", "{{.State.Pid}}");
-    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
-    // As a program in the container would ask.
-    std::thread::spawn(move || {
-        rustix::thread::move_into_link_name_space(
-            std::os::fd::AsFd::as_fd(&netns),
-            Some(rustix::thread::LinkNameSpaceType::Network),
-        )
-        .unwrap();
+    inside(&field(&world, "box", "{{.State.Pid}}"), || {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect("127.0.0.11:53").unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -333,7 +325,132 @@ fn a_resolver_bears_any_question() {
         stream.read_exact(&mut length).unwrap();
         assert!(u16::from_be_bytes(length) as usize > question.len());
         drop(silent);
+    });
+}
+
+/// Acts in a container's network namespace, as a program in it would.
+fn inside<T: Send>(pid: &str, act: impl FnOnce() -> T + Send) -> T {
+    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&netns),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .unwrap();
+            act()
+        });
+        inside.join().unwrap()
     })
-    .join()
-    .unwrap();
+}
+
+/// One question for the IPv4 address of a name, asked once, and how it was answered: `3` (no such name), or the address.
+fn resolve(name: &str) -> String {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect("127.0.0.11:53").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.send(&question(name)).unwrap();
+    let mut answer = [0; 512];
+    match socket.recv(&mut answer) {
+        Err(error) => error.to_string(),
+        Ok(length) if answer[7] == 1 => {
+            let [.., a, b, c, d] = answer[..length] else { return "a short answer".into() };
+            format!("{a}.{b}.{c}.{d}")
+        }
+        Ok(_) => (answer[3] & 15).to_string(),
+    }
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend(label.as_bytes());
+    }
+    question.extend(b"\x00\x00\x01\x00\x01");
+    question
+}
+
+/// A name server of the host that answers every question with 192.0.2.9.
+fn upstream() -> String {
+    let server = (1..255).map(|n| format!("127.53.7.{n}")).find_map(|address| {
+        let socket = std::net::UdpSocket::bind((address.as_str(), 53)).ok()?;
+        Some((address, socket))
+    });
+    let (address, socket) = server.expect("an address for a name server");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            answer[2] |= 0x80;
+            answer[7] = 1;
+            answer.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xc0\x00\x02\x09");
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    address
+}
+
+#[test]
+fn names_are_resolved_while_the_engine_is_away() {
+    let Some(mut world) = world() else { return };
+    let dns = upstream();
+    world.docker(["network", "create", "--subnet", "10.213.9.0/24", "net"]).success();
+    for (name, address) in [("db", "10.213.9.77"), ("gone", "10.213.9.78"), ("box", "10.213.9.79")] {
+        let place = ["--network", "net", "--ip", address, "--dns", &dns, "--network-alias", &format!("a-{name}")];
+        let words = [&["run", "-d", "--name", name][..], &place, &["busybox", "sleep", "600"]].concat();
+        world.docker(words).success();
+    }
+    // Was on no network of names when it was started.
+    world.docker(["run", "-d", "--name", "late", "--dns", &dns, "busybox", "sleep", "600"]).success();
+    world.docker(["network", "connect", "net", "late"]).success();
+    let pid = |name: &str| field(&world, name, "{{.State.Pid}}");
+    let (asker, gone, late) = (pid("box"), pid("gone"), pid("late"));
+    let told = |name: &str| inside(&asker, || resolve(name));
+    for signal in [Signal::KILL, Signal::TERM, Signal::KILL] {
+        world.end_engine(signal);
+        for _ in 0..3 {
+            assert_eq!(told("db"), "10.213.9.77", "{signal:?}");
+            assert_eq!(told("a-db.net"), "10.213.9.77");
+            assert_eq!(told("www.example"), "192.0.2.9", "asked elsewhere");
+        }
+        assert_eq!(inside(&late, || resolve("db")), "10.213.9.77");
+        // The next one takes over, and no question is lost on the way.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut asked = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(told("db"), "10.213.9.77", "question {asked}");
+                    assert_eq!(told("www.example"), "192.0.2.9", "question {asked}");
+                    asked += 1;
+                }
+                asked
+            });
+            world.start_engine(&[]);
+            eventually("the stand-in has ended", || world.pids_of("resolver").is_empty());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(asking.join().unwrap() > 0);
+        });
+        assert_eq!(told("db"), "10.213.9.77");
+    }
+    // Another keeper knows of it too.
+    let keeper = world.keeper_pids();
+    rustix::process::kill_process(keeper[0], Signal::KILL).unwrap();
+    eventually("another keeper holds all", || {
+        let now = world.keeper_pids();
+        now.len() == 1 && now != keeper && world.docker(["exec", "box", "true"]).code == 0
+    });
+    world.end_engine(Signal::KILL);
+    assert_eq!(told("gone"), "10.213.9.78");
+    // One that dies is replaced; and a container that ends has no name any more.
+    let stands_in = world.pids_of("resolver");
+    assert_eq!(stands_in.len(), 1, "one process for all of them");
+    rustix::process::kill_process(stands_in[0], Signal::KILL).unwrap();
+    let raw: i32 = gone.parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(raw).unwrap(), Signal::KILL).unwrap();
+    eventually("its name is gone", || told("gone") == "192.0.2.9");
+    assert_eq!(told("db"), "10.213.9.77");
+    world.start_engine(&[]);
+    world.knarr(["doctor"]).success();
 }

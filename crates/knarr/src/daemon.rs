@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,6 +36,24 @@ pub fn keeper(words: Vec<OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("knarr keeper: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers what containers ask of their resolvers while no engine is there: a keeper starts it.
+pub fn resolver(words: Vec<OsString>) -> ExitCode {
+    let run = match words.as_slice() {
+        [flag, run] if flag == "--run" => Path::new(run),
+        _ => {
+            eprintln!("knarr resolver: a keeper starts it, with --run DIR");
+            return ExitCode::FAILURE;
+        }
+    };
+    match std::io::stdin().as_fd().try_clone_to_owned().and_then(|orders| engine::serve_names(run, orders)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("knarr resolver: {problem}");
             ExitCode::FAILURE
         }
     }

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     match words.first().and_then(|word| word.to_str()) {
         Some("runtime") => return daemon::runtime(words[1..].to_vec()),
         Some("keeper") => return daemon::keeper(words[1..].to_vec()),
+        Some("resolver") => return daemon::resolver(words[1..].to_vec()),
         Some("server") => return server::main(&words[1..]),
         _ => {}
     }

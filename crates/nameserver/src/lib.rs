@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 pub use ask::ask;
-pub use serve::{Answers, serve};
+pub use serve::{Answers, serve, serve_until};
 
 /// How a question came, and goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::{Transport, read_message, write_message};
@@ -19,16 +20,46 @@ pub trait Answers: Send + Sync + 'static {
 
 /// Never ends; when it is dropped, so is all that it began.
 pub async fn serve(answers: Arc<impl Answers>, udp: UdpSocket, tcp: TcpListener, connections_max: usize) {
-    tokio::join!(serve_udp(&answers, Arc::new(udp)), serve_tcp(&answers, tcp, connections_max));
+    serve_until(answers, udp, tcp, connections_max, std::future::pending()).await;
 }
 
-async fn serve_udp(answers: &Arc<impl Answers>, socket: Arc<UdpSocket>) {
+/// Until `stop`: somebody else reads the sockets from then on. Ends when what was read by then is answered, and its connections
+/// have ended.
+pub async fn serve_until(
+    answers: Arc<impl Answers>,
+    udp: UdpSocket,
+    tcp: TcpListener,
+    connections_max: usize,
+    stop: impl Future<Output = ()>,
+) {
+    let (stopped, told) = watch::channel(false);
+    let serving = async {
+        tokio::join!(
+            serve_udp(&answers, Arc::new(udp), told.clone()),
+            serve_tcp(&answers, tcp, connections_max, told.clone())
+        )
+    };
+    let stop = async {
+        stop.await;
+        stopped.send_replace(true);
+        // The channel's end would wake them for ever.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = serving => {}
+        () = stop => {}
+    }
+}
+
+async fn serve_udp(answers: &Arc<impl Answers>, socket: Arc<UdpSocket>, mut stop: watch::Receiver<bool>) {
     let mut buffer = vec![0; 4096];
     let mut tasks = JoinSet::new();
     loop {
         let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
+            biased;
+            _ = stop.changed() => break,
             Some(_) = tasks.join_next() => continue,
+            received = socket.recv_from(&mut buffer) => received,
         };
         // An error tells of an earlier answer that nobody took.
         let Ok((length, client)) = received else { continue };
@@ -41,12 +72,19 @@ async fn serve_udp(answers: &Arc<impl Answers>, socket: Arc<UdpSocket>) {
             }
         });
     }
+    while tasks.join_next().await.is_some() {}
 }
 
-async fn serve_tcp(answers: &Arc<impl Answers>, listener: TcpListener, connections_max: usize) {
+async fn serve_tcp(
+    answers: &Arc<impl Answers>,
+    listener: TcpListener,
+    connections_max: usize,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            _ = stop.changed() => break,
             accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(serve_connection(answers.clone(), stream))),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -54,6 +92,9 @@ async fn serve_tcp(answers: &Arc<impl Answers>, listener: TcpListener, connectio
             Some(_) = connections.join_next() => {}
         }
     }
+    // Whoever still asks for a connection asks the other one.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn serve_connection(answers: Arc<impl Answers>, mut stream: TcpStream) {
@@ -131,6 +172,31 @@ mod tests {
         let query = dns::query(1, "silent", dns::A);
         let question = Question::parse(&query).unwrap();
         assert_eq!(ask(&[address], &query, &question, Transport::Tcp).await, None);
+    }
+
+    /// Two that read one socket in turn, as an engine and who stands in for it do.
+    #[tokio::test]
+    async fn who_stops_answers_what_it_has_read_and_leaves_the_rest() {
+        let udp = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let own = UdpSocket::from_std(udp.try_clone().unwrap()).unwrap();
+        let first = tokio::spawn(serve_until(Arc::new(One), own, tcp, 8, async { drop(stopped.await) }));
+        let query = dns::query(1, "name.example", dns::A);
+        let question = Question::parse(&query).unwrap();
+        assert!(ask(&[address], &query, &question, Transport::Udp).await.is_some());
+        drop(stop);
+        first.await.unwrap();
+        // Asked while nobody reads, and answered by the next one.
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        client.send_to(&query, address).await.unwrap();
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let _next = JoinSet::from_iter([serve(Arc::new(One), UdpSocket::from_std(udp).unwrap(), tcp, 8)]);
+        let mut buffer = [0; 512];
+        let length = client.recv(&mut buffer).await.unwrap();
+        assert!(question.is_answered_by(1, &buffer[..length]));
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ mod volumes;
 
 pub use api::*;
 pub use core::instance_tag;
-pub use core::networks::{PodNetwork, PodPlug};
+pub use core::networks::{PodNetwork, PodPlug, serve_names};
 pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
 pub use decide::text::human_duration;
 pub use decide::time::parse_until;

@@ -13,4 +13,4 @@ mod server;
 
 pub use model::{Exited, Kind, LogDriver, LogSpec, Phase, Stdio, Stream};
 pub use server::launcher::{Job, Launcher, Launching, RuntimeLauncher};
-pub use server::{Args, ServeError, serve};
+pub use server::{Args, Order as NamesOrder, ServeError, serve};

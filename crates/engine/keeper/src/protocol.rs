@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Exited, Kind, LogSpec, Phase, Stdio};
 
 /// The newest version that this program speaks; it understands all from 1 on.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
+/// From here on a keeper takes containers' resolvers, and engines understand their sockets among what is held.
+pub(crate) const WITH_NAMES: u32 = 2;
 /// Larger messages are refused; what is large (a plan) travels as a sealed memory file.
 pub(crate) const MESSAGE_MAX: usize = 60 * 1024;
 
@@ -85,6 +87,11 @@ pub(crate) enum Request {
     },
     /// End if nothing is held.
     Quit,
+    /// This engine answers what a container asks of its resolver, until it is gone. Descriptors, unless the keeper has them:
+    /// the resolver's UDP socket and its TCP listener. Since [`WITH_NAMES`].
+    Names {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +160,9 @@ pub(crate) enum Role {
     /// Write end of the pipe behind the master.
     TtyPipe,
     Sink(SinkRole),
+    /// The container's resolver: its UDP socket, its TCP listener. Since [`WITH_NAMES`].
+    NamesUdp,
+    NamesTcp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -115,6 +115,7 @@ impl Inner {
             }
         };
         drop(sandbox);
+        self.keep_resolver(container.id).await;
         for warning in &started.warnings {
             tracing::warn!(container = %container.id, "{warning}");
         }

@@ -90,16 +90,19 @@ impl Inner {
         let running = later.iter().filter(|(adoption, ..)| matches!(adoption, Adoption::TakeOver { .. }));
         let running = running.map(|(_, _, container)| container.id).collect();
         let inner = self.clone();
-        blocking(move || {
+        let named = blocking(move || {
             inner.sweep_cgroups();
             inner.sweep();
             // Containers of other networks, and those that run, are not kept from their engine by it.
             if let Err(error) = inner.networks.adopt(&running) {
                 tracing::error!(%error, "the networks are not as they should be");
             }
-            inner.adopt_resolvers();
+            inner.adopt_resolvers()
         })
         .await;
+        for id in named {
+            self.keep_resolver(id).await;
+        }
         for (adoption, exited, container) in later {
             self.after_adoption(&container, adoption, exited).await;
         }

@@ -40,6 +40,11 @@ impl Entry {
         self.fds.get(at).map(|fd| fd.as_fd())
     }
 
+    pub(super) fn shared(&self, role: Role) -> Option<Arc<OwnedFd>> {
+        let at = self.message.roles.iter().position(|known| *known == role)?;
+        self.fds.get(at).cloned()
+    }
+
     pub(super) fn drop_fd(&mut self, role: Role) {
         if let Some(at) = self.message.roles.iter().position(|known| *known == role) {
             self.message.roles.remove(at);
@@ -56,6 +61,7 @@ pub(super) struct Link {
     pub dead: bool,
     pub pid: i32,
     pub build: u64,
+    pub protocol: u32,
     /// Journal, read and write end of the auxiliary pipe.
     pub common: Vec<Arc<OwnedFd>>,
     pub held: HashMap<String, Entry>,
@@ -143,6 +149,7 @@ pub(super) async fn connect(config: &Config, generation: u32) -> Result<(Link, R
             dead: false,
             pid: hello.pid,
             build: hello.build,
+            protocol: hello.protocol,
             common: Vec::new(),
             held: HashMap::new(),
             early_sinks: HashMap::new(),
@@ -179,7 +186,9 @@ impl Link {
             ToClient::Exited { id, exited } => {
                 if let Some(entry) = self.held.get_mut(&id) {
                     entry.message.record.phase = Phase::Ended(exited);
-                    entry.drop_fd(Role::Stdin);
+                    for role in [Role::Stdin, Role::NamesUdp, Role::NamesTcp] {
+                        entry.drop_fd(role);
+                    }
                 }
             }
             ToClient::SinkClosed { id, key } => {

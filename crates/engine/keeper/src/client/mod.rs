@@ -15,7 +15,7 @@ use vocab::ErrorKind;
 
 use self::link::{Entry, Link, Reader, Reply, SharedSink, Waiting, encoded, send};
 use crate::model::{Exited, Kind, LogSpec, Phase, Stdio, Stream};
-use crate::protocol::{Fault, FromClient, Record, Request, Role, SinkRole, ToClient};
+use crate::protocol::{Fault, FromClient, Record, Request, Role, SinkRole, ToClient, WITH_NAMES};
 
 /// Where the keeper lives and how to start one.
 #[derive(Debug, Clone)]
@@ -367,6 +367,39 @@ impl Keeper {
         self.shared.tell(generation, "close stdin", id, Request::CloseStdin { id: id.to_owned() }, &[]).await
     }
 
+    /// The resolver of a container that ran before this engine: duplicates of its UDP socket and its TCP listener.
+    pub fn names(&self, id: &str) -> Result<Option<(OwnedFd, OwnedFd)>> {
+        let mut state = self.shared.state();
+        let entry = state.entry(id)?;
+        Ok(entry.duplicate(Role::NamesUdp)?.zip(entry.duplicate(Role::NamesTcp)?))
+    }
+
+    /// This engine answers the container's resolver from now on; when it is gone, the keeper sees to it that somebody does.
+    /// `sockets`, UDP and TCP, where the keeper has none yet. A keeper of an older program takes none: nobody answers then.
+    pub async fn answer_names(&self, id: &str, sockets: Option<(OwnedFd, OwnedFd)>) -> Result<()> {
+        let sockets = sockets.map(|(udp, tcp)| [(Role::NamesUdp, Arc::new(udp)), (Role::NamesTcp, Arc::new(tcp))]);
+        let copies: Vec<Arc<OwnedFd>> = sockets.iter().flatten().map(|(_, fd)| Arc::clone(fd)).collect();
+        let generation = {
+            let mut state = self.shared.state();
+            let (generation, link) = state.owner(id)?;
+            if link.protocol < WITH_NAMES {
+                return Ok(());
+            }
+            if let Some(entry) = link.held.get_mut(id)
+                && !matches!(entry.message.record.phase, Phase::Ended(_))
+            {
+                for (role, fd) in sockets.into_iter().flatten() {
+                    entry.drop_fd(role);
+                    entry.message.roles.push(role);
+                    entry.fds.push(fd);
+                }
+            }
+            generation
+        };
+        let fds: Vec<BorrowedFd<'_>> = copies.iter().map(|fd| fd.as_fd()).collect();
+        self.shared.tell(generation, "answer names", id, Request::Names { id: id.to_owned() }, &fds).await
+    }
+
     /// The terminal's size. Invalid if it has no terminal.
     pub fn resize(&self, id: &str, rows: u16, cols: u16) -> Result<()> {
         let mut state = self.shared.state();
@@ -699,6 +732,14 @@ fn changes(snapshot: &HashMap<String, Entry>, dead: Link, link: &mut Link) -> Ve
         if before.fd(Role::Stdin).is_some() && now.fd(Role::Stdin).is_none() {
             entry.drop_fd(Role::Stdin);
             requests.push((Request::CloseStdin { id: id.clone() }, Vec::new()));
+        }
+        if before.fd(Role::NamesUdp).is_none()
+            && let names = [Role::NamesUdp, Role::NamesTcp]
+            && let Some(sockets) = names.map(|role| now.shared(role)).into_iter().collect::<Option<Vec<_>>>()
+        {
+            entry.message.roles.extend(names);
+            entry.fds.extend(sockets.iter().cloned());
+            requests.push((Request::Names { id: id.clone() }, sockets));
         }
         let known = |role: &SinkRole| before.sinks.iter().any(|(before, _)| before.key == role.key);
         let new: Vec<SharedSink> = now.sinks.iter().filter(|(role, _)| !known(role)).cloned().collect();

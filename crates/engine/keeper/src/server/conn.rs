@@ -18,7 +18,8 @@ pub(crate) enum Out {
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub fd: OwnedFd,
-    pub greeted: bool,
+    /// The version of its hello; 0 before it.
+    pub protocol: u32,
     pub outbox: VecDeque<Out>,
     /// Waiting for room in the socket.
     pub stuck: bool,
@@ -36,7 +37,11 @@ pub(crate) enum Sent {
 
 impl Conn {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, greeted: false, outbox: VecDeque::new(), stuck: false }
+        Self { fd, protocol: 0, outbox: VecDeque::new(), stuck: false }
+    }
+
+    pub(crate) fn greeted(&self) -> bool {
+        self.protocol > 0
     }
 
     pub(crate) fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Sent {

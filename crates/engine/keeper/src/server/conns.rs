@@ -67,6 +67,7 @@ impl Server<'_> {
         if self.adopting == Some(index) {
             self.resume(index);
         }
+        self.engine_left(index);
         self.idle_since_ms = now_ms();
         self.want_timer();
     }
@@ -103,7 +104,7 @@ impl Server<'_> {
                 Some(Out::Held(slot)) => match self.slots.get(*slot).and_then(Option::as_ref) {
                     None => Sent::Yes,
                     Some(held) => {
-                        let (message, fds) = held.message(*slot);
+                        let (message, fds) = held.message(*slot, conn.protocol);
                         let Ok(bytes) = encode(&ToClient::Held(message)) else { return };
                         conn.send(&bytes, &fds)
                     }
@@ -132,7 +133,7 @@ impl Server<'_> {
 
     pub(super) fn tell_all(&mut self, message: &ToClient) {
         for index in 0..self.conns.len() {
-            if self.conns[index].as_ref().is_some_and(|conn| conn.greeted) {
+            if self.conns[index].as_ref().is_some_and(Conn::greeted) {
                 self.send(index, message);
             }
         }
@@ -140,23 +141,23 @@ impl Server<'_> {
 
     pub(super) fn tell_held(&mut self, slot: usize) {
         for index in 0..self.conns.len() {
-            if self.conns[index].as_ref().is_some_and(|conn| conn.greeted) {
+            if self.conns[index].as_ref().is_some_and(Conn::greeted) {
                 self.queue(index, Out::Held(slot));
             }
         }
     }
 
     pub(super) fn message(&mut self, index: usize, bytes: &[u8], fds: Vec<OwnedFd>) {
-        let greeted = self.conns[index].as_ref().is_some_and(|conn| conn.greeted);
+        let greeted = self.conns[index].as_ref().is_some_and(Conn::greeted);
         if !greeted {
             return match Hello::decode(bytes) {
-                Some(hello) if hello.protocol >= 1 => self.greet(index),
+                Some(hello) if hello.protocol >= 1 => self.greet(index, hello.protocol),
                 _ => self.drop_conn(index),
             };
         }
         match postcard::from_bytes::<FromClient>(bytes) {
             Ok(FromClient::Inherit) => self.inherit(index, fds),
-            Ok(FromClient::Adopt(message)) => self.adopt(message, fds),
+            Ok(FromClient::Adopt(message)) => self.adopt(index, message, fds),
             Ok(FromClient::Resume) => self.resume(index),
             Ok(FromClient::Request { seq, request }) => {
                 let asker = Asker { conn: index, seq };
@@ -171,10 +172,10 @@ impl Server<'_> {
         }
     }
 
-    pub(super) fn greet(&mut self, index: usize) {
+    pub(super) fn greet(&mut self, index: usize, protocol: u32) {
         let hello = Hello { protocol: PROTOCOL, build: self.args.build, pid: std::process::id() as i32 };
         if let Some(conn) = self.conns[index].as_mut() {
-            conn.greeted = true;
+            conn.protocol = protocol;
         }
         self.queue(index, Out::Bytes(hello.encode()));
         self.queue(index, Out::Common);
@@ -227,6 +228,11 @@ impl Server<'_> {
                 }
                 self.leave(slot);
                 let _ = std::fs::remove_file(exit_path(&self.args.run, &id));
+                Ok(Some(Vec::new()))
+            }
+            Request::Names { id } => {
+                let slot = self.slot(&id)?;
+                self.take_names(slot, asker.conn, fds)?;
                 Ok(Some(Vec::new()))
             }
             Request::Quit => {

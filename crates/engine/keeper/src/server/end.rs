@@ -52,7 +52,12 @@ impl Server<'_> {
         if let Some(held) = self.slots[slot].as_mut() {
             held.stdin = None;
             held.phase = Phase::Ended(exited);
+            if let Some(names) = &mut held.names {
+                // They would keep its network namespace.
+                names.sockets = None;
+            }
         }
+        self.settle_names();
         // Now that it has ended, streams may end.
         self.mark_busy(slot, Stream::Stdout);
         self.mark_busy(slot, Stream::Stderr);

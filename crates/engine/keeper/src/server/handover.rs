@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::Server;
 use super::args::valid_id;
 use super::held::Held;
+use super::names::Names;
 use super::pump::{Plumbing, Source};
 use crate::log::file::LogFile;
 use crate::log::journal::{Journal, SLOTS_MAX};
@@ -32,7 +33,7 @@ impl Server<'_> {
         }
     }
 
-    pub(super) fn adopt(&mut self, message: HeldMessage, fds: Vec<OwnedFd>) {
+    pub(super) fn adopt(&mut self, index: usize, message: HeldMessage, fds: Vec<OwnedFd>) {
         let record = message.record;
         let slot = record.slot as usize;
         let taken = self.slots.get(slot).is_some_and(Option::is_some) || self.by_id.contains_key(&record.id);
@@ -44,6 +45,7 @@ impl Server<'_> {
         }
         let mut pidfd = None;
         let (mut stdout, mut stderr, mut stdin, mut tty, mut tty_pipe) = (None, None, None, None, None);
+        let (mut names_udp, mut names_tcp) = (None, None);
         let mut sinks = Vec::new();
         for (role, fd) in message.roles.iter().zip(fds) {
             match role {
@@ -53,6 +55,8 @@ impl Server<'_> {
                 Role::Stdin => stdin = Some(fd),
                 Role::Tty => tty = Some(fd),
                 Role::TtyPipe => tty_pipe = Some(fd),
+                Role::NamesUdp => names_udp = Some(fd),
+                Role::NamesTcp => names_tcp = Some(fd),
                 Role::Sink(role) => sinks.push((*role, fd)),
             }
         }
@@ -73,6 +77,7 @@ impl Server<'_> {
             stdin,
             tty,
             tty_pipe,
+            names: names_udp.zip(names_tcp).map(|sockets| Names::of(sockets, index)),
             launch: None,
             ending: false,
             ending_since_ms: 0,
@@ -110,6 +115,7 @@ impl Server<'_> {
             }
         }
         self.adopting = None;
+        self.settle_names();
         self.send(index, &ToClient::Listed);
     }
 }

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::log::file::LogFile;
 use crate::model::{Kind, LogSpec, Phase, Stdio, Stream};
-use crate::protocol::{HeldMessage, Record, Role};
+use crate::protocol::{HeldMessage, Record, Role, WITH_NAMES};
 use crate::server::launcher::Launching;
+use crate::server::names::Names;
 use crate::server::pump::Source;
 
 /// Who waits for an answer: connection and sequence number.
@@ -44,6 +45,7 @@ pub(crate) struct Held {
     /// The terminal's master, and the write end of the pipe into which its output goes (read as `stdout`).
     pub tty: Option<OwnedFd>,
     pub tty_pipe: Option<OwnedFd>,
+    pub names: Option<Names>,
     pub launch: Option<Launch>,
     /// Its pidfd has fired; how it ended is not known yet.
     pub ending: bool,
@@ -74,16 +76,19 @@ impl Held {
         }
     }
 
-    /// The message that tells of it, and the descriptors that go with it.
-    pub(crate) fn message(&self, slot: usize) -> (HeldMessage, Vec<BorrowedFd<'_>>) {
+    /// The message that tells of it to an engine of this protocol, and the descriptors that go with it.
+    pub(crate) fn message(&self, slot: usize, protocol: u32) -> (HeldMessage, Vec<BorrowedFd<'_>>) {
         let mut roles = vec![Role::Pidfd];
         let mut fds = vec![self.pidfd.as_fd()];
+        let names = self.names.as_ref().and_then(|names| names.sockets.as_ref()).filter(|_| protocol >= WITH_NAMES);
         for (role, fd) in [
             (Role::Stdout, self.stdout.as_ref().map(|source| source.fd.as_fd())),
             (Role::Stderr, self.stderr.as_ref().map(|source| source.fd.as_fd())),
             (Role::Stdin, self.stdin.as_ref().map(AsFd::as_fd)),
             (Role::Tty, self.tty.as_ref().map(AsFd::as_fd)),
             (Role::TtyPipe, self.tty_pipe.as_ref().map(AsFd::as_fd)),
+            (Role::NamesUdp, names.map(|(udp, _)| udp.as_fd())),
+            (Role::NamesTcp, names.map(|(_, tcp)| tcp.as_fd())),
         ] {
             if let Some(fd) = fd {
                 roles.push(role);

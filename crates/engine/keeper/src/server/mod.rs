@@ -10,6 +10,7 @@ mod end;
 mod handover;
 mod held;
 pub mod launcher;
+mod names;
 mod output;
 pub(crate) mod pump;
 mod start;
@@ -31,6 +32,7 @@ pub(crate) use self::args::{directory, exit_path, socket_path, valid_id};
 use self::conn::Conn;
 use self::held::Held;
 use self::launcher::Launcher;
+pub use self::names::Order;
 use self::pump::Plumbing;
 use crate::model::Stream;
 use crate::protocol::{Fault, MESSAGE_MAX};
@@ -87,6 +89,8 @@ mod token {
     pub(super) const TTY: u64 = 8;
     pub(super) const SINK_OUT: u64 = 9;
     pub(super) const SINK_ERR: u64 = 10;
+    pub(super) const NAMES: u64 = 11;
+    pub(super) const NAMES_END: u64 = 12;
 
     pub(super) fn new(kind: u64, index: usize) -> u64 {
         kind << 56 | index as u64
@@ -116,6 +120,8 @@ struct Server<'a> {
     /// Something waits for time to pass: an unfinished line, an end not yet explained, an idle keeper's own end.
     timer_wanted: bool,
     idle_since_ms: u64,
+    /// Those that answer containers' questions while no engine does; all but the last are about to end.
+    names: Vec<Option<names::Helper>>,
     /// The connection that hands over: until its `Resume` nothing is moved.
     adopting: Option<usize>,
     ended: bool,
@@ -153,6 +159,7 @@ impl<'a> Server<'a> {
             buf: vec![0; MESSAGE_MAX],
             timer_wanted: false,
             idle_since_ms: now_ms(),
+            names: Vec::new(),
             adopting: None,
             ended: false,
         };
@@ -199,6 +206,8 @@ impl<'a> Server<'a> {
                 }
                 self.mark_busy(index, stream);
             }
+            token::NAMES => self.settle_names(),
+            token::NAMES_END => self.helper_ended(index),
             token::STDOUT | token::TTY => self.mark_busy(index, Stream::Stdout),
             token::STDERR => self.mark_busy(index, Stream::Stderr),
             _ => {}
@@ -250,6 +259,7 @@ impl<'a> Server<'a> {
         if self.busy.is_empty() {
             self.plumbing.rest();
         }
+        self.settle_names();
         let alone = self.by_id.is_empty() && self.conns.iter().all(Option::is_none);
         if !alone {
             self.idle_since_ms = now;

@@ -94,6 +94,7 @@ impl Server<'_> {
             stdin,
             tty: None,
             tty_pipe: None,
+            names: None,
             launch: Some(Launch { child, gate, gated, asker: Some(asker), warnings }),
             ending: false,
             ending_since_ms: 0,

@@ -199,18 +199,23 @@ pub(super) fn binding_of(port: &network::PublishedPort) -> network::PortBinding 
 }
 
 impl Inner {
-    /// Starts the resolvers of containers that run on. Blocking, on a thread of the runtime's pool.
-    pub(crate) fn adopt_resolvers(self: &Arc<Self>) {
+    /// Starts the resolvers of containers that run on, with the sockets that they had where the keeper has them. Whose they are.
+    /// Blocking, on a thread of the runtime's pool.
+    pub(crate) fn adopt_resolvers(self: &Arc<Self>) -> Vec<ContainerId> {
         let named: Vec<ContainerId> = {
             let state = self.networks.state();
             let named = state.running.iter().filter(|(_, r)| r.endpoints.iter().any(|e| !e.names.is_empty()));
             named.map(|(id, _)| *id).collect()
         };
-        for id in named {
+        for id in &named {
+            let id = *id;
             let Some(container) = self.registry().get(id) else { continue };
-            let started = linux::ns::open(format!("/proc/{}/ns/net", container.state().pid))
-                .map_err(crate::Error::from)
-                .and_then(|netns| super::resolver::start(self, id, &container.record(), &netns));
+            let started = match self.keeper.names(&id.to_string()) {
+                Ok(Some(sockets)) => super::resolver::serve(self, id, &container.record(), sockets),
+                _ => linux::ns::open(format!("/proc/{}/ns/net", container.state().pid))
+                    .map_err(crate::Error::from)
+                    .and_then(|netns| super::resolver::start(self, id, &container.record(), &netns)),
+            };
             match started {
                 Ok(handle) => {
                     if let Some(running) = self.networks.state().running.get_mut(&id) {
@@ -218,6 +223,23 @@ impl Inner {
                     }
                 }
                 Err(error) => tracing::warn!(container = %id, %error, "no names are resolved for it"),
+            }
+        }
+        named
+    }
+
+    /// Tells the keeper that this engine answers for the container, and gives it the sockets if it has none yet.
+    pub(crate) async fn keep_resolver(&self, id: ContainerId) {
+        let unkept = {
+            let state = self.networks.state();
+            let Some(resolver) = state.running.get(&id).and_then(|running| running.resolver.as_ref()) else { return };
+            resolver.take_unkept()
+        };
+        match self.keeper.answer_names(&id.to_string(), unkept).await {
+            // It has ended already.
+            Ok(()) | Err(keeper::client::Error::NotHeld(_)) => {}
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "its names are not resolved while no engine is there")
             }
         }
     }

@@ -9,8 +9,10 @@
 //! * `pods` — namespaces that the cluster holds, on a network of their own
 //! * `adopt` — a new engine finds what the last one left; doctor
 //! * `resolver` — answers at 127.0.0.11 inside of containers
+//! * `away` — the same from the files, in a process of its own, while no engine is there
 
 mod adopt;
+mod away;
 mod manage;
 mod pods;
 mod resolver;
@@ -31,6 +33,7 @@ use crate::decide::network::{self as decide, NetworkRecord};
 use crate::{ContainerId, Error, Result};
 
 pub(crate) use adopt::guard_rules;
+pub use away::serve_names;
 pub use pods::{PodNetwork, PodPlug};
 pub(crate) use sandbox::{Sandbox, asked_networks};
 
@@ -89,6 +92,9 @@ struct Running {
     /// As `inspect` of a network shows it.
     name: String,
     endpoints: Vec<Attached>,
+    /// The name servers that its resolver asks.
+    #[serde(default)]
+    servers: Vec<std::net::SocketAddr>,
     /// Not in the file: the tasks of its resolver.
     #[serde(skip)]
     resolver: Option<resolver::Handle>,

@@ -363,7 +363,9 @@ impl Inner {
     ) -> Result<()> {
         let _alone = container.operation.lock().await;
         let (inner, held, network) = (self.clone(), container.clone(), network.to_owned());
-        blocking(move || inner.connect(&network, &held, settings)).await
+        blocking(move || inner.connect(&network, &held, settings)).await?;
+        self.keep_resolver(container.id).await;
+        Ok(())
     }
 
     fn connect(self: &Arc<Self>, network: &str, container: &Container, settings: EndpointSettings) -> Result<()> {

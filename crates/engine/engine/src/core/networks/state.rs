@@ -48,7 +48,12 @@ impl Networks {
             give_back(&mut state, &endpoints);
             return Err(error);
         }
-        let running = Running { name: asking.record.name.clone(), endpoints: endpoints.clone(), resolver: None };
+        let running = Running {
+            name: asking.record.name.clone(),
+            endpoints: endpoints.clone(),
+            servers: super::resolver::servers(asking.record),
+            resolver: None,
+        };
         vocab::crash::point("engine.network.before_reserve");
         if let Err(error) = self.write_file(asking.id, &running) {
             give_back(&mut state, &endpoints);
