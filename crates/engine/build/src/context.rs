@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use linux::fs::{Mode, Root};
 
@@ -30,8 +31,10 @@ impl Context {
         std::fs::create_dir_all(parent).map_err(|source| BuildError::Io { what: what(), source })?;
         // As staged layers: making many files is slow where many were just removed, and contexts come and go.
         let _ = std::fs::File::open(parent).map(linux::fs::spread_directories);
-        for attempt in 0u64.. {
-            let name = format!("{}-{attempt}", std::process::id());
+        // A new name each time: where the folder is spread to follows from its name.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let all = Root::open(parent)?;
             match linux::fs::mkdirat(&all, &name, Mode::from_raw_mode(0o700)) {
                 Err(e) if e.is(linux::Errno::EXIST) => {}
@@ -48,7 +51,6 @@ impl Context {
                 }
             }
         }
-        unreachable!("later attempts have other names")
     }
 
     /// A folder that is there already and stays, and in which nobody changes anything as long as `held` is. What its files

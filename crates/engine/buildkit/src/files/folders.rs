@@ -116,6 +116,20 @@ impl Folder {
         self.path().join("files")
     }
 
+    /// Makes `files`, empty.
+    fn make_files(&self) -> Result<()> {
+        let (path, files) = (self.path(), self.files());
+        private_dir(&self.all.root)?;
+        private_dir(&path)?;
+        // Making many files is slow where many were just removed. Where a folder is spread to follows from its name, so it has a new one first.
+        let _ = std::fs::File::open(&path).map(linux::fs::spread_directories);
+        let draft = path.join(format!("files.{}", Timestamp::now().as_nanosecond()));
+        std::fs::create_dir(&draft).map_err(io("make", &draft))?;
+        std::fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(io("open", &draft))?;
+        std::fs::rename(&draft, &files).map_err(io("rename", &draft))
+    }
+
     /// The folder as a context, ours as long as that is used.
     pub(crate) fn context(self: Arc<Self>) -> build::Result<build::Context> {
         build::Context::kept(&self.files(), self.path().join("digests"), self)
@@ -125,17 +139,11 @@ impl Folder {
     ///
     /// No tree is noted: what is there is compared with what comes file by file, whatever a crash has left.
     pub(crate) fn renewed(self, tar: &mut (dyn Read + Send)) -> build::Result<build::Context> {
-        let io =
-            |what, path: &Path, source| build::BuildError::Io { what: format!("{what} {}", path.display()), source };
-        let (path, files) = (self.path(), self.files());
-        let made = private_dir(&self.all.root).and_then(|()| private_dir(&path));
-        made.map_err(|error| build::BuildError::Invalid(error.to_string()))?;
-        if !files.is_dir() {
-            std::fs::create_dir(&files).map_err(|e| io("make", &files, e))?;
-            std::fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .map_err(|e| io("open", &files, e))?;
-        }
+        let path = self.path();
         let noted = |done: Result<()>| done.map_err(|error| build::BuildError::Invalid(error.to_string()));
+        if !self.files().is_dir() {
+            noted(self.make_files())?;
+        }
         if !path.join("facts").exists() {
             // Whatever becomes of this, somebody will find the folder and remove it.
             noted(self.note(0))?;
@@ -156,11 +164,7 @@ impl Folder {
             if path.exists() {
                 remove_folder(&self.all.root, &self.name)?;
             }
-            private_dir(&self.all.root)?;
-            private_dir(&path)?;
-            std::fs::create_dir(&files).map_err(io("make", &files))?;
-            std::fs::set_permissions(&files, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-                .map_err(io("open", &files))?;
+            self.make_files()?;
         }
         let old = old.unwrap_or_default();
         let root = Root::open(&files).map_err(|source| TransferError::Kernel { path: self.name.clone(), source })?;

@@ -14,6 +14,7 @@ use crate::hash;
 
 pub(crate) struct Staging {
     path: PathBuf,
+    name: String,
     /// Open since before the first write: a write that fails later in the kernel is told to this descriptor.
     disk: File,
     next: AtomicU32,
@@ -21,13 +22,14 @@ pub(crate) struct Staging {
 
 impl Staging {
     pub(crate) fn new(tmp: &Path) -> Result<Self> {
-        let path = tmp.join(unique()?);
+        let name = unique()?;
+        let path = tmp.join(&name);
         fs::DirBuilder::new().mode(0o700).create(&path).context(|| format!("make {}", path.display()))?;
         let disk = File::open(&path).context(|| format!("open {}", path.display()))?;
         // Layers far from each other on the disk: making files is slow where many were just removed. Where the file system does not know
         // the hint it does without.
         let _ = linux::fs::spread_directories(&disk);
-        Ok(Self { path, disk, next: AtomicU32::new(0) })
+        Ok(Self { path, name, disk, next: AtomicU32::new(0) })
     }
 
     /// Durable: everything written here, and everything else on this disk.
@@ -39,9 +41,10 @@ impl Staging {
         linux::fs::syncfs(&self.disk).context(|| "write new layers to the disk")
     }
 
-    /// A path in the folder where nothing is yet.
+    /// A path in the folder where nothing is yet. Its name was never used before: where it is spread to follows from the name, and the
+    /// layers that were made by the last such folder, and maybe removed a moment ago, are not to be the neighbours of these.
     pub(crate) fn fresh(&self) -> PathBuf {
-        self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+        self.path.join(format!("{}-{}", self.name, self.next.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// A new folder in it. Its mode lets a container's root through to the layer below it.
@@ -82,5 +85,21 @@ pub(crate) fn remove_tree(path: &Path) {
             tracing::warn!(path = %path.display(), %error, "a folder that is no longer needed could not be removed");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ext4 spreads by name: the second folder would otherwise share the first one's place on the disk.
+    #[test]
+    fn no_two_folders_have_the_same_name() {
+        let tmp = tempfile::tempdir().unwrap();
+        let name = || {
+            let folder = Staging::new(tmp.path()).unwrap().folder().unwrap();
+            folder.file_name().unwrap().to_owned()
+        };
+        assert_ne!(name(), name());
     }
 }
