@@ -92,7 +92,7 @@ pub fn difference(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) ->
 }
 
 /// Removes a cgroup and those below it, if they are empty.
-pub(crate) fn remove_cgroup(path: &Path) {
+pub fn remove_cgroup(path: &Path) {
     let Ok(below) = std::fs::read_dir(path) else { return };
     for entry in below.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_cgroup(&entry.path());

@@ -407,7 +407,7 @@ fn rmi_speaks_dockers_rules() {
     assert_eq!(std::fs::read_dir(test.folder.path().join("layers")).unwrap().count(), 1);
     // With its last name goes the image, and with it its layers.
     assert_eq!(remove("base", false, false).unwrap(), "-base:latest x x");
-    assert_eq!(remove("base", false, false).unwrap_err(), "No such image: base");
+    assert_eq!(remove("base", false, false).unwrap_err(), "No such image: base:latest");
     assert_eq!(std::fs::read_dir(test.folder.path().join("layers")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(test.folder.path().join("blobs/sha256")).unwrap().count(), 0);
     test.assert_clean();

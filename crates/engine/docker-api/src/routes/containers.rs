@@ -64,9 +64,11 @@ pub(crate) async fn create(call: Call) -> ApiResult<Reply> {
     let request = body.into_request(name, platform)?;
     let engine = call.engine;
     let created = to_the_end(async move { engine.create(request).await }).await.map_err(|error| {
-        // The client takes a 404 for a missing image and would go and pull one.
-        let network = error.status == StatusCode::NOT_FOUND && error.message.starts_with("network ");
-        if network { ApiError::invalid(error.message) } else { error }
+        // The client takes a 404 for a missing image and would go and pull one, whatever it is that is missing.
+        let is = |start: &str| error.message.starts_with(start);
+        let image = is("No such image") || is("image with reference ");
+        let another = error.status == StatusCode::NOT_FOUND && !image;
+        if another { ApiError::invalid(error.message) } else { error }
     })?;
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]

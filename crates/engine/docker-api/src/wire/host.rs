@@ -387,6 +387,19 @@ impl HostConfig {
     }
 }
 
+impl Ulimit {
+    fn into_model(self) -> engine::Ulimit {
+        engine::Ulimit { name: unset(self.name), soft: unset(self.soft), hard: unset(self.hard) }
+    }
+}
+
+/// Limits as a build's query has them: a list in JSON.
+pub(crate) fn parse_ulimits(text: &str) -> ApiResult<Vec<engine::Ulimit>> {
+    let list: Option<Vec<Ulimit>> = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("error reading ulimit settings: {error}")))?;
+    Ok(unset(list).into_iter().map(Ulimit::into_model).collect())
+}
+
 impl Resources {
     pub(crate) fn into_model(self) -> ApiResult<engine::Resources> {
         for (name, value) in [("CpuCount", self.cpu_count), ("CpuPercent", self.cpu_percent)] {
@@ -452,10 +465,7 @@ impl Resources {
             memory_swappiness: self.memory_swappiness,
             oom_kill_disable: self.oom_kill_disable,
             pids_limit: self.pids_limit,
-            ulimits: unset(self.ulimits)
-                .into_iter()
-                .map(|u| engine::Ulimit { name: unset(u.name), soft: unset(u.soft), hard: unset(u.hard) })
-                .collect(),
+            ulimits: unset(self.ulimits).into_iter().map(Ulimit::into_model).collect(),
         })
     }
 

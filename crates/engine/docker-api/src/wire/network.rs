@@ -159,7 +159,10 @@ impl CreateBody {
             return Err(ApiError::unsupported("only networks of scope local are supported"));
         }
         let from = self.config_from.and_then(|from| from.network).unwrap_or_default();
-        if unset(self.ingress) || unset(self.config_only) || !from.is_empty() {
+        if unset(self.config_only) || !from.is_empty() {
+            return Err(ApiError::unsupported("configuration-only networks are not supported by this engine"));
+        }
+        if unset(self.ingress) {
             return Err(ApiError::unsupported("networks of a swarm are not supported by this engine"));
         }
         let ipam = self.ipam.unwrap_or_default();

@@ -13,6 +13,12 @@ use crate::decide::{caps, request, signal};
 use crate::spec::{self, NamespaceMode};
 use crate::{ContainerId, CreateRequest, Created, Error, HostConfig, MountKind, Result};
 
+/// The engine's own hard limit: what a container may be given without the right to raise it.
+fn hard_limit(name: &str) -> u64 {
+    let resource = linux::rlimit::Resource::from_name(name);
+    resource.and_then(|resource| linux::rlimit::get(resource).ok()).map_or(u64::MAX, |limit| limit.hard)
+}
+
 impl Inner {
     /// Blocking.
     pub(crate) fn create(&self, request: CreateRequest) -> Result<Created> {
@@ -21,6 +27,10 @@ impl Inner {
         request::check_config(&config)?;
         request::fill_defaults(&mut host, &self.facts);
         request::check_host(&host, self.facts.cpus, &mut warnings)?;
+        request::check_shared(&config, &host)?;
+        // CAP_SYS_RESOURCE.
+        let may_raise = self.facts.capabilities >> 24 & 1 == 1;
+        request::warn_of_lesser(&host, may_raise, hard_limit, &mut warnings);
         let mut asked = networks;
         if !config.mac_address.is_empty() {
             // The older place of the first network's.

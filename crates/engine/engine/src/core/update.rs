@@ -26,6 +26,9 @@ impl Inner {
             }
             record.host.restart_policy = policy;
         }
+        if let Some(name) = unchangeable(&request.resources) {
+            return Err(failed(&format_args!("{name} cannot be changed once a container is made")));
+        }
         merge(&mut record.host.resources, &request.resources).map_err(|why| failed(&why))?;
         spec::check_resources(&record.host.resources, self.facts.cpus)?;
         let mut warnings = Vec::new();
@@ -41,6 +44,26 @@ impl Inner {
         self.container_event(container, "update", &[]);
         Ok(warnings)
     }
+}
+
+/// What the API's body can ask for and no update changes.
+fn unchangeable(asked: &Resources) -> Option<&'static str> {
+    let said = [
+        ("CgroupParent", !asked.cgroup_parent.is_empty()),
+        ("BlkioWeightDevice", !asked.blkio_weight_device.is_empty()),
+        ("BlkioDeviceReadBps", !asked.blkio_device_read_bps.is_empty()),
+        ("BlkioDeviceWriteBps", !asked.blkio_device_write_bps.is_empty()),
+        ("BlkioDeviceReadIOps", !asked.blkio_device_read_iops.is_empty()),
+        ("BlkioDeviceWriteIOps", !asked.blkio_device_write_iops.is_empty()),
+        ("Devices", !asked.devices.is_empty()),
+        ("DeviceCgroupRules", !asked.device_cgroup_rules.is_empty()),
+        ("DeviceRequests", !asked.device_requests.is_empty()),
+        // Clients of old say these as they are by default.
+        ("MemorySwappiness", asked.memory_swappiness.is_some_and(|value| value > 0)),
+        ("OomKillDisable", asked.oom_kill_disable == Some(true)),
+        ("Ulimits", !asked.ulimits.is_empty()),
+    ];
+    said.into_iter().find(|(_, said)| *said).map(|(name, _)| name)
 }
 
 /// Lays what was asked for over what holds. Docker's rule: zero and empty leave a value as it is.
@@ -67,6 +90,9 @@ fn merge(have: &mut Resources, asked: &Resources) -> Result<(), String> {
         (&mut have.nano_cpus, asked.nano_cpus),
         (&mut have.cpu_period_micros, asked.cpu_period_micros),
         (&mut have.cpu_quota_micros, asked.cpu_quota_micros),
+        // Laid over as well, for the check that refuses them.
+        (&mut have.cpu_realtime_period_micros, asked.cpu_realtime_period_micros),
+        (&mut have.cpu_realtime_runtime_micros, asked.cpu_realtime_runtime_micros),
     ];
     for (have, asked) in numbers {
         if asked != 0 {
@@ -128,6 +154,19 @@ mod tests {
         assert!(merge(&mut have, &more).unwrap_err().starts_with("Memory limit should be smaller"));
         have.nano_cpus = 1;
         assert!(merge(&mut have, &Resources { cpu_quota_micros: 5000, ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn what_no_update_changes_is_named() {
+        assert_eq!(
+            unchangeable(&Resources { memory_bytes: 1, oom_kill_disable: Some(false), ..Default::default() }),
+            None
+        );
+        assert_eq!(
+            unchangeable(&Resources { memory_swappiness: Some(7), ..Default::default() }),
+            Some("MemorySwappiness")
+        );
+        assert_eq!(unchangeable(&Resources { cgroup_parent: "/x".into(), ..Default::default() }), Some("CgroupParent"));
     }
 
     #[test]

@@ -139,6 +139,9 @@ pub(crate) fn plan_network(request: NetworkRequest, facts: &Facts<'_>) -> Result
     if !matches!(request.ipam_driver.as_str(), "" | "default") {
         return Err(Error::Invalid(format!("invalid ipam driver: {:?}", request.ipam_driver)));
     }
+    if let Some((name, value)) = request.ipam_options.iter().next() {
+        return Err(Error::Unsupported(format!("ipam option {name}={value} is not supported by this engine")));
+    }
     let options = &request.options;
     if driver == "bridge" {
         const KNOWN: [&str; 6] = [BRIDGE_NAME, ICC, MASQUERADE, HOST_BINDING, DEFAULT_BRIDGE, IFACE_PREFIX];
@@ -455,6 +458,25 @@ pub(crate) fn check_endpoint(network: &NetworkRecord, asked: &EndpointSettings) 
         }
     }
     Ok(())
+}
+
+/// What a request says about a container's place on a network that it does not have: it is the host's, another's or none.
+pub(crate) fn check_no_endpoint(asked: &EndpointSettings) -> Result<()> {
+    let ours = [&asked.ipv4_address, &asked.ipv6_address].iter().all(|text| text.is_empty());
+    let refusals = [
+        (!ours, "user specified IP address is supported on user defined networks only"),
+        (!asked.mac_address.is_empty(), "conflicting options: mac-address and the network mode"),
+        (!asked.aliases.is_empty(), "network-scoped alias is supported only for containers in user defined networks"),
+        (!asked.links.is_empty(), "links are only supported for user-defined networks"),
+        (!asked.driver_options.is_empty(), "endpoint options are only supported where a container has an endpoint"),
+    ];
+    if !asked.link_local_ips.is_empty() {
+        return Err(Error::Unsupported("link-local addresses are not supported by this engine".into()));
+    }
+    match refusals.iter().find(|(said, _)| *said) {
+        Some((_, why)) => Err(Error::Invalid((*why).into())),
+        None => Ok(()),
+    }
 }
 
 pub(crate) const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";

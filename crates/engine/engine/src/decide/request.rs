@@ -86,31 +86,12 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return refused(format!("invalid user namespace mode: {}", host.userns_mode));
     }
-    if !host.links.is_empty() && (host.network_mode == "host" || host.network_mode.starts_with("container:")) {
-        return refused(format!("conflicting options: links and network mode {}", host.network_mode));
-    }
     let parent = &host.resources.cgroup_parent;
     if parent.contains(['\0', '\n']) || parent.split('/').any(|part| part == "..") {
         return refused(format!("invalid cgroup parent: {parent:?}"));
     }
-    let network = spec::network_mode(host)?;
-    if network != NamespaceMode::Private && !matches!(host.network_mode.as_str(), "none") {
-        if !host.port_bindings.is_empty() && network == NamespaceMode::Host {
-            warnings.push("Published ports are discarded when using host network mode".into());
-        }
-        if let NamespaceMode::Container(_) = network {
-            let conflicts = [
-                (
-                    !host.port_bindings.is_empty() || host.publish_all_ports,
-                    "conflicting options: port publishing and the container type network mode",
-                ),
-                (!host.extra_hosts.is_empty(), "conflicting options: custom host-to-IP mapping and the network mode"),
-                (!host.dns.is_empty(), "conflicting options: dns and the network mode"),
-            ];
-            if let Some((_, why)) = conflicts.iter().find(|(hit, _)| *hit) {
-                return refused((*why).into());
-            }
-        }
+    if !host.port_bindings.is_empty() && matches!(host.network_mode.as_str(), "host" | "none") {
+        warnings.push(format!("Published ports are discarded when using {} network mode", host.network_mode));
     }
     if host.resources.oom_kill_disable == Some(true) && host.resources.memory_bytes == 0 {
         warnings.push(
@@ -119,6 +100,68 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
         );
     }
     Ok(())
+}
+
+/// What says something about a namespace that is another's: it could only be left out, or change what is not the container's.
+pub(crate) fn check_shared(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    let network = spec::network_mode(host)?;
+    let joins = matches!(network, NamespaceMode::Container(_));
+    let on_host = host.network_mode == "host";
+    let uts_of_host = host.uts_mode == "host";
+    let conflicts = [
+        (joins && !config.hostname.is_empty(), "hostname and the network mode"),
+        (uts_of_host && !config.hostname.is_empty(), "hostname and the UTS mode"),
+        (uts_of_host && !config.domainname.is_empty(), "domainname and the UTS mode"),
+        (
+            joins && !host.links.is_empty(),
+            "container type network can't be used with links. This would result in undefined behavior",
+        ),
+        (
+            on_host && !host.links.is_empty(),
+            "host type networking can't be used with links. This would result in undefined behavior",
+        ),
+        (
+            joins && [&host.dns, &host.dns_search, &host.dns_options].iter().any(|list| !list.is_empty()),
+            "dns and the network mode",
+        ),
+        (joins && !host.extra_hosts.is_empty(), "custom host-to-IP mapping and the network mode"),
+        ((joins || on_host) && !config.mac_address.is_empty(), "mac-address and the network mode"),
+        (
+            joins && (!host.port_bindings.is_empty() || host.publish_all_ports),
+            "port publishing and the container type network mode",
+        ),
+        (joins && !config.exposed_ports.is_empty(), "port exposing and the container type network mode"),
+    ];
+    match conflicts.iter().find(|(hit, _)| *hit) {
+        Some((_, why)) => Err(Error::Invalid(format!("conflicting options: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// What was asked for and the kernel will not let this engine hand out: containers start with what there is (RT-34), and their
+/// creator is told. `hard_limit` is the engine's own.
+pub(crate) fn warn_of_lesser(
+    host: &HostConfig,
+    may_raise: bool,
+    hard_limit: impl Fn(&str) -> u64,
+    warnings: &mut Vec<String>,
+) {
+    if may_raise {
+        return;
+    }
+    for asked in &host.resources.ulimits {
+        let most = hard_limit(&asked.name);
+        if u64::try_from(asked.hard).unwrap_or(u64::MAX) > most {
+            warnings.push(format!(
+                "This engine lacks CAP_SYS_RESOURCE and cannot raise ulimit {} above {most}; the container gets that.",
+                asked.name
+            ));
+        }
+    }
+    if host.oom_score_adj < 0 {
+        warnings
+            .push("This engine lacks CAP_SYS_RESOURCE and cannot lower oom_score_adj; the engine's own stays.".into());
+    }
 }
 
 pub(crate) fn check_restart_policy(policy: RestartPolicy, auto_remove: bool) -> Result<()> {
@@ -227,7 +270,72 @@ mod tests {
             }
         }
         assert!(host(|h| h.network_mode = "none".into()).unwrap().is_empty());
+        for mode in ["host", "none"] {
+            let warned = host(|h| {
+                h.network_mode = mode.into();
+                h.port_bindings.insert("80/tcp".into(), Vec::new());
+            });
+            assert_eq!(warned.unwrap(), [format!("Published ports are discarded when using {mode} network mode")]);
+        }
         assert!(host(|_| {}).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_shared_namespace_cannot_have_is_refused() {
+        type Change = fn(&mut ContainerConfig, &mut HostConfig);
+        let joined: Change = |_, h| h.network_mode = "container:a".into();
+        let on_host: Change = |_, h| h.network_mode = "host".into();
+        let uts: Change = |_, h| h.uts_mode = "host".into();
+        let rows: Vec<(Change, Change, &str)> = vec![
+            (joined, |c, _| c.hostname = "x".into(), "hostname and the network mode"),
+            (uts, |c, _| c.hostname = "x".into(), "hostname and the UTS mode"),
+            (uts, |c, _| c.domainname = "x".into(), "domainname and the UTS mode"),
+            (on_host, |c, _| c.hostname = "x".into(), ""),
+            (joined, |_, h| h.dns.push("1.1.1.1".into()), "dns and the network mode"),
+            (joined, |_, h| h.dns_search.push("x".into()), "dns and the network mode"),
+            (joined, |_, h| h.dns_options.push("ndots:1".into()), "dns and the network mode"),
+            (on_host, |_, h| h.dns.push("1.1.1.1".into()), ""),
+            (joined, |_, h| h.extra_hosts.push("a:1.1.1.1".into()), "custom host-to-IP mapping and the network mode"),
+            (joined, |c, _| c.mac_address = "02:00:00:00:00:01".into(), "mac-address and the network mode"),
+            (on_host, |c, _| c.mac_address = "02:00:00:00:00:01".into(), "mac-address and the network mode"),
+            (joined, |_, h| h.publish_all_ports = true, "port publishing and the container type network mode"),
+            (
+                joined,
+                |c, _| drop(c.exposed_ports.insert("80/tcp".into())),
+                "port exposing and the container type network mode",
+            ),
+            (
+                on_host,
+                |_, h| h.links.push("a".into()),
+                "host type networking can't be used with links. This would result in undefined behavior",
+            ),
+            (
+                joined,
+                |_, h| h.links.push("a".into()),
+                "container type network can't be used with links. This would result in undefined behavior",
+            ),
+        ];
+        for (mode, asked, wanted) in rows {
+            let (mut config, mut host) = (ContainerConfig::default(), HostConfig::default());
+            mode(&mut config, &mut host);
+            assert!(check_shared(&config, &host).is_ok());
+            asked(&mut config, &mut host);
+            let wanted = if wanted.is_empty() { String::new() } else { format!("conflicting options: {wanted}") };
+            assert_eq!(check_shared(&config, &host).map_or_else(|e| e.to_string(), |()| String::new()), wanted);
+        }
+    }
+
+    #[test]
+    fn less_than_was_asked_for_is_told() {
+        let warned = |may_raise: bool, hard: i64, score: i32| {
+            let mut host = HostConfig { oom_score_adj: score, ..Default::default() };
+            host.resources.ulimits.push(crate::Ulimit { name: "nofile".into(), soft: 10, hard });
+            let mut warnings = Vec::new();
+            warn_of_lesser(&host, may_raise, |_| 100, &mut warnings);
+            warnings.len()
+        };
+        assert_eq!([warned(false, 100, 0), warned(false, 101, 0), warned(false, -1, -1)], [0, 1, 2]);
+        assert_eq!(warned(true, -1, -1), 0);
     }
 
     #[test]

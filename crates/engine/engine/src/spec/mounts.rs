@@ -91,7 +91,8 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     ];
     match ipc {
         NamespaceMode::Host => {
-            list.push(mount("bind", "/dev/mqueue", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+            // The host's queues are those of its namespace, whether or not it shows them in a folder of its own.
+            list.push(mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]));
             list.push(mount("bind", "/dev/shm", "/dev/shm", &["rbind", "rprivate"]));
         }
         NamespaceMode::Private | NamespaceMode::Container(_) | NamespaceMode::Path(_) => {

@@ -24,7 +24,9 @@ impl Store {
     /// As Docker looks: a full id first, then a name, then a prefix of an id.
     pub(crate) fn find(&self, name: &str) -> Result<(Digest, Found)> {
         let read = self.db.read()?;
-        let no_such = || Error::NoSuchImage(name.to_owned());
+        // With the tag that was looked for, as Docker tells it.
+        let told = || name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.or_latest().familiar());
+        let no_such = || Error::NoSuchImage(told());
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let is_hex = !hex.is_empty() && hex.len() <= 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_hex && hex.len() == 64 {

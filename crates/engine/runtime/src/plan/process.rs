@@ -117,7 +117,9 @@ pub(super) fn process_plan(
         rlimits.push(Rlimit { resource, name: name.into(), soft: limit.soft(), hard: limit.hard() });
     }
 
-    let apparmor = process.apparmor_profile().clone().filter(|label| !label.is_empty());
+    // Without AppArmor everything is unconfined already: who asks for that has it.
+    let says_something = |label: &String| !label.is_empty() && (facts.apparmor || label != "unconfined");
+    let apparmor = process.apparmor_profile().clone().filter(says_something);
     if apparmor.is_some() && !facts.apparmor {
         faults.unsupported(format!("{path}.apparmorProfile"), "this kernel has no AppArmor");
     }

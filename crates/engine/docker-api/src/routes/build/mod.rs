@@ -149,6 +149,20 @@ impl Asked {
         resources.cpu_quota_micros = query.number("cpuquota")?.unwrap_or(0);
         resources.cpuset_cpus = query.text("cpusetcpus").unwrap_or_default().to_owned();
         resources.cpuset_mems = query.text("cpusetmems").unwrap_or_default().to_owned();
+        resources.cgroup_parent = query.text("cgroupparent").unwrap_or_default().to_owned();
+        if let Some(limits) = query.text("ulimits") {
+            resources.ulimits = crate::wire::host::parse_ulimits(limits)?;
+        }
+        if let Some(isolation) = query.text("isolation").filter(|text| !matches!(*text, "" | "default")) {
+            return Err(ApiError::invalid(format!("unsupported isolation: {isolation:?}")));
+        }
+        if query.text("securityopt").is_some_and(|list| !matches!(list, "" | "null" | "[]")) {
+            let why = "The daemon on this platform does not support setting security options on build";
+            return Err(ApiError::invalid(why));
+        }
+        if query.flag("squash") {
+            return Err(ApiError::invalid("squash is only supported with experimental mode"));
+        }
         host.shm_size_bytes = query.number("shmsize")?.unwrap_or(0);
         host.extra_hosts = query
             .all("extrahosts")

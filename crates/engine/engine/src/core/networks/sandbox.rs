@@ -184,6 +184,9 @@ impl Networks {
                 };
                 return Err(Error::Invalid(format!("conflicting options: network {name}: {why}")));
             }
+            for settings in asked.values() {
+                decide::check_no_endpoint(settings)?;
+            }
             return Ok(None);
         }
         let state = self.state();
