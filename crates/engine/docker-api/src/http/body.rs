@@ -180,7 +180,7 @@ const UNWANTED_BYTES_MAX: usize = 1 << 20;
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Reads on for a little: a client that is still sending would find its connection reset before it sees why it was refused.
-async fn drain(mut body: Incoming) {
+pub(crate) async fn drain(mut body: Incoming) {
     let read = async {
         let mut count = 0;
         while let Some(Ok(frame)) = body.frame().await {

@@ -301,7 +301,7 @@ mod tests {
             (joined, |_, h| h.publish_all_ports = true, "port publishing and the container type network mode"),
             (
                 joined,
-                |c, _| drop(c.exposed_ports.insert("80/tcp".into())),
+                |c, _| c.exposed_ports = ["80/tcp".to_owned()].into(),
                 "port exposing and the container type network mode",
             ),
             (

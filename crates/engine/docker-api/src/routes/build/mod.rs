@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::body::{Body, feed};
+use crate::http::body::{Body, drain, feed};
 use crate::http::error::{ApiError, ApiResult};
 use crate::http::reply::{self, Reply};
 use crate::own_build::{self, Wish};
@@ -32,7 +32,14 @@ const TEXT_BYTES_MAX: u64 = 4 << 20;
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
 pub(crate) async fn build(call: Call) -> ApiResult<Reply> {
-    let asked = Asked::read(&call)?;
+    let asked = match Asked::read(&call) {
+        Ok(asked) => asked,
+        Err(refusal) => {
+            // A client in the middle of its context would see a broken pipe, not the reason.
+            drain(call.request.into_body()).await;
+            return Err(refusal);
+        }
+    };
     if call.query.text("version") == Some("2") {
         return Err(ApiError::invalid(
             "POST /build with version=2 needs a BuildKit session: use buildx, or the classic builder (DOCKER_BUILDKIT=0)",
