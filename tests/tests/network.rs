@@ -454,3 +454,215 @@ fn names_are_resolved_while_the_engine_is_away() {
     world.start_engine(&[]);
     world.knarr(["doctor"]).success();
 }
+
+/// Sends frames from `eth0` of the namespace that the caller is in, each several times, with pauses between rounds.
+fn send_frames(frames: &[Vec<u8>]) {
+    const SENDER: &str = "import socket, sys, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('eth0', 0))
+for _ in range(15):
+    for frame in sys.argv[1:]:
+        s.send(bytes.fromhex(frame))
+    time.sleep(0.1)
+";
+    let hex = |frame: &Vec<u8>| frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let sent = Command::new("python3").args(["-c", SENDER]).args(frames.iter().map(hex)).output().unwrap();
+    assert!(sent.status.success(), "{sent:?}");
+}
+
+type Mac = [u8; 6];
+
+fn mac(text: &str) -> Mac {
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// An ARP message from `at` that says that `address` is at `claimed`, with the operation (1 asks, 2 answers).
+fn arp(at: Mac, claimed: Mac, address: [u8; 4], operation: u8) -> Vec<u8> {
+    let ethernet = [&[0xff; 6][..], &at, &[8, 6]].concat();
+    let header = [0, 1, 8, 0, 6, 4, 0, operation];
+    [&ethernet[..], &header, &claimed, &address, &[0; 6], &address].concat()
+}
+
+/// A neighbour advertisement from `at` for a IPv6 address, behind an empty extension header if asked for.
+fn advertisement(at: Mac, source: std::net::Ipv6Addr, target: std::net::Ipv6Addr, extended: bool) -> Vec<u8> {
+    let all: std::net::Ipv6Addr = "ff02::1".parse().unwrap();
+    let mut message = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &target.octets(), &[2, 1], &at].concat();
+    let pseudo = [&source.octets()[..], &all.octets(), &[0, 0, 0, message.len() as u8, 0, 0, 0, 58], &message].concat();
+    let sum: u32 = pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let (next, extension): (u8, &[u8]) = if extended { (60, &[58, 0, 1, 4, 0, 0, 0, 0]) } else { (58, &[]) };
+    let length = (message.len() + extension.len()) as u8;
+    let ip = [&[0x60, 0, 0, 0, 0, length, next, 255][..], &source.octets(), &all.octets(), extension].concat();
+    [&[0x33, 0x33, 0, 0, 0, 1][..], &at, &[0x86, 0xdd], &ip, &message].concat()
+}
+
+/// Where the bridge's frames for a MAC address go: the number of a port.
+fn learnt_at(bridge: &str, mac: Mac) -> Option<u8> {
+    let table = std::fs::read(format!("/sys/class/net/{bridge}/brforward")).unwrap();
+    table.chunks(16).find(|entry| entry[..6] == mac).map(|entry| entry[6])
+}
+
+#[test]
+fn nobody_on_a_network_takes_anothers_traffic() {
+    let Some(world) = world() else { return };
+    let pools = ["--ipv6", "--subnet", "10.213.12.0/24", "--subnet", "fd42:12::/64"];
+    let free = ["--ipv6", "--subnet", "10.213.13.0/24", "--subnet", "fd42:13::/64", "-o", "knarr.pin-addresses=false"];
+    world
+        .docker(["network", "create", "-o", "knarr.pin-addresses=maybe", "no"])
+        .exits(1)
+        .stderr_has("knarr.pin-addresses");
+    for (pinned, third, flags) in [(true, 12, &pools[..]), (false, 13, &free[..])] {
+        let net = if pinned { "pinned" } else { "free" };
+        world.docker([&["network", "create"], flags, &[net]].concat()).success();
+        let name = |what: &str| format!("{what}-{net}");
+        for (what, last) in [("victim", 77), ("thief", 78), ("client", 79)] {
+            let place = (name(what), format!("10.213.{third}.{last}"), format!("fd42:{third}::{last}"));
+            let words = ["run", "-d", "--name", &place.0, "--network", net, "--ip", &place.1, "--ip6", &place.2];
+            world.docker([&words[..], &["busybox", "sleep", "600"]].concat()).success();
+        }
+        let pid = |what: &str| field(&world, &name(what), "{{.State.Pid}}");
+        let own = |what: &str| {
+            mac(&field(&world, &name(what), &format!("{{{{.NetworkSettings.Networks.{net}.MacAddress}}}}")))
+        };
+        let (victim, thief) = (own("victim"), own("thief"));
+        let (client, thief_pid) = (pid("client"), pid("thief"));
+        let victim4 = format!("10.213.{third}.77");
+        let victim6 = format!("fd42:{third}::77");
+        // Whom the client takes for an address; it asks, so that it has an opinion that can be changed.
+        let neighbour = |address: &str| {
+            let found = inside(&client, || Command::new("ip").args(["neigh", "show", address]).output().unwrap());
+            let text = String::from_utf8_lossy(&found.stdout).into_owned();
+            text.split_once("lladdr ").and_then(|(_, rest)| rest.split_whitespace().next()).map(mac)
+        };
+        let knock =
+            |address: &str| drop(world.docker(["exec", &name("client"), "ping", "-c", "1", "-w", "1", address]));
+        knock(&victim4);
+        knock(&victim6);
+        assert_eq!((neighbour(&victim4), neighbour(&victim6)), (Some(victim), Some(victim)), "{net}");
+        // An address that nobody has may be taken by anybody: a virtual one, say. It also proves that frames arrive.
+        let (spare4, spare6) = (format!("10.213.{third}.99"), format!("fd42:{third}::99"));
+        let arps = |address: &str| {
+            let address: std::net::Ipv4Addr = address.parse().unwrap();
+            [1, 2].map(|operation| arp(thief, thief, address.octets(), operation))
+        };
+        let advertisements = |target: &str, source: &str| {
+            let [source, target] = [source, target].map(|text| text.parse().unwrap());
+            [false, true].map(|extended| advertisement(thief, source, target, extended))
+        };
+        let own6 = format!("fd42:{third}::78");
+        let mut frames = Vec::new();
+        frames.extend(arps(&victim4));
+        frames.extend(advertisements(&victim6, &own6));
+        frames.extend(advertisements(&victim6, &victim6));
+        // Last, so that what came before has arrived when these have.
+        frames.extend(arps(&spare4));
+        frames.extend(advertisements(&spare6, &own6));
+        eventually("a claim of what nobody has is heard", || {
+            // It asks meanwhile: an entry that has failed takes no answer.
+            for spare in [&spare4, &spare6] {
+                world.docker(["exec", "-d", &name("client"), "ping", "-c", "3", "-w", "3", spare]).success();
+            }
+            inside(&thief_pid, || send_frames(&frames));
+            neighbour(&spare4) == Some(thief) && neighbour(&spare6) == Some(thief)
+        });
+        let expected = if pinned { victim } else { thief };
+        assert_eq!(neighbour(&victim4), Some(expected), "{net}: ARP");
+        assert_eq!(neighbour(&victim6), Some(expected), "{net}: neighbour discovery");
+        // Frames with the victim's own MAC address: the bridge would send its traffic to the thief.
+        let bridge = bridge_of(&world, net);
+        world.docker(["exec", &name("victim"), "ping", "-c", "1", "-w", "5", &format!("10.213.{third}.1")]).success();
+        let before = learnt_at(&bridge, victim).expect("the bridge knows the victim");
+        let nobodys = mac("02:00:00:00:00:99");
+        let forged = [arp(victim, victim, [10, 213, third, 98], 1), arp(nobodys, thief, [10, 213, third, 98], 1)];
+        inside(&thief_pid, || send_frames(&forged));
+        assert!(learnt_at(&bridge, nobodys).is_some(), "{net}: an address of nobody's is free");
+        assert_eq!(learnt_at(&bridge, victim) == Some(before), pinned, "{net}: the bridge's own memory");
+    }
+    // The next engine knows whose addresses are whose; a container that starts again has its own.
+    world.docker(["restart", "-t", "0", "victim-pinned"]).success();
+    world.docker(["exec", "client-pinned", "ping", "-c", "1", "-w", "5", "10.213.12.77"]).success();
+    world.knarr(["doctor"]).success();
+}
+
+/// The bridge of a network whose victim container is attached.
+fn bridge_of(world: &World, net: &str) -> String {
+    let link = world.docker(["exec", &format!("victim-{net}"), "cat", "/sys/class/net/eth0/iflink"]).success().text();
+    let host = std::fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .find(|entry| std::fs::read_to_string(entry.path().join("ifindex")).is_ok_and(|index| index.trim() == link));
+    let bridge = host.expect("the host's end").path().join("brport/bridge").canonicalize().unwrap();
+    bridge.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Ports of the host from here on, none of which anybody has.
+fn free_ports(count: u16) -> u16 {
+    let free = |first: u16| {
+        let all = first..first + count;
+        all.clone().all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok())
+    };
+    (20_000..30_000).step_by(usize::from(count)).find(|first| free(*first)).expect("free ports")
+}
+
+fn create(world: &World, port: u16) -> String {
+    let body = serde_json::json!({
+        "Image": "busybox", "Cmd": ["sleep", "600"],
+        "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": port.to_string()}]}},
+    });
+    let (status, text) = world.api("POST", "/containers/create", Some(&body.to_string()));
+    assert_eq!(status, 201, "{text}");
+    serde_json::from_str::<serde_json::Value>(&text).unwrap()["Id"].as_str().unwrap().to_owned()
+}
+
+/// NW-10: everybody asks at once.
+#[test]
+fn of_all_who_ask_for_a_port_one_has_it() {
+    const PORTS: u16 = 100;
+    const ASK: u16 = 10;
+    let Some(world) = world() else { return };
+    let first = free_ports(PORTS);
+    let all: Vec<(u16, String)> = (0..PORTS * ASK).map(|n| first + n % PORTS).map(|p| (p, create(&world, p))).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let started: Vec<(u16, u16, String)> = std::thread::scope(|scope| {
+        let ask = || {
+            let mut answers = Vec::new();
+            while let Some((port, id)) = all.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                let (status, text) = world.api("POST", &format!("/containers/{id}/start"), None);
+                answers.push((*port, status, text));
+            }
+            answers
+        };
+        let threads: Vec<_> = (0..32).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(started.len(), usize::from(PORTS * ASK));
+    for port in first..first + PORTS {
+        let owners = started.iter().filter(|(of, status, _)| (*of, *status) == (port, 204)).count();
+        assert_eq!(owners, 1, "owners of {port}");
+        let refused = format!("Bind for 0.0.0.0:{port} failed: port is already allocated");
+        let losers =
+            started.iter().filter(|(of, status, text)| *of == port && *status == 500 && text.contains(&refused));
+        assert_eq!(losers.count(), usize::from(ASK - 1), "who was refused {port}: {started:?}");
+        // No program of the host takes it from its owner.
+        let taken = std::net::TcpListener::bind(("0.0.0.0", port)).map(drop).map_err(|error| error.kind());
+        assert_eq!(taken, Err(std::io::ErrorKind::AddrInUse));
+    }
+    let running = world.docker(["ps", "-q"]).text();
+    assert_eq!(running.lines().count(), usize::from(PORTS));
+    // A port that a connection of the host has come by is taken as well.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let port = client.local_addr().unwrap().port();
+    let id = create(&world, port);
+    let (status, text) = world.api("POST", &format!("/containers/{id}/start"), None);
+    assert!(status == 500 && text.contains("address already in use"), "{status} {text}");
+    // What its owner gives back is everybody's.
+    let listed = world.docker(["ps", "--format", "{{.ID}} {{.Ports}}"]).success().text();
+    let owner =
+        listed.lines().find(|line| line.contains(&format!(":{first}->"))).and_then(|line| line.split(' ').next());
+    world.docker(["rm", "-f", owner.expect("an owner")]).success();
+    std::net::TcpListener::bind(("0.0.0.0", first)).expect("given back");
+}

@@ -114,6 +114,13 @@ impl Bridges {
         [(a & 0xfc) | 2, b, c, d, e, f]
     }
 
+    /// What belongs to the network's bridge, under its name.
+    pub fn pin(&self, network: &Network) -> (String, crate::Pin) {
+        let addresses = network.subnets.iter().map(|(_, gateway)| *gateway).collect();
+        let pin = crate::Pin { port: None, mac: Some(self.bridge_mac(&network.bridge)), addresses };
+        (network.bridge.clone(), pin)
+    }
+
     /// Removes the network's bridges; no error where they are gone.
     pub fn remove_network(&self, network: &Network, segments: usize) -> Result<(), NetworkError> {
         if network.driver != Driver::Bridge {

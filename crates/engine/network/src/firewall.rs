@@ -9,6 +9,7 @@ use linux::netlink::Socket;
 use linux::netlink::nft::{Element, Family, Set, Table};
 use linux::netlink::watch::RulesetWatch;
 
+use crate::pins::{Pin, Pins};
 use crate::{Endpoint, Network, NetworkError, rules};
 
 /// The rules of one instance.
@@ -23,6 +24,10 @@ struct State {
     socket: Option<Socket>,
     /// What the kernel has, as far as we did it.
     applied: Option<Table>,
+    /// The bridges' table, in memory.
+    pins: Pins,
+    /// The kernel has it, as far as we did it.
+    pinned: bool,
 }
 
 impl State {
@@ -71,13 +76,47 @@ impl Firewall {
     /// Puts the table back as it was last applied, if it ever was.
     pub fn repair(&self) -> Result<(), NetworkError> {
         let mut state = self.state();
+        if !state.pins.is_empty() {
+            let pins = state.pins.table(&self.tag);
+            state.socket()?.replace_table(&pins)?;
+        }
         let Some(applied) = state.applied.clone() else { return Ok(()) };
         Ok(state.socket()?.replace_table(&applied)?)
     }
 
-    /// Whether the table is there.
+    /// Makes these addresses the ports' and bridges' own, in place of what had these names, and those of others nobody's.
+    pub fn pin(&self, add: &[(String, Pin)], remove: &[String]) -> Result<(), NetworkError> {
+        let mut state = self.state();
+        let [gone, new] = state.pins.change(add, remove);
+        if state.pins.is_empty() {
+            return match std::mem::take(&mut state.pinned) {
+                true => Ok(state.socket()?.remove_table(Family::Bridge, &rules::table_name(&self.tag))?),
+                false => Ok(()),
+            };
+        }
+        if state.pinned {
+            let lists = [gone, new].map(|list| list.into_iter().collect::<Vec<_>>());
+            let [gone, new] = &lists;
+            match state.socket()?.update_elements(Family::Bridge, &rules::table_name(&self.tag), gone, new) {
+                Ok(()) => return Ok(()),
+                // Somebody has changed it: what we think is there is not.
+                Err(_) => state.pinned = false,
+            }
+        }
+        let table = state.pins.table(&self.tag);
+        state.socket()?.replace_table(&table)?;
+        state.pinned = true;
+        Ok(())
+    }
+
+    /// Whether the instance's tables are there: that of the bridges only where addresses are pinned.
     pub fn is_there(&self) -> Result<bool, NetworkError> {
-        Ok(self.state().socket()?.has_table(Family::Inet, &rules::table_name(&self.tag))?)
+        let mut state = self.state();
+        let name = rules::table_name(&self.tag);
+        if state.pinned && !state.socket()?.has_table(Family::Bridge, &name)? {
+            return Ok(false);
+        }
+        Ok(state.socket()?.has_table(Family::Inet, &name)?)
     }
 
     /// Whether rules are meant to be there.
@@ -88,7 +127,20 @@ impl Firewall {
     pub fn remove(&self) -> Result<(), NetworkError> {
         let mut state = self.state();
         state.applied = None;
-        Ok(state.socket()?.remove_table(Family::Inet, &rules::table_name(&self.tag))?)
+        let name = rules::table_name(&self.tag);
+        for family in [Family::Inet, Family::Bridge] {
+            if state.socket()?.has_table(family, &name)? {
+                state.socket()?.remove_table(family, &name)?;
+            }
+        }
+        state.pinned = false;
+        Ok(())
+    }
+
+    /// Whether the kernel keeps addresses to their ports.
+    pub fn is_pinned(&self) -> bool {
+        let state = self.state();
+        state.pinned || state.pins.is_empty()
     }
 
     /// Forgets the connections of addresses that are nobody's any more: what they were translated to is gone.

@@ -4,6 +4,7 @@
 //! * `ipam` — which address an endpoint gets
 //! * `model` — networks, endpoints, published ports: plain values
 //! * `rules` — networks and endpoints in, one nftables table out (pure)
+//! * `pins` — which addresses belong to which port of a bridge
 //! * `bridge` — carries it out: bridges, veth pairs, addresses, routes
 //! * `firewall` — puts the one table in place, changes what differs, and notices when somebody flushed it
 //! * `ports` — host ports that are held for as long as they are published
@@ -22,6 +23,7 @@ mod ipam;
 mod mesh;
 mod model;
 pub mod names;
+mod pins;
 mod ports;
 mod rules;
 mod subnet;
@@ -34,6 +36,7 @@ pub use mesh::{Attached, Hop, Mesh, Own, Peer, plan as plan_mesh};
 pub use model::{
     Driver, Endpoint, Network, NetworkId, PodModel, PortBinding, PublishedPort, Range, parse_protocol, protocol_name,
 };
+pub use pins::Pin;
 pub use ports::HeldPorts;
 pub use rules::{resolver_table, table, table_name};
 pub use subnet::{Subnet, choose_pool, unique_local};

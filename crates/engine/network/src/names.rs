@@ -38,6 +38,11 @@ pub fn port(tag: &str, number: u64) -> String {
     format!("v{tag}-{}", suffix(number))
 }
 
+/// What the host's end of every container's interface begins with, and nothing else.
+pub fn port_prefix(tag: &str) -> String {
+    format!("v{tag}-")
+}
+
 /// The bridge that carries the subnet of this node's pods.
 pub fn pod_bridge(tag: &str) -> String {
     format!("k{tag}-pods")

@@ -288,6 +288,40 @@ fn a_network_of_several_bridges_is_one() {
     });
 }
 
+/// More endpoints than the kernel takes ports on one bridge.
+#[test]
+fn a_network_has_more_than_1_023_endpoints() {
+    on_a_host_of_its_own(|| {
+        let bridges = Bridges::new("0123abcd");
+        let network = network("a", "10.1.0.0/20", false);
+        bridges.add_network(&network).unwrap();
+        let full = network::names::SEGMENT_MAX;
+        // Ends of all but two of them, in one namespace: what counts is that the bridges have their ports.
+        let crowd = bridges.sandbox(&[]).unwrap();
+        let one = container_at(&bridges, &network, "one", "10.1.0.2", 0);
+        let last = container_at(&bridges, &network, "last", "10.1.4.4", 1);
+        for number in 0..1024 {
+            let (host_name, name) = (network::names::port("0123abcd", number), format!("eth{number}"));
+            let plug = Plug {
+                network: &network,
+                host_name: &host_name,
+                name: &name,
+                addresses: &[],
+                mac: None,
+                segment: usize::from(number as usize >= full - 1),
+                default_route: false,
+                send_limit: None,
+                receive_limit: None,
+            };
+            bridges.plug(&crowd, &plug).unwrap();
+        }
+        Firewall::new("0123abcd").apply(std::slice::from_ref(&network), &[]).unwrap();
+        assert_eq!(ask_from(&one.netns, "10.1.4.4:80"), "10.1.0.2");
+        assert_eq!(ask_from(&last.netns, "10.1.0.2:80"), "10.1.4.4");
+        assert_eq!(ask("10.1.4.4:80"), "10.1.0.1");
+    });
+}
+
 #[test]
 fn pods_are_reached_from_everywhere_and_through_the_host_alone() {
     on_a_host_of_its_own(|| {

@@ -93,6 +93,7 @@ pub enum Type {
     /// tcp or udp
     Protocol,
     Port,
+    Mac,
     Interface,
     /// A number of four bytes.
     Number,
@@ -106,6 +107,7 @@ impl Type {
             Self::Ipv6 => (8, 16),
             Self::Protocol => (12, 1),
             Self::Port => (13, 2),
+            Self::Mac => (9, 6),
             Self::Interface => (41, 16),
             Self::Number => (19, 4),
         }
@@ -118,6 +120,7 @@ pub enum Field {
     Address(IpAddr),
     Protocol(Protocol),
     Port(u16),
+    Mac([u8; 6]),
     Interface(String),
     Number(u32),
 }
@@ -136,6 +139,7 @@ impl Field {
             Self::Address(IpAddr::V6(address)) => address.octets().to_vec(),
             Self::Protocol(protocol) => vec![*protocol as u8],
             Self::Port(port) => port.to_be_bytes().to_vec(),
+            Self::Mac(mac) => mac.to_vec(),
             Self::Interface(name) => interface(name),
             Self::Number(number) => number.to_ne_bytes().to_vec(),
         }
@@ -263,6 +267,8 @@ pub enum Found {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meta {
+    /// What a frame carries, as its header says.
+    Protocol = 1,
     Mark = 3,
     InputName = 6,
     OutputName = 7,
@@ -273,6 +279,7 @@ pub enum Meta {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }

@@ -24,6 +24,8 @@ const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
 const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
+/// Nobody on the network speaks with the addresses of another.
+const PIN: &str = "knarr.pin-addresses";
 const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -206,6 +208,7 @@ pub(crate) fn plan_network(request: NetworkRequest, facts: &Facts<'_>) -> Result
     };
     kernel_network("", &record)?;
     host_binding(&record)?;
+    pins_addresses(&record)?;
     if let Some(prefix) = record.options.get(IFACE_PREFIX) {
         check_interface(&format!("{prefix}00"))?;
     }
@@ -389,6 +392,11 @@ pub(crate) fn host_binding(record: &NetworkRecord) -> Result<Option<IpAddr>> {
             .map(|address| Some(address.into()))
             .map_err(|_| Error::Invalid(format!("failed to parse {HOST_BINDING} value: {text:?}"))),
     }
+}
+
+/// Whether its containers are kept from claiming each other's addresses.
+pub(crate) fn pins_addresses(record: &NetworkRecord) -> Result<bool> {
+    Ok(truth(&record.options, PIN, true)? && record.driver == "bridge")
 }
 
 /// `eth`, or what the network's option says.

@@ -86,6 +86,10 @@ impl Networks {
             self.bridges.add_network(network)?;
         }
         if state.pods.network().is_some() || state.networks.values().any(|net| net.up) {
+            self.pin(&state, state.running.values().flat_map(|running| &running.endpoints), None);
+            for (id, _) in state.networks.iter().filter(|(_, net)| net.up) {
+                self.pin(&state, [], Some(id));
+            }
             self.apply(&state)?;
         } else if self.firewall.is_there().unwrap_or(false) {
             self.firewall.remove()?;
@@ -98,6 +102,7 @@ impl Networks {
         let mut state = self.state();
         let dying = std::mem::take(&mut state.dying);
         let mut gone = self.bridges.remove_links(&dying.iter().map(String::as_str).collect::<Vec<_>>());
+        self.unpin(&dying);
         let used: BTreeSet<String> = state
             .running
             .values()
@@ -106,6 +111,7 @@ impl Networks {
         for (id, net) in state.networks.iter_mut().filter(|(id, net)| net.up && !used.contains(*id)) {
             tracing::debug!(network = id, "nobody is on it: its bridge goes until it is needed");
             gone = gone.and(self.bridges.remove_network(&net.kernel, net.segments));
+            self.unpin(std::slice::from_ref(&net.kernel.bridge));
             net.up = false;
         }
         let state = &mut *state;
@@ -181,6 +187,10 @@ impl Networks {
         }
         self.look_at_pods(&state.pods, &links, &mut add);
         self.look_at_services(&state.pods, &links, &mut add)?;
+        if !self.firewall.is_pinned() {
+            let problem = "containers may claim each other's addresses: nftables has no rules for bridges";
+            add("nftables".into(), problem, "restart the engine; load the kernel's nf_tables for bridges");
+        }
         if self.firewall.is_applied() && !self.firewall.is_there()? {
             add("nftables".into(), "the table of this engine is missing", "restart the engine");
         }

@@ -75,6 +75,7 @@ impl Inner {
             drop(choosing);
             if let Err(error) = networks.ensure_up(&mut state, &id, &self.db) {
                 let net = state.networks.remove(&id);
+                networks.unpin(&[record.bridge]);
                 if let Some(net) = net
                     && let Err(left) = networks.bridges.remove_network(&net.kernel, 1)
                 {
@@ -173,6 +174,7 @@ impl Inner {
                 if let Err(error) = networks.apply(&state) {
                     tracing::warn!(network = name, %error, "rules of a removed network stay until the next change");
                 }
+                networks.unpin(std::slice::from_ref(&net.kernel.bridge));
                 if let Err(error) = networks.bridges.remove_network(&net.kernel, net.segments) {
                     tracing::warn!(network = name, %error, "the bridge stays behind until the next start");
                 }

@@ -215,6 +215,7 @@ impl Networks {
         self.bridges.add_network(&net.kernel)?;
         vocab::crash::point("engine.network.after_bridge");
         net.up = true;
+        self.pin(state, &[], Some(id));
         self.apply(state)
     }
 
@@ -239,6 +240,37 @@ impl Networks {
             return Ok(());
         }
         Ok(self.firewall.apply(&networks, &endpoints)?)
+    }
+
+    /// Makes these endpoints' addresses theirs alone, and the gateway's that of the network's bridge. A kernel that cannot do it
+    /// keeps nobody from a network: doctor tells.
+    fn pin<'a>(&self, state: &State, endpoints: impl IntoIterator<Item = &'a Attached>, network: Option<&str>) {
+        let pinned = |id: &str| {
+            let net = state.networks.get(id);
+            net.filter(|net| {
+                net.kernel.driver == network::Driver::Bridge && decide::pins_addresses(&net.record).unwrap_or(true)
+            })
+        };
+        let ports = endpoints.into_iter().filter(|endpoint| pinned(&endpoint.network).is_some()).map(|endpoint| {
+            let pin = network::Pin {
+                port: Some(endpoint.host_name.clone()),
+                mac: decide::parse_mac(&endpoint.mac).ok(),
+                addresses: endpoint.addresses.clone(),
+            };
+            (endpoint.host_name.clone(), pin)
+        });
+        let bridge = network.and_then(pinned).map(|net| self.bridges.pin(&net.kernel));
+        self.change_pins(&ports.chain(bridge).collect::<Vec<_>>(), &[]);
+    }
+
+    fn unpin(&self, names: &[String]) {
+        self.change_pins(&[], names);
+    }
+
+    fn change_pins(&self, add: &[(String, network::Pin)], remove: &[String]) {
+        if let Err(error) = self.firewall.pin(add, remove) {
+            tracing::warn!(%error, "containers may claim each other's addresses");
+        }
     }
 
     fn file(&self, id: ContainerId) -> PathBuf {

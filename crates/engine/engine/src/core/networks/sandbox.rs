@@ -258,6 +258,7 @@ impl Inner {
         endpoints: &[Attached],
     ) -> Result<Sandbox> {
         let networks = &self.networks;
+        networks.pin(&networks.state(), endpoints, None);
         let netns = match networks.wire(endpoints) {
             Ok(netns) => netns,
             // Somebody may have removed a bridge of ours.
@@ -341,7 +342,9 @@ impl Inner {
         let bury = move || {
             let dying = std::mem::take(&mut inner.networks.state().dying);
             let names: Vec<&str> = dying.iter().map(String::as_str).collect();
-            if let Err(error) = inner.networks.bridges.remove_links(&names) {
+            let removed = inner.networks.bridges.remove_links(&names);
+            inner.networks.unpin(&dying);
+            if let Err(error) = removed {
                 tracing::warn!(%error, "links of ended containers stay behind");
             }
         };
@@ -436,6 +439,7 @@ impl Inner {
             endpoint
         };
         let nets = networks.nets(std::slice::from_ref(&endpoint))?;
+        networks.pin(&networks.state(), [&endpoint], None);
         vocab::crash::point("engine.network.connect.before_plug");
         if let Err(error) = networks.bridges.plug(&netns, &plug(&nets[0], &endpoint)?) {
             let mut state = networks.state();
@@ -443,6 +447,7 @@ impl Inner {
                 running.endpoints.retain(|e| e.endpoint_id != endpoint.endpoint_id);
             }
             give_back(&mut state, std::slice::from_ref(&endpoint));
+            networks.unpin(std::slice::from_ref(&endpoint.host_name));
             if let Some(running) = state.running.get(&container.id) {
                 networks.write_file(container.id, running)?;
             }
@@ -535,6 +540,7 @@ impl Inner {
         };
         let netns = linux::ns::open(format!("/proc/{}/ns/net", container.state().pid))?;
         networks.bridges.unplug(&netns, &endpoint.name)?;
+        networks.unpin(std::slice::from_ref(&endpoint.host_name));
         {
             let mut state = networks.state();
             let mut endpoints = Vec::new();
