@@ -8,17 +8,28 @@
 //! | Push: blobs | `POST` then `PUT` | `a_blob_is_pushed_in_two_requests` |
 //! | Push: blobs | single `POST` | `a_blob_is_pushed_in_one_request` |
 //! | Push: blobs | in chunks: order, 416, status by `GET` | `chunks_come_in_order_or_are_refused` |
+//! | Push: blobs | every chunk's answer says where to go on and how far it is; closed without a body | `an_upload_is_closed_by_a_request_without_a_body` |
 //! | Push: blobs | streamed, cut anywhere, resumed | `an_upload_that_is_cut_anywhere_goes_on_there` |
 //! | Push: blobs | cancel by `DELETE` | `an_upload_is_cancelled` |
 //! | Push: blobs | mount, also where it cannot be done | `blobs_are_mounted_from_other_repositories` |
 //! | Push: blobs | the digest decides | `a_wrong_digest_makes_no_blob` |
 //! | Push: manifests | by tag, by digest; references must be there; sizes | `manifests_are_taken_if_their_blobs_are_there` |
+//! | Push: manifests | kept byte for byte; without layers; 4 MiB are taken | `manifests_are_kept_as_they_came` |
 //! | Push: subject | `OCI-Subject`, subject may be missing | `referrers_are_listed_and_filtered` |
-//! | Discovery: tags | order, `n`, `last`, `Link`, 404 | `tags_are_listed_in_pages` |
+//! | Discovery: tags | order, `n`, `last`, `Link` (none with `n=0`), 404 | `tags_are_listed_in_pages` |
 //! | Push: manifests | tags of 128 characters, none longer, of which letters | `tags_are_what_the_specification_lets_them_be` |
 //! | Discovery: referrers | index, filter, empty list, tags of older clients | `referrers_are_listed_and_filtered` |
+//! | Discovery: referrers | descriptors: type, size, `artifactType` of manifests and indexes, annotations | `a_referrer_is_described_by_what_it_is` |
+//! | Discovery: referrers | never 404; those that came before their subject; none that are deleted | `referrers_are_listed_before_and_after_their_subject` |
 //! | Management | delete tags, manifests, blobs; 404 after; refused | `what_is_deleted_is_gone` |
-//! | API | `/v2/`; errors in their form; names | `errors_have_the_specified_form` |
+//! | API | `/v2/`; errors in their form | `errors_have_the_specified_form` |
+//! | API | names of repositories | `names_are_what_the_specification_lets_them_be` |
+//!
+//! Where the specification leaves a choice: tags come in the order of their bytes (its conformance tests take that or an order without
+//! case), a mount without a source begins an upload, and digests are SHA-256.
+//!
+//! | | beyond it | |
+//! |---|---|---|
 //! | (ours) | collection while serving | `collection_spares_what_is_needed` |
 //! | (ours) | uploads survive a restart, expire | `uploads_outlive_the_server_and_expire` |
 //! | (ours) | rights at every verb, tokens, mounts | `users_do_what_they_may` |
@@ -98,6 +109,7 @@ fn blobs_are_pulled_whole_and_in_ranges() {
     assert_eq!(got.header("docker-content-digest"), digest);
     let head = registry.call("HEAD", &path).is(200);
     assert_eq!((head.header("content-length"), head.body.len()), ("700000", 0));
+    assert_eq!(head.header("docker-content-digest"), digest);
     for (range, first, last) in [
         ("bytes=0-9", 0, 9),
         ("bytes=300000-", 300_000, 699_999),
@@ -163,6 +175,23 @@ fn chunks_come_in_order_or_are_refused() {
     let path = format!("{location}?digest={}", digest(&content));
     registry.send("PUT", &path, &[("Content-Range", "8000-9999")], &content[8000..]).is(201);
     assert!(registry.call("GET", &format!("/v2/r/blobs/{}", digest(&content))).is(200).body == content);
+}
+
+#[test]
+fn an_upload_is_closed_by_a_request_without_a_body() {
+    let registry = plain();
+    let content = noise(7, 5000);
+    let mut location = registry.call("POST", "/v2/r/blobs/uploads/").is(202).header("location").to_owned();
+    let headers = [("Content-Range", "0-2999"), ("Content-Type", "application/octet-stream")];
+    for (headers, bytes, end) in
+        [(&headers[..], &content[..3000], "0-2999"), (&headers[1..], &content[3000..], "0-4999")]
+    {
+        let answer = registry.send("PATCH", &location, headers, bytes).is(202);
+        assert_eq!(answer.header("range"), end);
+        location = answer.header("location").to_owned();
+    }
+    let done = registry.call("PUT", &format!("{location}?digest={}", digest(&content))).is(201);
+    assert!(registry.call("GET", done.header("location")).is(200).body == content);
 }
 
 #[test]
@@ -305,6 +334,7 @@ fn referrers_are_listed_and_filtered() {
     let mut expected = [signature.as_str(), &bill, &typed];
     expected.sort();
     assert_eq!(digests, expected);
+    assert!(!list("").headers.contains_key("oci-filters-applied"));
     let filtered = list("?artifactType=application%2Fsbom");
     assert_eq!(filtered.header("oci-filters-applied"), "artifactType");
     let json = filtered.json();
@@ -314,6 +344,8 @@ fn referrers_are_listed_and_filtered() {
     );
     assert_eq!(json["manifests"][0]["annotations"]["a"], "b");
     assert_eq!(list("?artifactType=application/x.test").json()["manifests"][0]["digest"], typed);
+    let none = list("?artifactType=application/nothing");
+    assert_eq!((&none.json()["manifests"], none.header("content-type")), (&serde_json::json!([]), INDEX));
     // The subject may come later, or never; the answer says that it was understood.
     let config = registry.put_blob("r", b"{}");
     let later = digest(b"later");
@@ -331,6 +363,114 @@ fn referrers_are_listed_and_filtered() {
     assert_eq!(list("?artifactType=old/kind").json()["manifests"].as_array().unwrap().len(), 1);
     assert_eq!(list("").json()["manifests"].as_array().unwrap().len(), 4);
     registry.call("GET", "/v2/r/referrers/sha256:x").refused(400, "DIGEST_INVALID");
+}
+
+#[test]
+fn manifests_are_kept_as_they_came() {
+    let registry = plain();
+    let config = registry.put_blob("r", b"{}");
+    // White space, the order of keys and those that nobody knows are a part of what the digest is of.
+    let text = format!(
+        "{{\n \t\"layers\": [],\"x-unknown\":[1e3,null],\"config\":{{\"size\":2,\"mediaType\":\"a/b\",\"digest\":\"{config}\"}},\r\n\"mediaType\":\"{MANIFEST}\",\"schemaVersion\":2}}\n\n"
+    );
+    let put = |text: &str| {
+        let path = format!("/v2/r/manifests/{}", digest(text.as_bytes()));
+        registry.send("PUT", &path, &[("Content-Type", MANIFEST)], text.as_bytes()).is(201);
+        assert!(registry.call("GET", &path).is(200).text() == text);
+    };
+    put(&text);
+    let most = (4 << 20) - text.len() - 20;
+    put(&text.replacen('{', &format!("{{\"filler\":\"{}\",", "y".repeat(most)), 1));
+}
+
+/// A manifest or an index about a subject, pushed by its digest.
+fn put_about(registry: &Registry, kind: &str, body: &str, subject: &str) -> (String, usize) {
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}",{body},"subject":{{"mediaType":"{MANIFEST}","digest":"{subject}","size":5}}}}"#
+    );
+    let name = digest(text.as_bytes());
+    let path = format!("/v2/r/manifests/{name}");
+    let answer = registry.send("PUT", &path, &[("Content-Type", kind)], text.as_bytes()).is(201);
+    assert_eq!(answer.header("oci-subject"), subject);
+    (name, text.len())
+}
+
+#[test]
+fn a_referrer_is_described_by_what_it_is() {
+    let registry = plain();
+    let subject = registry.put_artifact("r", None, b"subject", "");
+    let config = registry.put_blob("r", b"{}");
+    let config = format!(r#""config":{{"mediaType":"a/config","digest":"{config}","size":2}},"layers":[]"#);
+    let annotated = r#""annotations":{"a":"b"}"#;
+    let rows = [
+        (MANIFEST, format!(r#""artifactType":"a/kind",{config},{annotated}"#), Some("a/kind")),
+        (MANIFEST, format!(r#"{config},{annotated}"#), Some("a/config")),
+        (MANIFEST, format!(r#""artifactType":"",{config},{annotated}"#), Some("a/config")),
+        (INDEX, format!(r#""artifactType":"a/kind","manifests":[],{annotated}"#), Some("a/kind")),
+        (INDEX, format!(r#""manifests":[],{annotated}"#), None),
+    ];
+    for (kind, body, artifact_type) in rows {
+        let (name, size) = put_about(&registry, kind, &body, &subject);
+        let list = registry.call("GET", &format!("/v2/r/referrers/{subject}")).is(200).json();
+        let listed = list["manifests"].as_array().unwrap().iter().find(|entry| entry["digest"] == name);
+        let mut wanted = serde_json::json!({
+            "mediaType": kind, "digest": name, "size": size, "annotations": { "a": "b" },
+        });
+        if let Some(artifact_type) = artifact_type {
+            wanted["artifactType"] = artifact_type.into();
+        }
+        assert_eq!(listed, Some(&wanted), "{body}");
+    }
+}
+
+#[test]
+fn referrers_are_listed_before_and_after_their_subject() {
+    let registry = plain();
+    let nobody = digest(b"nobody");
+    // Not of a repository that is not there either: a client would take that for a registry without referrers.
+    for name in ["nowhere", "r"] {
+        let answer = registry.call("GET", &format!("/v2/{name}/referrers/{nobody}")).is(200);
+        assert_eq!((answer.header("content-type"), &answer.json()["manifests"]), (INDEX, &serde_json::json!([])));
+    }
+    let elsewhere = Registry::start(Config::default());
+    let subject = elsewhere.put_artifact("r", None, b"subject", "");
+    let (early, _) = put_about(&registry, INDEX, r#""manifests":[]"#, &subject);
+    let listed = || {
+        let list = registry.call("GET", &format!("/v2/r/referrers/{subject}")).is(200).json();
+        list["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m["digest"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(), [early.as_str()]);
+    assert_eq!(registry.put_artifact("r", None, b"subject", ""), subject);
+    assert_eq!(listed(), [early.as_str()]);
+    registry.call("DELETE", &format!("/v2/r/manifests/{early}")).is(202);
+    assert_eq!(listed(), [""; 0]);
+    assert_eq!(
+        registry.call("GET", &format!("/v2/other/referrers/{subject}")).is(200).json()["manifests"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn names_are_what_the_specification_lets_them_be() {
+    let registry = plain();
+    // With the name of a host before it, as clients count, it has 255 characters at most.
+    let longest = format!("{}/{}", "a".repeat(120), "b".repeat(120));
+    for name in ["a", "0", "a.b", "a_b", "a__b", "a-b", "a--b", "a---b", "a1/b2/c.d/e__f", longest.as_str()] {
+        let name_digest = registry.put_artifact(name, Some("v1"), b"x", "");
+        let got = registry.call("GET", &format!("/v2/{name}/manifests/v1")).is(200);
+        assert_eq!(got.header("docker-content-digest"), name_digest, "{name}");
+    }
+    for name in
+        ["A", "a_", "_a", ".a", "a.", "-a", "a-", "a..b", "a___b", "a._b", "a//b", "a/", "/a", "a%20b", "%C3%A9"]
+    {
+        let answer = registry.call("POST", &format!("/v2/{name}/blobs/uploads/"));
+        assert!(matches!(answer.status, 400 | 404), "{name}: {} {}", answer.status, answer.text());
+    }
 }
 
 #[test]
@@ -355,7 +495,9 @@ fn tags_are_listed_in_pages() {
         next = page.headers.get("link").map(|link| link.split(['<', '>']).nth(1).unwrap().to_owned());
     }
     assert_eq!(seen, ["A", "a", "b", "c", "d"]);
-    assert_eq!(tags("?n=0").json()["tags"], serde_json::json!([]));
+    let none = tags("?n=0");
+    assert_eq!((none.json()["tags"].clone(), none.headers.contains_key("link")), (serde_json::json!([]), false));
+    assert_eq!(tags("?n=2&last=a").json()["tags"], serde_json::json!(["b", "c"]));
     assert_eq!(tags("?last=b").json()["tags"], serde_json::json!(["c", "d"]));
     registry.call("GET", "/v2/r/tags/list?n=x").refused(400, "PAGINATION_NUMBER_INVALID");
     registry.call("GET", "/v2/none/tags/list").refused(404, "NAME_UNKNOWN");
