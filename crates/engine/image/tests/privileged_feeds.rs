@@ -30,6 +30,7 @@ impl Shared {
 
     fn assert_clean(&self) {
         assert_eq!(self.store.check(true).unwrap(), []);
+        self.store.wait_for_discarded();
         assert_eq!(self.count("tmp"), 0);
     }
 

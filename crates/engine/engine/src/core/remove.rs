@@ -114,7 +114,11 @@ impl Inner {
             }
             self.volume_event(&name, &driver, "destroy", &[]);
         }
-        remove_dir(&self.container_dir(id));
+        let folder = self.container_dir(id);
+        if is_small(&folder) {
+            self.images.discard_folder(&folder);
+        }
+        remove_dir(&folder);
         vocab::crash::point("engine.remove.after_files");
         self.container_event(container, "destroy", &[]);
         self.registry().remove(id);
@@ -204,6 +208,18 @@ impl Inner {
         self.container_event(container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }
+}
+
+/// A few files that hold nearly nothing. Who removes more than that, such as long logs, waits until the disk has it back.
+fn is_small(folder: &std::path::Path) -> bool {
+    let mut bytes = 0;
+    std::fs::read_dir(folder).is_ok_and(|mut entries| {
+        entries.all(|entry| {
+            let meta = entry.and_then(|entry| entry.metadata());
+            bytes += meta.as_ref().map_or(0, std::fs::Metadata::len);
+            meta.is_ok_and(|meta| meta.is_file()) && bytes < 1 << 20
+        })
+    })
 }
 
 pub(crate) fn remove_dir(path: &std::path::Path) {

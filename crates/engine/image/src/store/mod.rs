@@ -4,6 +4,7 @@ mod blobs;
 mod check;
 mod collect;
 mod commit;
+mod discard;
 mod gc;
 mod held;
 mod images;
@@ -57,6 +58,7 @@ pub struct Store {
     /// Held while files move into or out of the store together with the records that speak of them. Short.
     files: Mutex<()>,
     held: Held,
+    discarded: discard::Discarded,
 }
 
 impl std::fmt::Debug for Store {
@@ -69,7 +71,14 @@ impl Store {
     /// Opens the store below `root` (made if missing) and removes what a crash left half done.
     /// The database is the engine's one database; the store keeps its own tables in it.
     pub fn open(root: &Path, db: Db, options: Options) -> Result<Self> {
-        let store = Self { root: root.to_owned(), db, options, files: Mutex::new(()), held: Held::default() };
+        let store = Self {
+            root: root.to_owned(),
+            db,
+            options,
+            files: Mutex::new(()),
+            held: Held::default(),
+            discarded: Default::default(),
+        };
         let mode = |mode| {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(mode);

@@ -222,8 +222,22 @@ impl Store {
     pub(super) fn remove_folder(&self, container: &str) {
         if let Some(trash) = self.to_trash(&self.snapshots_dir().join(container)) {
             crash::point("image.snapshot.trashed");
-            remove_tree(&trash);
+            // Whoever removes what was written waits until the disk has it back.
+            let wrote = std::fs::read_dir(trash.join("upper")).is_ok_and(|mut entries| entries.next().is_some());
+            if wrote { remove_tree(&trash) } else { self.discarded.take(trash) }
         }
+    }
+
+    /// Removes a small folder on the same file system: it is out of sight when this returns, and its files go soon.
+    pub fn discard_folder(&self, folder: &Path) {
+        if let Some(trash) = self.to_trash(folder) {
+            self.discarded.take(trash);
+        }
+    }
+
+    /// Waits until the files of what was discarded so far have gone.
+    pub fn wait_for_discarded(&self) {
+        self.discarded.settle();
     }
 
     /// Bytes in the writable layer, and in all layers below it.

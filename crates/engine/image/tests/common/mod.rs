@@ -128,6 +128,7 @@ pub fn weakened(defences: &[(&str, &str)]) {
 /// Nothing half done, nothing forgotten, every digest right, and the store counts exactly what the disk has.
 pub fn assert_whole(store: &image::Store, what: &str) {
     assert_eq!(store.check(true).unwrap(), [], "{what}");
+    store.wait_for_discarded();
     let root = store.root();
     assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}");
     let usage = store.usage().unwrap();
