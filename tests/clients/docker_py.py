@@ -194,6 +194,9 @@ assert len(client.volumes.prune()["VolumesDeleted"]) == 1
 assert refused(404, client.volumes.get, "vol")
 client.volumes.get("data").remove()
 
+# A registry that is not there
+refused(500, client.images.get_registry_data, "127.0.0.1:1/nobody")
+
 # Networks
 network = client.networks.create("net", labels={"a": "b"})
 assert client.networks.get("net").id == network.id and client.networks.list(names=["net"])
