@@ -666,3 +666,63 @@ fn of_all_who_ask_for_a_port_one_has_it() {
     world.docker(["rm", "-f", owner.expect("an owner")]).success();
     std::net::TcpListener::bind(("0.0.0.0", first)).expect("given back");
 }
+
+/// Rules of the host's administrator, which go with it.
+struct Rules(String);
+
+impl Rules {
+    fn put(name: &str, chains: &str) -> Self {
+        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        nft.stdin.take().unwrap().write_all(format!("table inet {name} {{\n{chains}\n}}\n").as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success(), "{chains}");
+        Self(name.to_owned())
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        let _ = Command::new("nft").args(["delete", "table", "inet", &self.0]).status();
+    }
+}
+
+/// What docs/reference/networks.md tells an administrator to write.
+#[test]
+fn a_published_port_obeys_the_hosts_own_rules() {
+    let Some(world) = world() else { return };
+    server(&world, "web", "hello", &["-p", "0:80"]);
+    server(&world, "open", "hello", &["-p", "0:80"]);
+    world.docker(["run", "-d", "--name", "client", "busybox", "sleep", "600"]).success();
+    let port_of = |name: &str| {
+        let port = world.docker(["port", name, "80/tcp"]).success().text();
+        port.lines().next().unwrap().rsplit(':').next().unwrap().to_owned()
+    };
+    let (port, open) = (port_of("web"), port_of("open"));
+    let gateway = field(&world, "web", "{{.NetworkSettings.Gateway}}");
+    let ask = |port: &str| {
+        let line = format!("nc -w 1 {gateway} {port} </dev/null");
+        world.docker(["exec", "client", "sh", "-c", &line]).text()
+    };
+    eventually("the ports answer", || ask(&port) == "hello" && ask(&open) == "hello");
+    let name = format!("admin_{}", std::process::id());
+    let input = "chain input { type filter hook input priority filter; jump services; }";
+    let before = "chain published { type filter hook prerouting priority mangle; fib daddr type local jump services; }";
+    let services = format!("chain services {{ tcp dport {port} counter drop; }}");
+    let after = format!(
+        "chain forward {{ type filter hook forward priority filter; ct status dnat meta l4proto tcp ct original proto-dst {port} drop; }}"
+    );
+    {
+        let _rules = Rules::put(&name, &format!("{services}\n{input}"));
+        eventually("input alone is not asked: the port is the container's", || ask(&port) == "hello");
+    }
+    for chains in [format!("{services}\n{input}\n{before}"), after] {
+        let _rules = Rules::put(&name, &chains);
+        // An answer that was under way may still come.
+        eventually("the rule holds", || ask(&port).is_empty());
+        eventually("the other port answers", || ask(&open) == "hello");
+        assert_eq!(ask(&port), "", "{chains}");
+        // What the engine changes leaves the administrator's rules alone.
+        world.docker(["run", "--rm", "-p", "0:81", "busybox", "true"]).success();
+        assert_eq!(ask(&port), "", "{chains}");
+    }
+    eventually("the port answers again", || ask(&port) == "hello");
+}
