@@ -100,9 +100,12 @@ impl Inner {
             inner.adopt_resolvers()
         })
         .await;
+        let mut kept = tokio::task::JoinSet::new();
         for id in named {
-            self.keep_resolver(id).await;
+            let inner = self.clone();
+            kept.spawn(async move { inner.keep_resolver(id).await });
         }
+        while kept.join_next().await.is_some() {}
         for (adoption, exited, container) in later {
             self.after_adoption(&container, adoption, exited).await;
         }

@@ -33,8 +33,10 @@ struct LastKnown {
 
 #[derive(Default)]
 struct Seen {
-    /// Read at the first question after news.
+    /// Read at the first question.
     running: Option<BTreeMap<ContainerId, Running>>,
+    /// An engine has been there since it was read.
+    old: bool,
     ended: BTreeSet<ContainerId>,
 }
 
@@ -45,7 +47,7 @@ impl LastKnown {
 
     fn with<T>(&self, look: impl FnOnce(&BTreeMap<ContainerId, Running>) -> T) -> T {
         let mut seen = self.seen();
-        let Seen { running, ended } = &mut *seen;
+        let Seen { running, ended, .. } = &mut *seen;
         look(running.get_or_insert_with(|| read(&self.dir, ended)))
     }
 }
@@ -53,12 +55,12 @@ impl LastKnown {
 fn read(dir: &Path, ended: &BTreeSet<ContainerId>) -> BTreeMap<ContainerId, Running> {
     let ids = names_in(dir).into_iter().filter_map(|name| name.parse::<ContainerId>().ok());
     let living = ids.filter(|id| !ended.contains(id));
-    // One that an engine removes just now.
-    let one = |id: ContainerId| {
-        let text = std::fs::read(dir.join(id.to_string())).ok()?;
-        Some((id, serde_json::from_slice(&text).ok()?))
-    };
-    living.filter_map(one).collect()
+    living.filter_map(|id| Some((id, read_one(dir, id)?))).collect()
+}
+
+/// `None`: an engine has removed it just now.
+fn read_one(dir: &Path, id: ContainerId) -> Option<Running> {
+    serde_json::from_slice(&std::fs::read(dir.join(id.to_string())).ok()?).ok()
 }
 
 impl View for Arc<LastKnown> {
@@ -88,26 +90,36 @@ async fn follow(dir: PathBuf, orders: OwnedFd) -> std::io::Result<()> {
     let mut served: BTreeMap<ContainerId, oneshot::Sender<()>> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     while let Some((order, fds)) = next(&orders).await? {
-        // Whatever is told, something has changed.
-        known.seen().running = None;
         match order {
             NamesOrder::Serve { id } => {
                 let (Ok(id), Ok([udp, tcp])) = (id.parse::<ContainerId>(), <[OwnedFd; 2]>::try_from(fds)) else {
                     continue;
                 };
                 let (udp, tcp) = resolver::listen((udp, tcp))?;
-                let servers = known.with(|running| running.get(&id).map(|place| place.servers.clone()));
+                let servers = read_one(&known.dir, id).map(|place| place.servers);
+                let mut seen = known.seen();
+                // It has been started again since.
+                seen.ended.remove(&id);
+                if std::mem::take(&mut seen.old) {
+                    seen.running = None;
+                }
+                drop(seen);
                 let resolver = Resolver::new(known.clone(), id, servers.unwrap_or_default());
                 let (stop, stopped) = oneshot::channel::<()>();
                 let stopped = async { drop(stopped.await) };
                 tasks.spawn(nameserver::serve_until(resolver, udp, tcp, CONNECTIONS_MAX, stopped));
                 served.insert(id, stop);
             }
-            NamesOrder::Leave { id } => drop(id.parse().ok().and_then(|id: ContainerId| served.remove(&id))),
+            NamesOrder::Leave { id } => {
+                drop(id.parse().ok().and_then(|id: ContainerId| served.remove(&id)));
+                known.seen().old = true;
+            }
             NamesOrder::Ended { id } => {
                 if let Ok(id) = id.parse::<ContainerId>() {
                     served.remove(&id);
-                    known.seen().ended.insert(id);
+                    let mut seen = known.seen();
+                    seen.ended.insert(id);
+                    seen.running.as_mut().map(|running| running.remove(&id));
                 }
             }
         }
