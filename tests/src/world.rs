@@ -154,6 +154,11 @@ impl World {
         world
     }
 
+    /// Further flags of the engines that are started from now on, instead of those before.
+    pub fn flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| flag.to_string()).collect();
+    }
+
     /// Whether the engine has ended by itself.
     pub fn engine_ended(&mut self) -> bool {
         self.engine.as_mut().is_none_or(|engine| engine.try_wait().expect("look after the engine").is_some())

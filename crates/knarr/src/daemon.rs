@@ -104,6 +104,7 @@ pub fn examine(settings: &Settings, deep: bool) -> Result<serde_json::Value, Fai
         cdi_dirs: Vec::new(),
         plugins: engine::PluginConfig::default(),
         registries: engine::Registries::default(),
+        users: engine::UserRanges::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -131,6 +132,18 @@ pub const CDI_DIRECTORIES: flags::Flag = flags::list(
     "cdi-spec-dir",
     "Directories of CDI files, which name vendors' devices (default: /etc/cdi, /var/run/cdi)",
 );
+
+/// Whose ids containers have.
+pub const USERNS_REMAP: flags::Flag = flags::text(
+    "userns-remap",
+    "Ids of containers: a user whose ranges in /etc/subuid and /etc/subgid they have (\"default\": dockremap), or FIRST+COUNT (default: KNARR_USERNS_REMAP, else the host's ids)",
+);
+
+fn users(matches: &Matches) -> Result<engine::UserRanges, Failure> {
+    let named = std::env::var("KNARR_USERNS_REMAP").ok();
+    engine::UserRanges::read(matches.text("userns-remap").or(named.as_deref()))
+        .map_err(|error| Failure::new(format!("--userns-remap: {}", chain(&error))))
+}
 
 /// Where drivers of volumes are looked for.
 pub const PLUGIN_DIRECTORIES: flags::Flag = flags::list(
@@ -169,6 +182,7 @@ pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineCon
         },
         plugins: plugins(matches)?,
         registries: crate::registry::registries(matches.text("registries").or(named.as_deref()))?,
+        users: users(matches)?,
     })
 }
 

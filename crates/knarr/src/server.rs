@@ -24,6 +24,7 @@ const FLAGS: &[Flag] = &[
     text("node-ip", "Address of this machine as a node (default: that of the default route)"),
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     crate::daemon::CDI_DIRECTORIES,
+    crate::daemon::USERNS_REMAP,
     crate::daemon::PLUGIN_DIRECTORIES,
     crate::daemon::PLUGIN_PATIENCE,
     switch("ephemeral", "Keep everything in memory and forget it at the end"),

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::io::Errno;
 
+use crate::idmap::IdMaps;
 use crate::ns::Namespaces;
 use crate::sys;
 use crate::{Attempt, Error, Result};
@@ -116,6 +117,93 @@ pub fn spawn(_token: &SingleThreaded, args: &CloneArgs<'_>, child: impl FnOnce()
     // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a new descriptor (close-on-exec) that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pid: pid as i32, pidfd })
+}
+
+static SECOND: libc::timespec = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Whose are the namespaces that [`user_namespaces`] makes.
+#[derive(Debug, Clone, Copy)]
+pub enum Owner<'a> {
+    /// A new user namespace with these maps.
+    New(&'a IdMaps),
+    /// One that is there.
+    Existing(BorrowedFd<'a>),
+}
+
+/// A user namespace, and a network namespace that belongs to it. They live by these descriptors.
+#[derive(Debug)]
+pub struct UserNamespaces {
+    pub user: OwnedFd,
+    pub network: OwnedFd,
+}
+
+/// A network namespace that belongs to another user namespace than the caller's.
+///
+/// From any thread of a process with any number of them: nobody can leave the user namespace of a process with several threads, so a child
+/// holds the new ones until they are open.
+pub fn user_namespaces(owner: Owner<'_>) -> Result<UserNamespaces> {
+    let (ready, tell) = crate::pipe::pipe()?;
+    let mut pidfd: i32 = -1;
+    let (namespaces, join) = match owner {
+        Owner::New(_) => (Namespaces::USER | Namespaces::NET, -1),
+        Owner::Existing(user) => (Namespaces::empty(), user.as_raw_fd()),
+    };
+    // No signal tells of its end: whoever reaps children in this process does not come upon this one.
+    let mut raw = RawCloneArgs {
+        flags: namespaces.bits() | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        ..Default::default()
+    };
+    let parent = std::process::id();
+    // SAFETY: without CLONE_VM this is fork: nothing is shared with the child. Other threads may hold locks, so the child makes nothing but
+    // the system calls below and never returns. `raw` is a valid clone_args of the size given, and `pidfd` outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<RawCloneArgs>()) };
+    let pid = sys::check(ret).attempt("clone3", format_args!("{owner:?}, PIDFD"))?;
+    if pid == 0 {
+        // SAFETY: system calls alone, which may be made in a child of a process with threads; the pointers are to statics.
+        unsafe {
+            let joined = join < 0
+                || (libc::syscall(libc::SYS_setns, join, libc::CLONE_NEWUSER) == 0
+                    && libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNET) == 0);
+            let word = if joined { c"r" } else { c"f" };
+            libc::syscall(libc::SYS_write, tell.as_raw_fd(), word.as_ptr(), 1);
+            // It is killed at once; a parent that was killed itself is noticed.
+            while joined && libc::syscall(libc::SYS_getppid) == i64::from(parent) {
+                libc::syscall(libc::SYS_ppoll, 0, 0, &raw const SECOND, 0, 0);
+            }
+            libc::_exit(0)
+        }
+    }
+    // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a new descriptor (close-on-exec) that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    drop(tell);
+    let mut word = [0];
+    let made = match crate::pipe::read(&ready, &mut word) {
+        Ok(_) if word == *b"r" => held_namespaces(pid as i32, owner),
+        Ok(_) => Err(Error::new("setns and unshare", format_args!("{owner:?}"), Errno::PERM)),
+        Err(error) => Err(error),
+    };
+    let _ = crate::pidfd::send_signal(&pidfd, 9);
+    let _ = crate::process::wait_pid(pid as i32, true);
+    made
+}
+
+fn held_namespaces(pid: i32, owner: Owner<'_>) -> Result<UserNamespaces> {
+    let maps = match owner {
+        Owner::New(maps) => vec![("gid_map", &maps.gid), ("uid_map", &maps.uid)],
+        Owner::Existing(_) => Vec::new(),
+    };
+    for (file, spans) in maps {
+        let map = crate::idmap::lines(spans);
+        let path = format!("/proc/{pid}/{file}");
+        // The kernel takes each map once and whole.
+        std::fs::write(&path, &map).map_err(|error| {
+            let errno = Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO));
+            Error::new("write", format_args!("{path}, {map:?}"), errno)
+        })?;
+    }
+    let open = |name: &str| crate::ns::open(format!("/proc/{pid}/ns/{name}"));
+    Ok(UserNamespaces { user: open("user")?, network: open("net")? })
 }
 
 /// Ends the process without running destructors, exit handlers or flushing buffers.

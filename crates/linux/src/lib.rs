@@ -15,6 +15,7 @@ mod error;
 pub mod exec;
 pub mod feature;
 pub mod fs;
+pub mod idmap;
 pub mod inotify;
 pub mod keyring;
 pub mod memfd;

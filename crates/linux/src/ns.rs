@@ -1,7 +1,7 @@
 //! Namespaces: which kinds there are, leaving one ([`unshare`]), joining others ([`setns`]). Making a process straight into new ones is
 //! [`crate::clone`]'s.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -79,6 +79,17 @@ pub fn kind(fd: impl AsFd) -> Result<Namespaces> {
     sys::check(ret.into())
         .map(|bits| Namespaces::from_bits(bits as u64))
         .attempt("ioctl", format_args!("fd {}, NS_GET_NSTYPE", fd.as_raw_fd()))
+}
+
+/// The user namespace that an open namespace belongs to (NS_GET_USERNS).
+pub fn owner(fd: impl AsFd) -> Result<OwnedFd> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let fd = fd.as_fd();
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor (close-on-exec).
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS) };
+    let owner = sys::check(ret.into()).attempt("ioctl", format_args!("fd {}, NS_GET_USERNS", fd.as_raw_fd()))?;
+    // SAFETY: the call succeeded, so this is a descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner as i32) })
 }
 
 /// Device and inode of an open namespace: equal means the same namespace.

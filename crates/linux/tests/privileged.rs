@@ -2,11 +2,13 @@
 //! stay behind. Not the standard harness: cloning needs a process with one thread.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use linux::Errno;
-use linux::clone::{self, CloneArgs, SingleThreaded};
+use linux::clone::{self, CloneArgs, Owner, SingleThreaded};
 use linux::fs::{self, Mode, OFlags, Root};
+use linux::idmap::{IdMaps, IdSpan};
 use linux::mount::{self, AttrChange, FsContext, MountAttr, Overlay, Propagation};
 use linux::ns::{self, Namespaces};
 use linux::process::{self, Exit};
@@ -22,6 +24,11 @@ const CASES: &[Case] = &[
     ("a_read_only_tree_is_read_only_below_too", a_read_only_tree_is_read_only_below_too),
     ("a_mount_by_descriptor_ignores_a_swapped_target", a_mount_by_descriptor_ignores_a_swapped_target),
     ("an_idmapped_mount_shows_other_owners", an_idmapped_mount_shows_other_owners),
+    (
+        "a_network_belongs_to_a_user_namespace_made_among_threads",
+        a_network_belongs_to_a_user_namespace_made_among_threads,
+    ),
+    ("files_are_made_as_somebody_else", files_are_made_as_somebody_else),
     ("the_root_is_pivoted_without_a_directory_for_the_old_one", the_root_is_pivoted),
     ("a_child_starts_in_all_new_namespaces", a_child_starts_in_all_new_namespaces),
     ("a_process_joins_another_by_pidfd", a_process_joins_another_by_pidfd),
@@ -190,6 +197,56 @@ fn an_idmapped_mount_shows_other_owners(token: &SingleThreaded, tmp: &Path) {
     mount::set_attr(&tree, &AttrChange { idmap: Some(userns.as_fd()), ..Default::default() }, false).unwrap();
     let stat = Root::from_fd(tree).stat("file").unwrap();
     assert_eq!((stat.st_uid, stat.st_gid), (100000, 100000));
+}
+
+fn a_network_belongs_to_a_user_namespace_made_among_threads(_: &SingleThreaded, _: &Path) {
+    let span = vec![IdSpan { inside: 0, outside: 200_000, count: 10 }];
+    let maps = IdMaps { uid: span.clone(), gid: span };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let makers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| clone::user_namespaces(Owner::New(&maps)).unwrap())).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    // One more network for the first one.
+    let second = clone::user_namespaces(Owner::Existing(all[0].user.as_fd())).unwrap();
+    assert_eq!(ns::identity(&second.user).unwrap(), ns::identity(&all[0].user).unwrap());
+    for made in all.iter().chain([&second]) {
+        assert_eq!(
+            (ns::kind(&made.user).unwrap(), ns::kind(&made.network).unwrap()),
+            (Namespaces::USER, Namespaces::NET)
+        );
+        let owner = ns::owner(&made.network).unwrap();
+        assert_eq!(ns::identity(&owner).unwrap(), ns::identity(&made.user).unwrap());
+    }
+    let mut networks: Vec<_> = all.iter().chain([&second]).map(|made| ns::identity(&made.network).unwrap()).collect();
+    networks.sort_unstable();
+    networks.dedup();
+    assert_eq!(networks.len(), 9);
+    // Maps that the kernel refuses are no namespace, and nothing is left of the child that held it.
+    let twice = IdMaps { uid: vec![maps.uid[0], maps.uid[0]], gid: maps.gid };
+    assert!(clone::user_namespaces(Owner::New(&twice)).unwrap_err().is(Errno::INVAL));
+    assert!(clone::user_namespaces(Owner::Existing(second.network.as_fd())).is_err());
+    // Answers at once where there is no child to wait for.
+    assert!(process::wait_any(true).unwrap().is_none(), "a child is left");
+}
+
+fn files_are_made_as_somebody_else(_: &SingleThreaded, tmp: &Path) {
+    let closed = dir(tmp.join("closed"));
+    let owner = |name: &str| {
+        std::fs::write(closed.join(name), "").unwrap();
+        let facts = std::fs::metadata(closed.join(name)).unwrap();
+        (facts.uid(), facts.gid())
+    };
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::thread::scope(|scope| {
+        // With the rights of before: the directory is somebody else's.
+        let made = scope.spawn(|| linux::cred::make_files_as(1000, 1001).map(|()| owner("theirs")));
+        assert_eq!(made.join().unwrap().unwrap(), (1000, 1001));
+    });
+    assert_eq!(owner("ours"), (0, 0), "it is one thread's");
+    linux::cred::make_files_as(5, 6).unwrap();
+    linux::cred::make_files_as(0, 0).unwrap();
+    assert_eq!(owner("again"), (0, 0));
 }
 
 fn the_root_is_pivoted(_: &SingleThreaded, tmp: &Path) {

@@ -27,6 +27,8 @@ pub struct EngineConfig {
     /// Drivers of volumes that are programs of others.
     pub plugins: PluginConfig,
     pub registries: Registries,
+    /// Which ids containers have on the host.
+    pub users: crate::UserRanges,
     /// Whether restart policies are applied. Who only looks leaves them to the next engine.
     pub restarts: bool,
 }

@@ -24,6 +24,7 @@ pub use core::networks::{PodNetwork, PodPlug, serve_names};
 pub use core::step::{Step, StepKiller, StepMount, StepOutcome, StepRequest, StepSource, lookup_user};
 pub use decide::text::human_duration;
 pub use decide::time::parse_until;
+pub use decide::userns::UserRanges;
 pub use error::{Error, Result};
 pub use logs::parse_cri;
 pub use model::*;

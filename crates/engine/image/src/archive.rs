@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use linux::Errno;
 use linux::fs::{FileType, Mode, OFlags, Root, Stat};
+use linux::idmap::{self, IdMaps};
 use vocab::Digest;
 
 use crate::chunk::{Pool, ReadSource, Source};
@@ -91,11 +92,16 @@ pub fn stat(root: &Root, path: &Path) -> Result<PathFacts> {
 
 /// Writes a tar of `path` inside `root`; its members are named from the path's last component on.
 pub fn pack(root: &Root, path: &Path, output: &mut (dyn Write + Send)) -> Result<()> {
+    pack_of(root, path, None, output)
+}
+
+/// As [`pack`]; with `ids` the archive has the ids inside of that user namespace.
+pub fn pack_of(root: &Root, path: &Path, ids: Option<&IdMaps>, output: &mut (dyn Write + Send)) -> Result<()> {
     let target = Target::new(path);
     let fd = target.open(root)?;
     let what = || format!("pack {}", path.display());
     let stat = linux::fs::fstat(&fd).context(what)?;
-    let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, output));
+    let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, output)).with_ids(ids.cloned());
     if linux::fs::file_type(&stat) == FileType::Directory {
         let dir = linux::fs::reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY).context(what)?;
         let name = if target.name == "/" { Vec::new() } else { target.name.into_bytes() };
@@ -117,7 +123,18 @@ pub fn pack(root: &Root, path: &Path, output: &mut (dyn Write + Send)) -> Result
 /// Unpacks a tar (plain, gzip, zstd, xz or bzip2) into the directory `path` inside `root`. What is there already is replaced, except
 /// that directories are merged.
 pub fn unpack(root: &Root, path: &Path, input: &mut (dyn Read + Send), options: &UnpackOptions) -> Result<()> {
-    unpack_onto(root, path, input, options, None)
+    unpack_onto(root, path, input, options, None, None)
+}
+
+/// As [`unpack`]; with `ids` the archive's ids are those inside of that user namespace, whose root the caller has to make files as.
+pub fn unpack_of(
+    root: &Root,
+    path: &Path,
+    ids: Option<&IdMaps>,
+    input: &mut (dyn Read + Send),
+    options: &UnpackOptions,
+) -> Result<()> {
+    unpack_onto(root, path, input, options, ids, None)
 }
 
 /// Unpacks a tar over what an earlier one left in `root`, so that nothing else is in it afterwards. A file of which `known`
@@ -129,7 +146,7 @@ pub fn renew(
     known: &dyn Fn(&Stat) -> Option<Digest>,
 ) -> Result<u64> {
     let mut over = Over { known, told: HashMap::new(), told_bytes: 0, file_bytes: 0 };
-    unpack_onto(root, Path::new("/"), input, options, Some(&mut over))?;
+    unpack_onto(root, Path::new("/"), input, options, None, Some(&mut over))?;
     let top = root.open_dir("/").context(|| "look at what was unpacked".to_owned())?;
     let what = || "remove files of an earlier archive".to_owned();
     let told = over.told;
@@ -209,6 +226,7 @@ fn unpack_onto(
     path: &Path,
     input: &mut (dyn Read + Send),
     options: &UnpackOptions,
+    ids: Option<&IdMaps>,
     mut over: Option<&mut Over<'_>>,
 ) -> Result<()> {
     let what = || format!("open {}", path.display());
@@ -231,6 +249,11 @@ fn unpack_onto(
     while let Some(mut entry) = tar.next_entry().map_err(tar_error)? {
         if let Some((uid, gid)) = options.owner {
             (entry.uid, entry.gid) = (uid, gid);
+        }
+        if let Some(ids) = ids {
+            let (uid, gid) = (idmap::outside(&ids.uid, entry.uid), idmap::outside(&ids.gid, entry.gid));
+            let unknown = || refuse(&entry, &format!("{}:{} is outside of the user namespace", entry.uid, entry.gid));
+            (entry.uid, entry.gid) = uid.zip(gid).ok_or_else(unknown)?;
         }
         if entry.xattrs.iter().any(|(name, _)| xattr_rule(name) == XattrRule::Refuse) {
             return Err(refuse(&entry, "an attribute of overlay's own"));

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use linux::Errno;
 use linux::fs::{FileType, Mode, OFlags, Stat};
+use linux::idmap::{self, IdMaps};
 
 use crate::error::{Context, Error, Result};
 use crate::layer::is_whiteout;
@@ -28,11 +29,24 @@ pub(crate) struct Packer<W: Write> {
     /// Where in the archive a file with several names was put first.
     links: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// Of the user namespace whose ids the archive has.
+    ids: Option<IdMaps>,
 }
 
 impl<W: Write> Packer<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { writer: Writer::new(out), links: HashMap::new(), buffer: vec![0; 128 << 10] }
+        Self { writer: Writer::new(out), links: HashMap::new(), buffer: vec![0; 128 << 10], ids: None }
+    }
+
+    pub(crate) fn with_ids(self, ids: Option<IdMaps>) -> Self {
+        Self { ids, ..self }
+    }
+
+    /// Who has a file, as the archive says it.
+    fn owner(&self, stat: &Stat) -> (u32, u32) {
+        let Some(ids) = &self.ids else { return (stat.st_uid, stat.st_gid) };
+        let seen = |spans, id| idmap::inside(spans, id).unwrap_or(idmap::OVERFLOW);
+        (seen(&ids.uid, stat.st_uid), seen(&ids.gid, stat.st_gid))
     }
 
     pub(crate) fn finish(self) -> Result<W> {
@@ -68,12 +82,13 @@ impl<W: Write> Packer<W> {
         }
         let id = (stat.st_dev, stat.st_ino);
         let device = || (major(stat.st_rdev), minor(stat.st_rdev));
+        let (uid, gid) = self.owner(&stat);
         let mut entry = Entry {
             path: path.to_vec(),
             kind: Kind::Dir,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             // Whole seconds, as in Docker's layers: fractions would cost a block of PAX for each member.
             mtime: Time { secs: stat.st_mtime, nanos: 0 },
             xattrs: Vec::new(),
@@ -245,12 +260,13 @@ impl<W: Write> Packer<W> {
     /// An open directory; of a merged one, the topmost.
     fn dir_entry(&mut self, dir: &OwnedFd, path: &[u8], stat: &Stat) -> Result<()> {
         let what = || format!("pack {:?}", String::from_utf8_lossy(path));
+        let (uid, gid) = self.owner(stat);
         let entry = Entry {
             path: path.to_vec(),
             kind: Kind::Dir,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             mtime: Time { secs: stat.st_mtime, nanos: 0 },
             xattrs: xattrs(dir).context(what)?,
         };

@@ -174,6 +174,17 @@ impl Bridges {
         })
     }
 
+    /// As [`Bridges::sandbox`], in a network namespace that somebody else has made and nobody uses yet.
+    pub fn furnish(&self, netns: impl AsFd, plugs: &[Plug<'_>]) -> Result<(), NetworkError> {
+        let netns = netns.as_fd();
+        let mut host = Socket::route()?;
+        within(netns, || {
+            let mut inside = Socket::route()?;
+            inside.set_up(1)?;
+            plugs.iter().try_for_each(|plug| self.wire(&mut host, &mut inside, netns, plug))
+        })
+    }
+
     /// Gives a container's network namespace one more interface.
     pub fn plug(&self, netns: impl AsFd, plug: &Plug<'_>) -> Result<(), NetworkError> {
         let netns = netns.as_fd();

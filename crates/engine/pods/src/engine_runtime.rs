@@ -173,6 +173,8 @@ impl EngineRuntime {
             None => self.groups.path(request.class, &request.pod_uid).to_string_lossy().into_owned(),
         };
         let host = HostConfig {
+            // Its namespaces are the pod's, which are the host's user's.
+            userns_mode: "host".into(),
             masked_paths: foreign.map(|foreign| foreign.masked_paths.clone()),
             readonly_paths: foreign.map(|foreign| foreign.readonly_paths.clone()),
             mounts: mounts.iter().map(bind).collect(),

@@ -17,8 +17,8 @@ use crate::hooks;
 use crate::init::{self, Console, Inherited};
 use crate::maps;
 use crate::plan::{
-    CgroupPlan, ConsoleSize, EarlyIdmap, MapWriter, Namespace, Plan, ProcessPlan, RootfsSource, Step, SysctlOwner,
-    sysctl_owner,
+    CgroupPlan, ConsoleSize, EarlyIdmap, IdMap, MapWriter, Namespace, Plan, ProcessPlan, RootfsSource, Step,
+    SysctlOwner, sysctl_owner,
 };
 use crate::report::{Cause, Channel, Failure, FromChild, RefusedKind, Report, ToChild};
 
@@ -153,17 +153,25 @@ fn clone_container(
 ) -> Result<(i32, OwnedFd, Report), Failure> {
     let prepare = |error: linux::Error| Cause::from(error).at("prepare the launch".into());
     let join = open_joined(plan)?;
+    let mut mappers = Mappers::new(token, plan, &join);
     let mut early = Vec::with_capacity(plan.early.len());
     for wanted in &plan.early {
         let at = |cause: Cause| cause.at(format!("open {} for a mount", wanted.source.display()));
-        let tree = mount::clone_tree_at(&wanted.source, wanted.recursive).map_err(|e| at(e.into()))?;
+        let tree = match &wanted.within {
+            None => mount::clone_tree_at(&wanted.source, wanted.recursive),
+            Some(within) => Root::open(&wanted.source)
+                .and_then(|root| root.open_path(within))
+                .and_then(|found| mount::clone_tree(found, wanted.recursive)),
+        };
+        let tree = tree.map_err(|e| at(e.into()))?;
         if let Some(idmap) = &wanted.idmap {
-            map_mount(token, &tree, idmap).map_err(at)?;
+            let step = || format!("show {} with other ids, which not every file system can", wanted.source.display());
+            mappers.map(&tree, idmap).map_err(|cause| cause.at(step()))?;
         }
         early.push(tree);
     }
     let rootfs = if plan.rootfs_by_launcher {
-        Some(mapped_rootfs(token, plan).map_err(|cause| cause.at("prepare the root file system".into()))?)
+        Some(mapped_rootfs(&mut mappers, plan).map_err(|cause| cause.at("prepare the root file system".into()))?)
     } else {
         None
     };
@@ -345,22 +353,41 @@ pub(crate) fn streams(stdio: Stdio, terminal: bool) -> Result<((Console, Option<
     })
 }
 
-fn map_mount(token: &SingleThreaded, tree: &OwnedFd, idmap: &EarlyIdmap) -> Result<(), Cause> {
-    let userns = maps::namespace(token, &idmap.uid, &idmap.gid)?;
-    let change = AttrChange { idmap: Some(userns.as_fd()), ..Default::default() };
-    Ok(mount::set_attr(tree, &change, idmap.recursive)?)
+/// User namespaces through whose maps mounts show their owners: one for each map, and the container's own where it is joined.
+struct Mappers<'a> {
+    token: &'a SingleThreaded,
+    made: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
+    joined: Option<(&'a EarlyIdmap, &'a OwnedFd)>,
+}
+
+impl<'a> Mappers<'a> {
+    fn new(token: &'a SingleThreaded, plan: &'a Plan, join: &'a [(Namespaces, OwnedFd)]) -> Self {
+        let user = join.iter().find(|(kind, _)| *kind == Namespaces::USER).map(|(_, fd)| fd);
+        Self { token, made: Vec::new(), joined: plan.rootfs_maps.as_ref().zip(user) }
+    }
+
+    fn map(&mut self, tree: &OwnedFd, idmap: &EarlyIdmap) -> Result<(), Cause> {
+        let same = |uid: &[IdMap], gid: &[IdMap]| uid == idmap.uid && gid == idmap.gid;
+        let own = self.joined.filter(|(maps, _)| same(&maps.uid, &maps.gid)).map(|(_, fd)| fd);
+        if own.is_none() && !self.made.iter().any(|(uid, gid, _)| same(uid, gid)) {
+            let made = maps::namespace(self.token, &idmap.uid, &idmap.gid)?;
+            self.made.push((idmap.uid.clone(), idmap.gid.clone(), made));
+        }
+        let made = self.made.iter().find(|(uid, gid, _)| same(uid, gid)).map(|(.., fd)| fd);
+        let change = AttrChange { idmap: own.or(made).map(AsFd::as_fd), ..Default::default() };
+        Ok(mount::set_attr(tree, &change, idmap.recursive)?)
+    }
 }
 
 /// The root for a container that is root of a user namespace only. The layers of an overlay belong to the host's ids: they are seen
 /// through the container's map, so that its root owns what the image's root owns.
-fn mapped_rootfs(token: &SingleThreaded, plan: &Plan) -> Result<OwnedFd, Cause> {
-    let (RootfsSource::Overlay { lowers, upper, work }, Some(maps)) = (&plan.rootfs, &plan.id_maps) else {
+fn mapped_rootfs(mappers: &mut Mappers<'_>, plan: &Plan) -> Result<OwnedFd, Cause> {
+    let (RootfsSource::Overlay { lowers, upper, work }, Some(maps)) = (&plan.rootfs, &plan.rootfs_maps) else {
         return init::rootfs_mount(&plan.rootfs);
     };
-    let userns = maps::namespace(token, &maps.uid, &maps.gid)?;
-    let mapped = |path: &Path| -> Result<OwnedFd, Cause> {
+    let mut mapped = |path: &Path| -> Result<OwnedFd, Cause> {
         let tree = mount::clone_tree_at(path, false)?;
-        mount::set_attr(&tree, &AttrChange { idmap: Some(userns.as_fd()), ..Default::default() }, false)?;
+        mappers.map(&tree, maps)?;
         Ok(tree)
     };
     let lowers = lowers.iter().map(|path| mapped(path)).collect::<Result<Vec<_>, Cause>>()?;
@@ -377,7 +404,13 @@ fn mapped_rootfs(token: &SingleThreaded, plan: &Plan) -> Result<OwnedFd, Cause> 
         upper: Some((upper.as_fd(), work.as_fd())),
         ..Default::default()
     };
-    Ok(overlay.detached(mount::MountAttr::empty())?)
+    // Overlay makes files of its own in both as whoever mounts it. Through this map there is no host's root: what it made would belong to
+    // nobody, and the kernel would rather mount everything read-only.
+    let root_of = |spans: &[IdMap]| spans.iter().find(|span| span.inside == 0).map_or(0, |span| span.outside);
+    linux::cred::make_files_as(root_of(&maps.uid), root_of(&maps.gid))?;
+    let mounted = overlay.detached(mount::MountAttr::empty());
+    linux::cred::make_files_as(0, 0)?;
+    Ok(mounted?)
 }
 
 /// Runs prestart and createRuntime hooks (blocking) and tells the child to go on, or to give up. The answer to

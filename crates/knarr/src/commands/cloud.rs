@@ -38,6 +38,7 @@ const OWN: &[Flag] = &[
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     crate::daemon::BUILD_CACHE,
     crate::daemon::CDI_DIRECTORIES,
+    crate::daemon::USERNS_REMAP,
     crate::daemon::PLUGIN_DIRECTORIES,
     crate::daemon::PLUGIN_PATIENCE,
     switch("foreground", "Stay in the foreground and log to standard error"),

@@ -42,6 +42,7 @@ pub const FLAGS: &[Flag] = &[
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     daemon::BUILD_CACHE,
     daemon::CDI_DIRECTORIES,
+    daemon::USERNS_REMAP,
     daemon::PLUGIN_DIRECTORIES,
     daemon::PLUGIN_PATIENCE,
 ];

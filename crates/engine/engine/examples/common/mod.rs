@@ -35,6 +35,7 @@ pub fn main<F: Future<Output = Result<()>>>(work: impl FnOnce(Vec<OsString>) -> 
 pub fn config(dir: &Path) -> EngineConfig {
     let program = std::env::current_exe().expect("a running program has a path");
     EngineConfig {
+        users: Default::default(),
         root: dir.join("root"),
         run: dir.join("run"),
         keeper: vec![program.into(), "keeper".into()],

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use image::archive;
 use jiff::Timestamp;
 use linux::fs::Root;
+use linux::idmap::{IdMaps, IdSpan};
 
 use super::inner::blocking;
 use super::start::UserFiles;
@@ -25,6 +26,8 @@ pub(crate) struct PutOptions {
 struct Place {
     root: Root,
     path: PathBuf,
+    /// What the container's ids are here, where it has not the host's.
+    ids: Option<IdMaps>,
     /// Keeps a volume reachable meanwhile.
     _volume: Option<crate::volumes::Held>,
 }
@@ -53,7 +56,7 @@ impl Inner {
         let (inner, held) = (self.clone(), container.clone());
         tokio::task::spawn_blocking(move || {
             let mut sink = ByteSink::new(sender.clone());
-            let packed = archive::pack(&place.root, &place.path, &mut sink).and_then(|()| {
+            let packed = archive::pack_of(&place.root, &place.path, place.ids.as_ref(), &mut sink).and_then(|()| {
                 std::io::Write::flush(&mut sink).map_err(|source| image::Error::Stream { what: "copy", source })
             });
             match packed {
@@ -96,7 +99,7 @@ impl Inner {
             owner,
             rootless: false,
         };
-        archive::unpack(&place.root, &place.path, &mut body, &options).map_err(|e| failed(container, path, e))?;
+        unpack(&place, &mut body, &options).map_err(|e| failed(container, path, e))?;
         self.container_event(container, "extract-to-dir", &[]);
         Ok(())
     }
@@ -113,7 +116,7 @@ impl Inner {
             if !ours {
                 return Err(container.not_running());
             }
-            return Ok(Place { root, path: absolute(path), _volume: None });
+            return Ok(Place { root, path: absolute(path), ids: record.users.clone(), _volume: None });
         }
         let cleaned = clean(path);
         let mounts = record.mounts.iter().filter(|m| !m.source.is_empty() || !m.volume.is_empty());
@@ -133,12 +136,34 @@ impl Inner {
             if !mount.subpath.is_empty() {
                 root = root.sub(&mount.subpath)?;
             }
-            return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")), _volume: volume });
+            return Ok(Place { root, path: PathBuf::from(format!("/{rest}{slash}")), ids: None, _volume: volume });
         }
         container.let_root_go();
         let root = Root::from_fd(self.images.mount(&container.id.to_string(), writable)?);
-        Ok(Place { root, path: absolute(path), _volume: None })
+        Ok(Place { root, path: absolute(path), ids: record.users.as_ref().map(on_disk), _volume: None })
     }
+}
+
+/// Files on disk have the ids that the container sees, and none that it does not have.
+fn on_disk(users: &IdMaps) -> IdMaps {
+    let same = |spans: &Vec<IdSpan>| spans.iter().map(|span| IdSpan { outside: span.inside, ..*span }).collect();
+    IdMaps { uid: same(&users.uid), gid: same(&users.gid) }
+}
+
+fn unpack(place: &Place, body: &mut Body, options: &archive::UnpackOptions) -> image::Result<()> {
+    let mut put = || archive::unpack_of(&place.root, &place.path, place.ids.as_ref(), body, options);
+    let Some(ids) = &place.ids else { return put() };
+    let root = |spans| linux::idmap::outside(spans, 0).unwrap_or(linux::idmap::OVERFLOW);
+    let (uid, gid) = (root(&ids.uid), root(&ids.gid));
+    // A thread of its own: whose files it makes is a thread's, and stays.
+    std::thread::scope(|scope| {
+        let put = scope.spawn(move || {
+            linux::cred::make_files_as(uid, gid)
+                .map_err(|source| image::Error::Kernel { what: "make files as the container's root".into(), source })?;
+            put()
+        });
+        put.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn absolute(path: &str) -> PathBuf {

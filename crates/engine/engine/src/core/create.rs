@@ -76,11 +76,14 @@ impl Inner {
             config.hostname = if shared { super::info::hostname() } else { id.short() };
         }
         let name = self.take_name(name.as_deref(), id)?;
-        let settled = self.settle_images(id, &mut mounts).and_then(|()| self.settle_volumes(id, &mut mounts));
-        let volumes = match settled {
-            Ok(volumes) => volumes,
+        let settled = self.settle_users(id, &host, &mounts).and_then(|users| {
+            self.settle_images(id, &mut mounts)?;
+            Ok((users, self.settle_volumes(id, &mut mounts)?))
+        });
+        let (users, volumes) = match settled {
+            Ok(settled) => settled,
             Err(error) => {
-                self.registry().release_name(&name, id);
+                self.registry().release(&name, id);
                 return Err(error);
             }
         };
@@ -93,6 +96,7 @@ impl Inner {
             host,
             mounts,
             networks,
+            users,
         };
         match self.commit_new(id, record, &volumes) {
             Ok(container) => {
@@ -102,7 +106,7 @@ impl Inner {
             }
             Err(error) => {
                 self.volumes_settled(id, &volumes, false);
-                self.registry().release_name(&name, id);
+                self.registry().release(&name, id);
                 Err(error)
             }
         }

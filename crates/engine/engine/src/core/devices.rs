@@ -28,7 +28,7 @@ pub(crate) fn asked(mappings: &[DeviceMapping]) -> Result<Vec<HostDevice>> {
             collect(source, Path::new(inside), access, &mut devices);
             continue;
         }
-        devices.push(device(&facts, inside, access).ok_or_else(|| refused("not a device node"))?);
+        devices.push(device(source, &facts, inside, access).ok_or_else(|| refused("not a device node"))?);
     }
     Ok(devices)
 }
@@ -54,12 +54,12 @@ fn collect(dir: &Path, inside: &Path, access: &str, devices: &mut Vec<HostDevice
         if facts.is_dir() {
             collect(&entry.path(), &path, access, devices);
         } else {
-            devices.extend(device(&facts, &path.to_string_lossy(), access));
+            devices.extend(device(&entry.path(), &facts, &path.to_string_lossy(), access));
         }
     }
 }
 
-fn device(facts: &std::fs::Metadata, path: &str, access: &str) -> Option<HostDevice> {
+fn device(source: &Path, facts: &std::fs::Metadata, path: &str, access: &str) -> Option<HostDevice> {
     let kind = match facts.file_type() {
         kind if kind.is_block_device() => 'b',
         kind if kind.is_char_device() => 'c',
@@ -67,6 +67,7 @@ fn device(facts: &std::fs::Metadata, path: &str, access: &str) -> Option<HostDev
     };
     let (major, minor) = split(facts.rdev());
     Some(HostDevice {
+        source: source.to_owned(),
         path: path.to_owned(),
         kind,
         major,
@@ -108,7 +109,7 @@ pub(crate) fn node(path: &Path) -> Option<cdi::Node> {
             gid: facts.gid(),
         });
     }
-    let found = device(&facts, "", "")?;
+    let found = device(path, &facts, "", "")?;
     let HostDevice { kind, major, minor, mode, uid, gid, .. } = found;
     Some(cdi::Node { kind, major, minor, mode, uid, gid })
 }

@@ -48,7 +48,12 @@ impl Inner {
             cgroup_version: if v2 { 2 } else { 1 },
             storage_driver: "overlay2".into(),
             backing_file_system: file_system_of(&self.config.root),
-            security_options: vec!["name=seccomp,profile=builtin".into(), "name=cgroupns".into()],
+            security_options: ["name=seccomp,profile=builtin"]
+                .into_iter()
+                .chain(self.config.users.remap.as_ref().map(|_| "name=userns"))
+                .chain(["name=cgroupns"])
+                .map(Into::into)
+                .collect(),
             cdi_devices: cdi::Devices::read(&self.config.cdi_dirs).names().map(ToString::to_string).collect(),
             cdi_dirs: self.config.cdi_dirs.clone(),
             volume_drivers: self.volumes.driver_names(),

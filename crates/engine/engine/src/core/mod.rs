@@ -33,6 +33,7 @@ mod stats;
 pub(crate) mod step;
 mod top;
 mod update;
+mod users;
 mod view;
 
 pub(crate) use archive::PutOptions;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use linux::idmap::IdMaps;
 use serde::{Deserialize, Serialize};
 use vocab::Digest;
 
@@ -46,6 +47,9 @@ pub(crate) struct ContainerRecord {
     /// The networks it is on, by name: what was asked for. `None`: the one that the network mode names.
     #[serde(default)]
     pub(crate) networks: Option<BTreeMap<String, EndpointSettings>>,
+    /// Its ids on the host, settled when it was made; `None`: the host's own. Files on disk have the ids that the container sees.
+    #[serde(default)]
+    pub(crate) users: Option<IdMaps>,
 }
 
 /// What a container does. Changes with every start and exit.

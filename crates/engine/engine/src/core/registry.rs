@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use linux::idmap::IdMaps;
+
 use super::Container;
 use crate::{ContainerId, Error, Result};
 
@@ -11,6 +13,8 @@ pub(crate) struct Registry {
     by_id: BTreeMap<ContainerId, Arc<Container>>,
     /// Names, also those of containers that are just being made.
     by_name: HashMap<String, ContainerId>,
+    /// Ids of containers that are just being made.
+    ids: HashMap<ContainerId, IdMaps>,
 }
 
 impl Registry {
@@ -23,6 +27,25 @@ impl Registry {
                 Ok(())
             }
         }
+    }
+
+    /// Takes ids of the host for a container, before anything of it exists: `decide` is told which are in use.
+    pub(crate) fn reserve_ids(
+        &mut self,
+        id: ContainerId,
+        decide: impl FnOnce(&[IdMaps]) -> Result<Option<IdMaps>>,
+    ) -> Result<Option<IdMaps>> {
+        let records = self.by_id.values().map(|container| container.record());
+        let used = records.filter_map(|record| record.users.clone()).chain(self.ids.values().cloned());
+        let ids = decide(&used.collect::<Vec<_>>())?;
+        self.ids.extend(ids.clone().map(|ids| (id, ids)));
+        Ok(ids)
+    }
+
+    /// The container is not made after all.
+    pub(crate) fn release(&mut self, name: &str, id: ContainerId) {
+        self.release_name(name, id);
+        self.ids.remove(&id);
     }
 
     /// Gives a name back if `id` holds it.
@@ -38,6 +61,7 @@ impl Registry {
     }
 
     pub(crate) fn insert(&mut self, container: Arc<Container>) {
+        self.ids.remove(&container.id);
         self.by_id.insert(container.id, container);
     }
 
@@ -98,6 +122,7 @@ mod tests {
                 host: Default::default(),
                 mounts: Vec::new(),
                 networks: None,
+                users: None,
             };
             registry.reserve_name(name, id).unwrap();
             registry.insert(Arc::new(Container::new(id, record, StateRecord::default())));

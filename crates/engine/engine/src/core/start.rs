@@ -93,6 +93,10 @@ impl Inner {
         if let Some(sandbox) = sandbox {
             joined.network = Some(sandbox.path());
         }
+        joined.user = match sandbox.and_then(|sandbox| sandbox.user_path()) {
+            None => self.shared_user_namespace(record)?,
+            own => own,
+        };
         let devices =
             if host.privileged { super::devices::all() } else { super::devices::asked(&host.resources.devices)? };
         let view = self.make_view(container)?;
@@ -105,7 +109,8 @@ impl Inner {
             host,
             security: &security,
             user: &user,
-            mounts: &self.volumes.placed(container.id, &record.mounts),
+            users: record.users.as_ref(),
+            mounts: &self.shown_ids(record, self.volumes.placed(container.id, &record.mounts)),
             files: &files,
             joined: &joined,
             facts: &self.facts,
@@ -288,6 +293,7 @@ impl Inner {
             pid: path(spec::pid_mode(host)?, "pid")?,
             ipc: path(spec::ipc_mode(host)?, "ipc")?,
             network: path(spec::network_mode(host)?, "net")?,
+            user: None,
         })
     }
 }

@@ -273,6 +273,7 @@ impl Inner {
             host,
             security: &security,
             user: &user,
+            users: None,
             mounts: &[],
             files: &files,
             joined: &joined,
@@ -311,6 +312,7 @@ impl Inner {
             host: host.clone(),
             mounts: Vec::new(),
             networks: None,
+            users: None,
         }
     }
 

@@ -16,3 +16,4 @@ pub(crate) mod signal;
 pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod user;
+pub(crate) mod userns;

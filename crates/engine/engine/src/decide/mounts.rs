@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use linux::idmap::{IdMaps, IdSpan};
 use serde::{Deserialize, Serialize};
 
 use crate::volumes::options::check_name;
@@ -42,6 +43,19 @@ pub(crate) struct ContainerMount {
     pub(crate) image_name: String,
     pub(crate) image: Option<vocab::Digest>,
     pub(crate) tmpfs_options: Vec<String>,
+    pub(crate) ids: MountIds,
+}
+
+/// Whose the files of a bind or volume are in the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum MountIds {
+    /// Whose they are on the host.
+    #[default]
+    Host,
+    /// The container's user 0 has what is the host's user 0's, and so on.
+    Container,
+    /// By maps of their own: the file's id is the inner one, the host's the outer one.
+    Maps(IdMaps),
 }
 
 /// What a read-only bind does to the mounts beneath its source.
@@ -75,6 +89,7 @@ impl Default for ContainerMount {
             image_name: String::new(),
             image: None,
             tmpfs_options: Vec::new(),
+            ids: MountIds::Host,
         }
     }
 }
@@ -185,10 +200,52 @@ fn parse_bind(text: &str) -> Result<ContainerMount> {
             }
             "rbind" if mount.kind == MountKind::Bind => mount.recursive = true,
             "bind" if mount.kind == MountKind::Bind => mount.recursive = false,
+            "idmap" if mount.ids == MountIds::Host => mount.ids = MountIds::Container,
+            idmap if idmap.starts_with("idmap=") && mount.ids == MountIds::Host => {
+                let ids = parse_idmap(&idmap["idmap=".len()..]);
+                mount.ids = ids.ok_or_else(|| Error::Invalid(format!("invalid mode: {options}")))?;
+            }
             _ => return Err(Error::Invalid(format!("invalid mode: {options}"))),
         }
     }
     Ok(mount)
+}
+
+/// Podman's words: `uids=FILE-HOST-COUNT[#...][;gids=...]`, where the files' ids are and what they are on the host. Of what is left out all
+/// ids stay as they are.
+fn parse_idmap(text: &str) -> Option<MountIds> {
+    const ALL: IdSpan = IdSpan { inside: 0, outside: 0, count: u32::MAX };
+    let (mut uid, mut gid) = (None, None);
+    for part in text.split(';') {
+        let (name, spans) = part.split_once('=')?;
+        let list = match name {
+            "uids" => &mut uid,
+            "gids" => &mut gid,
+            _ => return None,
+        };
+        if list.replace(parse_spans(spans)?).is_some() {
+            return None;
+        }
+    }
+    Some(MountIds::Maps(IdMaps { uid: uid.unwrap_or_else(|| vec![ALL]), gid: gid.unwrap_or_else(|| vec![ALL]) }))
+}
+
+fn parse_spans(text: &str) -> Option<Vec<IdSpan>> {
+    let mut spans: Vec<IdSpan> = Vec::new();
+    for triple in text.split('#') {
+        let numbers: Vec<u32> = triple.split('-').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let [inside, outside, count] = numbers[..] else { return None };
+        let span = IdSpan { inside, outside, count };
+        // What the kernel would refuse: nothing, beyond the largest id, one id twice, too many lines.
+        let flipped = |span: &IdSpan| IdSpan { inside: span.outside, outside: span.inside, count: span.count };
+        let clash = |other: &IdSpan| span.shares_outside(other) || flipped(&span).shares_outside(&flipped(other));
+        let fits = count > 0 && inside.checked_add(count).is_some() && outside.checked_add(count).is_some();
+        if !fits || spans.iter().any(clash) || spans.len() == 340 {
+            return None;
+        }
+        spans.push(span);
+    }
+    Some(spans)
 }
 
 fn check_mount(request: &MountRequest) -> Result<ContainerMount> {
@@ -475,6 +532,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_mount_has_the_ids_that_it_was_asked_for() {
+        let shown = |text: &str| match parse_bind(text).map(|mount| mount.ids) {
+            Ok(MountIds::Maps(maps)) => {
+                let side = |spans: &[IdSpan]| linux::idmap::lines(spans).trim_end().replace('\n', ",");
+                format!("{} | {}", side(&maps.uid), side(&maps.gid))
+            }
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        };
+        let rows = [
+            ("/a:/b", "Host"),
+            ("/a:/b:ro,idmap", "Container"),
+            ("data:/b:idmap=uids=0-1000-1", "0 1000 1 | 0 0 4294967295"),
+            ("/a:/b:idmap=uids=0-1000-1#1000-0-1;gids=0-5-10", "0 1000 1,1000 0 1 | 0 5 10"),
+            ("/a:/b:idmap=gids=7-8-9", "0 0 4294967295 | 7 8 9"),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(shown(text), wanted, "{text}");
+        }
+        for bad in [
+            "idmap=",
+            "idmap=uids",
+            "idmap=uids=",
+            "idmap=uids=0-1",
+            "idmap=uids=0-1-0",
+            "idmap=uids=0-1--1",
+            "idmap=uids=0-1-4294967295",
+            "idmap=uids=0-1-x",
+            "idmap=@uids=0-1-1",
+            "idmap=uids=0-5-9#3-50-1",
+            "idmap=uids=0-5-9#30-7-1",
+            "idmap=uids=0-1-1;uids=0-1-1",
+            "idmap=uids=0-1-1;groups=0-1-1",
+            "idmap,idmap",
+            "idmap,idmap=uids=0-1-1",
+            "idmaps",
+        ] {
+            assert_eq!(shown(&format!("/a:/b:{bad}")), format!("invalid mode: {bad}"));
+        }
+        let many = (0..341).map(|n| format!("{n}-{n}-1")).collect::<Vec<_>>().join("#");
+        assert!(shown(&format!("/a:/b:idmap=uids={many}")).starts_with("invalid mode"));
     }
 
     #[test]

@@ -83,9 +83,7 @@ pub(crate) fn check_host(host: &HostConfig, cpus: usize, warnings: &mut Vec<Stri
     if !matches!(host.isolation.as_str(), "" | "default") {
         return refused(format!("invalid isolation '{}' on linux", host.isolation));
     }
-    if !matches!(host.userns_mode.as_str(), "" | "host") {
-        return refused(format!("invalid user namespace mode: {}", host.userns_mode));
-    }
+    super::userns::users_mode(host)?;
     let parent = &host.resources.cgroup_parent;
     if parent.contains(['\0', '\n']) || parent.split('/').any(|part| part == "..") {
         return refused(format!("invalid cgroup parent: {parent:?}"));

@@ -54,7 +54,7 @@ pub struct HostConfig {
     pub storage_opt: BTreeMap<String, String>,
     /// Empty (private) or `host`.
     pub uts_mode: String,
-    /// Empty (the daemon's, which is the host's) or `host`.
+    /// Empty (the engine's: `--userns-remap`, else the host's), `host`, or `auto[:size=N]`: ids of its own.
     pub userns_mode: String,
     /// Bytes; 0 is 64 MiB.
     pub shm_size_bytes: i64,

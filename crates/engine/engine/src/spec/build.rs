@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use linux::idmap::{IdMaps, IdSpan};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxDeviceBuilder,
-    LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp,
-    PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxDeviceCgroup, LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
 };
 
 use super::resources::{device_rule, linux_resources, parse_device_rule, rlimit_type};
@@ -34,6 +36,8 @@ pub(crate) struct HostFacts {
 /// A device node that the container gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostDevice {
+    /// Where it is on the host.
+    pub(crate) source: PathBuf,
     pub(crate) path: String,
     /// `b` or `c`.
     pub(crate) kind: char,
@@ -53,6 +57,7 @@ pub(crate) struct Joined {
     pub(crate) pid: Option<PathBuf>,
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) network: Option<PathBuf>,
+    pub(crate) user: Option<PathBuf>,
 }
 
 /// The files that go over the image's own; an empty path leaves the image's.
@@ -70,6 +75,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) host: &'a HostConfig,
     pub(crate) security: &'a SecurityOptions,
     pub(crate) user: &'a ExecUser,
+    /// Its ids on the host; `None` is the host's own.
+    pub(crate) users: Option<&'a IdMaps>,
     /// With sources filled in.
     pub(crate) mounts: &'a [ContainerMount],
     pub(crate) files: &'a NetworkFiles,
@@ -121,11 +128,12 @@ pub(crate) fn build_spec(input: &SpecInput<'_>) -> Result<Spec> {
     let mut resources = linux_resources(&host.resources, input.device_numbers)?;
     resources.set_devices(Some(device_rules(host, input.devices)?));
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(host, input.joined)?)
+        .namespaces(namespaces(host, input.joined, input.users.is_some())?)
         .resources(resources)
         .cgroups_path(cgroup_path(input))
-        .sysctl(sysctls(host)?)
-        .devices(input.devices.iter().map(device_node).collect::<Result<Vec<_>>>()?)
+        .sysctl(sysctls(host, input.users.is_some())?)
+        // In a user namespace nobody makes nodes: there the host's are bound.
+        .devices(input.devices.iter().filter(|_| input.users.is_none()).map(device_node).collect::<Result<Vec<_>>>()?)
         .masked_paths(hidden(host, input.security, host.masked_paths.as_ref(), || {
             super::masked_paths(&input.facts.thermal_cpus)
         }))
@@ -135,6 +143,10 @@ pub(crate) fn build_spec(input: &SpecInput<'_>) -> Result<Spec> {
         .build()
         .map_err(broken)?;
     linux.set_seccomp(input.seccomp.clone());
+    if let Some(users) = input.users {
+        linux.set_uid_mappings(Some(mappings(&users.uid)?));
+        linux.set_gid_mappings(Some(mappings(&users.gid)?));
+    }
     linux.set_rootfs_propagation(super::mounts::rootfs_propagation(input.mounts, host));
 
     let root = RootBuilder::default().path("rootfs").readonly(host.readonly_rootfs).build().map_err(broken)?;
@@ -214,7 +226,15 @@ pub(crate) fn rlimits(host: &HostConfig, facts: &HostFacts) -> Result<Vec<PosixR
     Ok(list)
 }
 
-fn namespaces(host: &HostConfig, joined: &Joined) -> Result<Vec<LinuxNamespace>> {
+pub(super) fn mappings(spans: &[IdSpan]) -> Result<Vec<LinuxIdMapping>> {
+    let one = |span: &IdSpan| {
+        let builder = LinuxIdMappingBuilder::default();
+        builder.container_id(span.inside).host_id(span.outside).size(span.count).build().map_err(broken)
+    };
+    spans.iter().map(one).collect()
+}
+
+fn namespaces(host: &HostConfig, joined: &Joined, users: bool) -> Result<Vec<LinuxNamespace>> {
     let modes = [
         (LinuxNamespaceType::Mount, NamespaceMode::Private, &None),
         (LinuxNamespaceType::Network, super::network_mode(host)?, &joined.network),
@@ -224,6 +244,11 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Result<Vec<LinuxNamespace>>
         (LinuxNamespaceType::Cgroup, super::cgroupns_mode(host)?, &None),
     ];
     let mut list = Vec::new();
+    if users {
+        let mut own = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User).build().map_err(broken)?;
+        own.set_path(joined.user.clone());
+        list.push(own);
+    }
     for (kind, mode, path) in modes {
         let mut namespace = LinuxNamespaceBuilder::default().typ(kind).build().map_err(broken)?;
         match mode {
@@ -247,13 +272,13 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Result<Vec<LinuxNamespace>>
     Ok(list)
 }
 
-fn sysctls(host: &HostConfig) -> Result<std::collections::HashMap<String, String>> {
+fn sysctls(host: &HostConfig, users: bool) -> Result<std::collections::HashMap<String, String>> {
     let mut all: std::collections::HashMap<String, String> = host.sysctls.clone().into_iter().collect();
     // Docker's defaults for a network of its own: any port without privilege, ping without a raw socket.
     if super::network_mode(host)? == NamespaceMode::Private {
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
+        // A user namespace has not so many groups, and the kernel takes only those that it has.
+        let groups = [("net.ipv4.ping_group_range", "0 2147483647")].into_iter().filter(|_| !users);
+        for (name, value) in [("net.ipv4.ip_unprivileged_port_start", "0")].into_iter().chain(groups) {
             all.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
     }

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::SpecInput;
 use super::security::NamespaceMode;
-use crate::decide::mounts::{ContainerMount, Submounts};
+use crate::decide::mounts::{ContainerMount, MountIds, Submounts};
 use crate::{HostConfig, MountKind, Result};
 
 fn mount(kind: &str, source: impl Into<PathBuf>, destination: &str, options: &[&str]) -> Mount {
@@ -40,7 +40,10 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
             }
         }
     }
-    let mut own: Vec<(&str, Mount)> = input.mounts.iter().map(|m| (m.destination.as_str(), own_mount(m))).collect();
+    let mut own: Vec<(&str, Mount)> = Vec::with_capacity(input.mounts.len() + 4);
+    for m in input.mounts {
+        own.push((m.destination.as_str(), own_mount(m)?));
+    }
     let files = [
         ("/etc/resolv.conf", &input.files.resolv_conf),
         ("/etc/hostname", &input.files.hostname),
@@ -49,10 +52,15 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     // A container that joins another's network shares that one's files, whose paths the caller gave us.
     for (destination, source) in files {
         if !covered(destination) && !source.as_os_str().is_empty() {
-            let mode: &[&str] =
-                if host.readonly_rootfs { &["rbind", "rprivate", "ro"] } else { &["rbind", "rprivate"] };
-            own.push((destination, mount("bind", source, destination, mode)));
+            let mut mode = vec!["rbind", "rprivate"];
+            mode.extend(host.readonly_rootfs.then_some("ro"));
+            // The container's root may change them, as on a machine of its own.
+            mode.extend(input.users.map(|_| "idmap"));
+            own.push((destination, mount("bind", source, destination, &mode)));
         }
+    }
+    for device in input.devices.iter().filter(|_| input.users.is_some()) {
+        own.push((&device.path, mount("bind", &device.source, &device.path, &["bind", "nosuid", "noexec"])));
     }
     for (source, destination) in input.view {
         if !covered(destination) {
@@ -106,10 +114,10 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     Ok(list)
 }
 
-fn own_mount(m: &ContainerMount) -> Mount {
+fn own_mount(m: &ContainerMount) -> Result<Mount> {
     if m.kind == MountKind::Tmpfs {
         let options: Vec<&str> = m.tmpfs_options.iter().map(String::as_str).collect();
-        return mount("tmpfs", "tmpfs", &m.destination, &options);
+        return Ok(mount("tmpfs", "tmpfs", &m.destination, &options));
     }
     let mut options = vec![if m.recursive { "rbind" } else { "bind" }];
     let propagation = if m.propagation.is_empty() { "rprivate" } else { &m.propagation };
@@ -118,7 +126,15 @@ fn own_mount(m: &ContainerMount) -> Mount {
         // Docker makes the mounts beneath read-only as well where the kernel can.
         options.push(if m.recursive && m.read_only_submounts == Submounts::ReadOnly { "rro" } else { "ro" });
     }
-    mount("bind", &m.source, &m.destination, &options)
+    if m.ids == MountIds::Container {
+        options.push("idmap");
+    }
+    let mut own = mount("bind", &m.source, &m.destination, &options);
+    if let MountIds::Maps(maps) = &m.ids {
+        own.set_uid_mappings(Some(super::build::mappings(&maps.uid)?));
+        own.set_gid_mappings(Some(super::build::mappings(&maps.gid)?));
+    }
+    Ok(own)
 }
 
 /// Shared and slave mounts need the root to be at least a slave of the host's.

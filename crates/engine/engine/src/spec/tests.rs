@@ -1,5 +1,6 @@
 //! The spec as Docker writes it, shown as JSON.
 
+use linux::idmap::{IdMaps, IdSpan};
 use serde_json::{Value, json};
 
 use super::*;
@@ -17,6 +18,10 @@ fn facts() -> HostFacts {
 }
 
 fn build(config: ContainerConfig, host: HostConfig) -> Value {
+    build_for(config, host, None, &[])
+}
+
+fn build_for(config: ContainerConfig, host: HostConfig, users: Option<&IdMaps>, devices: &[HostDevice]) -> Value {
     let mounts = plan_mounts(&config, &host).unwrap();
     let security = parse_security_opt(&host.security_opt).unwrap();
     let spec = build_spec(&SpecInput {
@@ -25,6 +30,7 @@ fn build(config: ContainerConfig, host: HostConfig) -> Value {
         host: &host,
         security: &security,
         user: &ExecUser { uid: 0, gid: 0, groups: vec![0, 10], home: "/root".into() },
+        users,
         mounts: &mounts,
         files: &NetworkFiles {
             resolv_conf: "/r/resolv.conf".into(),
@@ -34,7 +40,7 @@ fn build(config: ContainerConfig, host: HostConfig) -> Value {
         joined: &Joined { network: Some("/proc/7/ns/net".into()), ..Default::default() },
         facts: &facts(),
         seccomp: None,
-        devices: &[],
+        devices,
         view: &[],
         init: None,
         device_numbers: &|_| Ok((8, 0)),
@@ -150,6 +156,48 @@ fn namespaces_of_the_host_and_of_others() {
     assert_eq!(spec.get("hostname"), None);
     assert_eq!(spec["linux"]["sysctl"], json!({}));
     assert!(mounts(&spec).contains(&"bind /dev/shm /dev/shm rbind,rprivate".to_owned()));
+}
+
+#[test]
+fn a_container_with_ids_of_its_own_has_its_files_and_no_device_is_made() {
+    let span = |outside| vec![IdSpan { inside: 0, outside, count: 65536 }];
+    let users = IdMaps { uid: span(100_000), gid: span(200_000) };
+    let device = HostDevice {
+        source: "/dev/zero".into(),
+        path: "/dev/z".into(),
+        kind: 'c',
+        major: 1,
+        minor: 5,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        access: "r".into(),
+    };
+    let host =
+        || HostConfig { binds: vec!["/src:/a:idmap".into(), "/src:/b:idmap=uids=0-7-1".into()], ..Default::default() };
+    let spec = build_for(config(), host(), Some(&users), std::slice::from_ref(&device));
+    let linux = &spec["linux"];
+    assert_eq!(linux["namespaces"][0], json!({"type": "user"}));
+    assert_eq!(linux["uidMappings"], json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]));
+    assert_eq!(linux["gidMappings"], json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]));
+    // The kernel takes no group there that the namespace does not have.
+    assert_eq!(linux["sysctl"], json!({"net.ipv4.ip_unprivileged_port_start": "0"}));
+    assert_eq!(linux["devices"], json!([]));
+    let mounted = mounts(&spec);
+    for wanted in [
+        "bind /r/hosts /etc/hosts rbind,rprivate,idmap",
+        "bind /src /a rbind,rprivate,idmap",
+        "bind /src /b rbind,rprivate",
+        "bind /dev/zero /dev/z bind,nosuid,noexec",
+    ] {
+        assert!(mounted.contains(&wanted.to_owned()), "{wanted} in {mounted:#?}");
+    }
+    let by_hand = spec["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/b").unwrap();
+    assert_eq!(by_hand["uidMappings"], json!([{"containerID": 0, "hostID": 7, "size": 1}]));
+    // With the host's ids nodes are made, as ever.
+    let spec = build_for(config(), HostConfig::default(), None, &[device]);
+    assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/z");
+    assert_eq!(spec["linux"].get("uidMappings"), None);
 }
 
 #[test]

@@ -108,6 +108,7 @@ pub fn keepers_of(run: &Path) -> Vec<i32> {
 pub fn config(root: &Path, run: &Path) -> EngineConfig {
     let program = std::env::current_exe().unwrap();
     EngineConfig {
+        users: Default::default(),
         root: root.to_owned(),
         run: run.to_owned(),
         keeper: vec![program.into(), "keeper".into()],

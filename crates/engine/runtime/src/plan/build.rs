@@ -16,8 +16,8 @@ use super::options::{Propagation, PropagationKind};
 use super::process::{NO_SELINUX, number_list, process_plan};
 use super::seccomp::seccomp_plan;
 use super::types::{
-    ConsoleSize, DeviceNode, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace, NodeKind, Plan,
-    RootfsSource, Step,
+    ConsoleSize, DeviceNode, EarlyIdmap, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace,
+    NodeKind, Plan, RootfsSource, Step,
 };
 
 /// What the caller decides beside the spec.
@@ -83,6 +83,7 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
 
     let spaces = namespaces(spec, facts, &mut faults);
     let id_maps = id_maps(spec, facts, &spaces, &mut faults);
+    let rootfs_maps = rootfs_maps(linux, facts, &spaces);
 
     let mut process = match spec.process() {
         Some(process) => process_plan(process, "process", facts, &mut warnings, &mut faults),
@@ -156,6 +157,7 @@ pub fn plan(spec: &Spec, rootfs: &RootfsSource, facts: &HostFacts, options: &Opt
         cgroup_namespace: spaces.has(Namespace::Cgroup),
         join: spaces.join,
         id_maps,
+        rootfs_maps,
         cgroup,
         rootfs: rootfs.clone(),
         rootfs_by_launcher: by_launcher,
@@ -362,6 +364,13 @@ fn id_maps(spec: &Spec, facts: &HostFacts, spaces: &Spaces, faults: &mut Faults)
         writer: if single { MapWriter::Direct } else { MapWriter::Helpers },
         deny_setgroups: single,
     })
+}
+
+/// A joined namespace that is not described shows the layers as the host's.
+fn rootfs_maps(linux: &oci_spec::runtime::Linux, facts: &HostFacts, spaces: &Spaces) -> Option<EarlyIdmap> {
+    let (uid, gid) = (maps(linux.uid_mappings().as_ref()), maps(linux.gid_mappings().as_ref()));
+    let mapped = facts.privileged && spaces.has(Namespace::User) && !uid.is_empty() && !gid.is_empty();
+    mapped.then_some(EarlyIdmap { uid, gid, recursive: false })
 }
 
 #[allow(clippy::too_many_arguments, reason = "one list is built from every part of the spec, once")]

@@ -94,11 +94,8 @@ fn mount_step(
         let recursive = bind == Bind::Recursive;
         let idmap = idmap(context, mount, &options, field, faults);
         let within = context.options.subpaths.get(&destination).cloned();
-        if within.is_some() && (idmap.is_some() || context.by_launcher) {
-            faults.unsupported(format!("{field}.source"), "a subpath together with id mappings");
-        }
         if idmap.is_some() || context.by_launcher {
-            early.push(EarlyMount { source: path, recursive, idmap });
+            early.push(EarlyMount { source: path, within, recursive, idmap });
             MountSource::Early { index: early.len() - 1 }
         } else {
             MountSource::Bind { path, within, recursive }

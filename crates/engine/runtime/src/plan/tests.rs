@@ -177,6 +177,35 @@ fn a_user_without_rights_needs_a_user_namespace() {
 }
 
 #[test]
+fn a_root_and_mounts_are_seen_through_the_maps_of_a_user_namespace_new_or_joined() {
+    let seen = |namespace: Value, described: bool| {
+        let mut spec = base();
+        spec["linux"]["namespaces"] = json!([{"type": "mount"}, namespace]);
+        if described {
+            spec["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 1000, "size": 9}]);
+            spec["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": 2000, "size": 9}]);
+        }
+        spec["mounts"] = json!([
+            {"destination": "/a", "type": "bind", "source": "/src", "options": ["bind"]},
+            {"destination": "/b", "type": "bind", "source": "/src", "options": ["bind", "idmap"]},
+        ]);
+        let spec = serde_json::from_value(spec).unwrap();
+        let options = Options { subpaths: [("/b".to_owned(), "part".into())].into(), ..Options::new("box", "/b") };
+        let plan = plan(&spec, &RootfsSource::Directory("/b/rootfs".into()), &facts(), &options);
+        plan.map_err(|error| error.to_string()).map(|plan| {
+            let first = |maps: &super::EarlyIdmap| (maps.uid[0].outside, maps.gid[0].outside);
+            let early = plan.early.iter().map(|mount| (mount.within.clone(), mount.idmap.as_ref().map(first)));
+            (plan.rootfs_maps.as_ref().map(first), early.collect::<Vec<_>>())
+        })
+    };
+    let wanted = (Some((1000, 2000)), vec![(None, None), (Some("part".into()), Some((1000, 2000)))]);
+    assert_eq!(seen(json!({"type": "user"}), true), Ok(wanted.clone()));
+    assert_eq!(seen(json!({"type": "user", "path": "/n"}), true), Ok(wanted));
+    assert!(seen(json!({"type": "user", "path": "/n"}), false).unwrap_err().contains("does not tell its mappings"));
+    assert!(seen(json!({"type": "uts"}), false).unwrap_err().contains("needs a user namespace"));
+}
+
+#[test]
 fn cgroup_paths_are_absolute_and_plain() {
     let path = |given: Value, systemd: bool, own: &str| {
         let mut spec = base();

@@ -114,6 +114,8 @@ pub struct CgroupPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyMount {
     pub source: PathBuf,
+    /// What to take of the source, found beneath it.
+    pub within: Option<PathBuf>,
     pub recursive: bool,
     /// Ids as seen through the mount; `None` only opens it.
     pub idmap: Option<EarlyIdmap>,
@@ -425,6 +427,8 @@ pub struct Plan {
     /// another is made, or a pid namespace is joined.
     pub two_stages: bool,
     pub id_maps: Option<IdMaps>,
+    /// Through which maps the layers of the root are seen: those of the user namespace, new or joined.
+    pub rootfs_maps: Option<EarlyIdmap>,
     pub cgroup: CgroupPlan,
     /// Cgroup mounts show the container's own group as the root.
     pub cgroup_namespace: bool,

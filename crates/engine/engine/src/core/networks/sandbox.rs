@@ -4,11 +4,12 @@
 //! an engine that dies at any moment leaves nothing behind that the kernel does not remove.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use linux::clone::Owner;
 use network::Plug;
 
 use super::state::{Asking, choose_gateway, give_back, take_endpoint};
@@ -21,13 +22,26 @@ use crate::{ContainerId, EndpointSettings, Error, PortView, Result};
 
 /// A network namespace that is ready and that nobody runs in yet.
 #[derive(Debug)]
-pub(crate) struct Sandbox(OwnedFd);
+pub(crate) struct Sandbox {
+    network: OwnedFd,
+    /// Whose it is, where that is not the host's.
+    user: Option<OwnedFd>,
+}
 
 impl Sandbox {
     /// Where another process of ours opens it, for as long as this lives.
     pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
+        path(&self.network)
     }
+
+    /// As [`Sandbox::path`], of its user namespace.
+    pub(crate) fn user_path(&self) -> Option<PathBuf> {
+        self.user.as_ref().map(path)
+    }
+}
+
+fn path(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()).into()
 }
 
 /// The networks that a container is on, running or not, by name.
@@ -75,11 +89,16 @@ impl Networks {
         endpoints.iter().map(one).collect()
     }
 
-    fn wire(&self, endpoints: &[Attached]) -> Result<OwnedFd> {
+    fn wire(&self, endpoints: &[Attached], owner: Option<Owner<'_>>) -> Result<Sandbox> {
         let nets = self.nets(endpoints)?;
         let plugs =
             nets.iter().zip(endpoints).map(|(net, endpoint)| plug(net, endpoint)).collect::<Result<Vec<_>>>()?;
-        Ok(self.bridges.sandbox(&plugs)?)
+        let Some(owner) = owner else {
+            return Ok(Sandbox { network: self.bridges.sandbox(&plugs)?, user: None });
+        };
+        let made = linux::clone::user_namespaces(owner)?;
+        self.bridges.furnish(&made.network, &plugs)?;
+        Ok(Sandbox { network: made.network, user: Some(made.user) })
     }
 
     /// Names for `/etc/hosts`: each address of a container.
@@ -259,8 +278,13 @@ impl Inner {
     ) -> Result<Sandbox> {
         let networks = &self.networks;
         networks.pin(&networks.state(), endpoints, None);
-        let netns = match networks.wire(endpoints) {
-            Ok(netns) => netns,
+        let shared = self.shared_user_namespace(record)?.map(linux::ns::open).transpose()?;
+        let owner = match (&shared, &record.users) {
+            (Some(user), _) => Some(Owner::Existing(user.as_fd())),
+            (None, users) => users.as_ref().map(Owner::New),
+        };
+        let sandbox = match networks.wire(endpoints, owner) {
+            Ok(sandbox) => sandbox,
             // Somebody may have removed a bridge of ours.
             Err(Error::Network(network::NetworkError::Kernel(error))) if error.is(linux::Errno::NODEV) => {
                 let mut state = networks.state();
@@ -271,7 +295,7 @@ impl Inner {
                     networks.ensure_up(&mut state, &endpoint.network, &self.db)?;
                 }
                 drop(state);
-                networks.wire(endpoints)?
+                networks.wire(endpoints, owner)?
             }
             Err(error) => return Err(error),
         };
@@ -281,12 +305,12 @@ impl Inner {
         }
         vocab::crash::point("engine.network.after_rules");
         if endpoints.iter().any(|endpoint| !endpoint.names.is_empty()) {
-            self.start_resolver(container.id, record, &netns)?;
+            self.start_resolver(container.id, record, &sandbox.network)?;
         }
         for endpoint in endpoints {
             self.network_event(&endpoint.network, "connect", Some(container.id));
         }
-        Ok(Sandbox(netns))
+        Ok(sandbox)
     }
 
     fn start_resolver(self: &Arc<Self>, id: ContainerId, record: &ContainerRecord, netns: &OwnedFd) -> Result<()> {
