@@ -337,8 +337,8 @@ mod tests {
         for _ in 0..100 {
             used.push(auto(&used));
         }
-        let sides: [(fn(&IdMaps) -> IdSpan, &str); 2] = [(|m| m.uid[0], FILES.subuid), (|m| m.gid[0], FILES.subgid)];
-        for (of, file) in sides {
+        type Side = fn(&IdMaps) -> IdSpan;
+        for (of, file) in [((|m| m.uid[0]) as Side, FILES.subuid), (|m| m.gid[0], FILES.subgid)] {
             let foreign = ranges(file, |_| true);
             for (n, one) in used.iter().map(of).enumerate() {
                 let earlier = used[..n].iter().map(of);
