@@ -272,6 +272,13 @@ fn volumes_belong_to_the_containers_root_and_binds_to_the_host() {
     );
     let made = std::fs::metadata(bind.join("hand")).unwrap();
     assert_eq!((made.uid(), made.gid()), (1000, 1000));
+    // An image's files have its owners.
+    let image = |more: &str| format!("type=image,source=busybox,target=/i{more}");
+    assert_eq!(
+        sh(&world, &["--mount", &image("")], "stat -c %u /i /i/etc/passwd; touch /i/x 2>&1 | grep -c Read-only"),
+        "0\n0\n1"
+    );
+    assert_eq!(sh(&world, &["--mount", &image(",image-subpath=etc")], "stat -c %u /i/passwd"), "0");
     // What another mount has in a volume is not the volume's.
     let device = format!("device={}", bind.display());
     world.docker(["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "other"]).success();

@@ -3,6 +3,7 @@
 //! Each one is a snapshot of its own, `<container>.<number>`, which keeps the image in the store as long as the container is
 //! there, running or not. While the container runs it is mounted at `<run>/images/<container>.<number>`.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::open::names_in;
@@ -55,7 +56,8 @@ impl Inner {
 
     /// Blocking.
     pub(crate) fn acquire_images(&self, container: &Container) -> Result<()> {
-        for (number, mount) in of_images(&container.record().mounts) {
+        let record = container.record();
+        for (number, mount) in of_images(&record.mounts) {
             let place = PathBuf::from(&mount.source);
             let failed = |error: &dyn std::fmt::Display| {
                 Error::internal(format_args!("mount image {} at {}", mount.image_name, place.display()), error)
@@ -64,7 +66,14 @@ impl Inner {
             if is_mounted(&place).map_err(|error| failed(&error))? {
                 continue;
             }
-            let tree = self.images.mount(&key(container.id, number), false)?;
+            let key = key(container.id, number);
+            let tree = match &record.users {
+                None => self.images.mount(&key, false)?,
+                Some(users) => {
+                    let users = linux::clone::user_namespaces(linux::clone::Owner::New(users))?.user;
+                    self.images.mount_for(&key, users.as_fd())?
+                }
+            };
             vocab::crash::point("engine.image_mount.before_attach");
             linux::mount::attach_at(&tree, &place).map_err(|error| failed(&error))?;
         }

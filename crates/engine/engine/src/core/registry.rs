@@ -29,15 +29,17 @@ impl Registry {
         }
     }
 
-    /// Takes ids of the host for a container, before anything of it exists: `decide` is told which are in use.
+    /// Takes ids of the host for a container, before anything of it exists: `decide` can ask which are in use.
     pub(crate) fn reserve_ids(
         &mut self,
         id: ContainerId,
-        decide: impl FnOnce(&[IdMaps]) -> Result<Option<IdMaps>>,
+        decide: impl FnOnce(&dyn Fn() -> Vec<IdMaps>) -> Result<Option<IdMaps>>,
     ) -> Result<Option<IdMaps>> {
-        let records = self.by_id.values().map(|container| container.record());
-        let used = records.filter_map(|record| record.users.clone()).chain(self.ids.values().cloned());
-        let ids = decide(&used.collect::<Vec<_>>())?;
+        let used = || {
+            let records = self.by_id.values().map(|container| container.record());
+            records.filter_map(|record| record.users.clone()).chain(self.ids.values().cloned()).collect()
+        };
+        let ids = decide(&used)?;
         self.ids.extend(ids.clone().map(|ids| (id, ids)));
         Ok(ids)
     }

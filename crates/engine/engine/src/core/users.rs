@@ -27,12 +27,6 @@ impl Inner {
             shared.push(Shared { name: other.name(), users: other.record().users.clone() });
         }
         let users = self.registry().reserve_ids(id, |used| decide_users(host, &self.config.users, &shared, used))?;
-        if users.is_some() && mounts.iter().any(|mount| mount.kind == MountKind::Image) {
-            return Err(Error::Invalid(
-                "conflicting options: the files of an image's mount cannot be shown with the ids of a user namespace"
-                    .into(),
-            ));
-        }
         if users.is_none()
             && let Some(mount) = mounts.iter().find(|mount| mount.ids == MountIds::Container)
         {

@@ -149,12 +149,12 @@ pub(crate) struct Shared {
 }
 
 /// The ids of a new container. To share a namespace of another kind, containers must share their user namespace, so theirs come first.
-/// `used` are the ids of other containers.
+/// `used` tells the ids of other containers.
 pub(crate) fn decide_users(
     host: &HostConfig,
     ranges: &UserRanges,
     shared: &[Shared],
-    used: &[IdMaps],
+    used: &dyn Fn() -> Vec<IdMaps>,
 ) -> Result<Option<IdMaps>> {
     let mode = users_mode(host)?;
     if let [first, others @ ..] = shared
@@ -180,6 +180,7 @@ pub(crate) fn decide_users(
             UsersMode::Host => None,
             UsersMode::Engine => ranges.remap.clone(),
             UsersMode::Auto(size) => {
+                let used = used();
                 let all = || used.iter().chain([&ranges.taken]).chain(&ranges.remap);
                 let find = |pool: &[IdSpan], of: fn(&IdMaps) -> &Vec<IdSpan>| {
                     let taken: Vec<IdSpan> = all().flat_map(of).copied().collect();
@@ -282,7 +283,7 @@ mod tests {
         let mut host = HostConfig::default();
         change(&mut host);
         let ranges = user_ranges(remap.then_some("me"), &FILES).unwrap();
-        match decide_users(&host, &ranges, shared, used) {
+        match decide_users(&host, &ranges, shared, &|| used.to_vec()) {
             Ok(None) => "host".into(),
             Ok(Some(maps)) => shown(&maps),
             Err(error) => error.to_string(),
@@ -331,7 +332,7 @@ mod tests {
     fn every_container_gets_ids_that_nobody_has() {
         let auto = |used: &[IdMaps]| {
             let host = HostConfig { userns_mode: "auto".into(), ..HostConfig::default() };
-            decide_users(&host, &user_ranges(Some("me"), &FILES).unwrap(), &[], used).unwrap().unwrap()
+            decide_users(&host, &user_ranges(Some("me"), &FILES).unwrap(), &[], &|| used.to_vec()).unwrap().unwrap()
         };
         let mut used: Vec<IdMaps> = Vec::new();
         for _ in 0..100 {
@@ -353,11 +354,11 @@ mod tests {
         let files = Files { subuid: "containers:10:20\n", subgid: "containers:50:20\n", ..FILES };
         let ranges = user_ranges(None, &files).unwrap();
         let mode = |size: u32| HostConfig { userns_mode: format!("auto:size={size}"), ..HostConfig::default() };
-        let first = decide_users(&mode(15), &ranges, &[], &[]).unwrap().unwrap();
+        let first = decide_users(&mode(15), &ranges, &[], &Vec::new).unwrap().unwrap();
         assert_eq!(shown(&first), "0 10 15 | 0 50 15");
-        let second = decide_users(&mode(5), &ranges, &[], std::slice::from_ref(&first)).unwrap().unwrap();
+        let second = decide_users(&mode(5), &ranges, &[], &|| vec![first.clone()]).unwrap().unwrap();
         assert_eq!(shown(&second), "0 25 5 | 0 65 5");
-        let error = decide_users(&mode(6), &ranges, &[], &[first]).unwrap_err();
+        let error = decide_users(&mode(6), &ranges, &[], &|| vec![first.clone()]).unwrap_err();
         assert_eq!(error.kind(), vocab::ErrorKind::Exhausted);
     }
 }

@@ -1,11 +1,11 @@
 //! Snapshots: a container's root as folders for one overlay mount. Two of them are the container's own (writable layer and
 //! work folder); the init layer, which holds the mount points that every container needs, is made once for each image.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use linux::fs::{FileType, Mode, OFlags, Root};
-use linux::mount::{MountAttr, Overlay};
+use linux::mount::{AttrChange, MountAttr, Overlay};
 use vocab::{Digest, crash};
 
 use super::blobs::HOLDS;
@@ -279,6 +279,27 @@ impl Store {
             MountAttr::RDONLY
         };
         overlay.detached(attr).context(|| format!("mount snapshot {container}"))
+    }
+
+    /// As [`Store::mount`], read-only, with the ids of a user namespace.
+    pub fn mount_for(&self, container: &str, users: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let snapshot = self.snapshot(container)?;
+        let change = AttrChange { idmap: Some(users), ..Default::default() };
+        let mapped = |path: &PathBuf| -> linux::Result<OwnedFd> {
+            let tree = linux::mount::clone_tree_at(path, false)?;
+            linux::mount::set_attr(&tree, &change, false)?;
+            Ok(tree)
+        };
+        let what = || format!("mount snapshot {container} with other ids");
+        let folders = std::iter::once(&snapshot.upper).chain(&snapshot.lowers).map(mapped);
+        let folders = folders.collect::<linux::Result<Vec<_>>>().context(what)?;
+        let overlay = Overlay {
+            lowers: folders.iter().map(AsFd::as_fd).collect(),
+            options: OVERLAY_OPTIONS.map(str::to_owned).to_vec(),
+            source: Some("overlay".into()),
+            ..Overlay::default()
+        };
+        overlay.detached(MountAttr::RDONLY).context(what)
     }
 
     /// As [`Store::mount`], read-only and without what is put under every container: the files alone.
