@@ -6,6 +6,7 @@ use crate::{flags, settings};
 /// Roles that `main` dispatches before any command; they are named here for the help alone.
 const ROLES: &[(&str, &str)] = &[
     ("keeper", "Hold the containers of one instance (started by the engine)"),
+    ("resolver", "Resolve containers' names while no engine is there (started by the keeper)"),
     ("server", "Serve a cluster's API with its controllers and scheduler, for agents to join"),
     ("runtime", "Run one container from an OCI bundle, with runc's command line"),
 ];
