@@ -374,6 +374,7 @@ fn networks_and_shared_namespaces_work_as_without() {
             "0\n0"
         );
     }
+    assert_eq!(sh(&["--ipc", "host", "--network", "none"], "id -u; test -d /dev/shm && echo shm"), "0\nshm");
     // Its own network, in another's user namespace, is its own to change.
     assert_ne!(namespace(&pid(&world, "of-pid"), "net"), namespace(&theirs, "net"));
     start("host", &["--userns=host", "--network", "none"]);

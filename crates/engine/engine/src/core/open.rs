@@ -444,6 +444,7 @@ fn host_facts(run: &Path) -> Result<HostFacts> {
         cpus,
         thermal_cpus: (0..cpus as u32).filter(thermal).collect(),
         nofile_hard: nofile.hard,
+        mqueue_folder: Path::new("/dev/mqueue").is_dir(),
         cgroup_parent: cgroup_parent(run),
     })
 }

@@ -29,6 +29,8 @@ pub(crate) struct HostFacts {
     pub(crate) thermal_cpus: Vec<u32>,
     /// The engine's own hard limit of open files.
     pub(crate) nofile_hard: u64,
+    /// The host has a folder of its message queues, `/dev/mqueue`.
+    pub(crate) mqueue_folder: bool,
     /// `/knarr-<tag>`: where this instance's cgroups live.
     pub(crate) cgroup_parent: String,
 }

@@ -99,8 +99,16 @@ fn defaults(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     ];
     match ipc {
         NamespaceMode::Host => {
-            // The host's queues are those of its namespace, whether or not it shows them in a folder of its own.
-            list.push(mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]));
+            const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
+            match input.users {
+                // The host's queues are those of its namespace, whether or not it shows them in a folder of its own.
+                None => list.push(mount("mqueue", "mqueue", "/dev/mqueue", &OPTIONS)),
+                // The kernel shows them to nobody but the host's root anew.
+                Some(_) if input.facts.mqueue_folder => {
+                    list.push(mount("bind", "/dev/mqueue", "/dev/mqueue", &[&["bind"], &OPTIONS[..]].concat()));
+                }
+                Some(_) => {}
+            }
             list.push(mount("bind", "/dev/shm", "/dev/shm", &["rbind", "rprivate"]));
         }
         NamespaceMode::Private | NamespaceMode::Container(_) | NamespaceMode::Path(_) => {

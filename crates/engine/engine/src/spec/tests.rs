@@ -11,6 +11,7 @@ fn facts() -> HostFacts {
     HostFacts {
         capabilities: (1 << 41) - 1,
         cpus: 2,
+        mqueue_folder: true,
         thermal_cpus: vec![0],
         nofile_hard: 20_000,
         cgroup_parent: "/knarr-1a2b".into(),
@@ -194,6 +195,14 @@ fn a_container_with_ids_of_its_own_has_its_files_and_no_device_is_made() {
     }
     let by_hand = spec["mounts"].as_array().unwrap().iter().find(|mount| mount["destination"] == "/b").unwrap();
     assert_eq!(by_hand["uidMappings"], json!([{"containerID": 0, "hostID": 7, "size": 1}]));
+    // The host's queues can only be had as it shows them itself.
+    let of_host = || HostConfig { ipc_mode: "host".into(), ..HostConfig::default() };
+    let queues = |users: Option<&IdMaps>| {
+        let spec = build_for(config(), of_host(), users, &[]);
+        mounts(&spec).into_iter().find(|mount| mount.contains("/dev/mqueue"))
+    };
+    assert_eq!(queues(Some(&users)).as_deref(), Some("bind /dev/mqueue /dev/mqueue bind,nosuid,noexec,nodev"));
+    assert_eq!(queues(None).as_deref(), Some("mqueue mqueue /dev/mqueue nosuid,noexec,nodev"));
     // With the host's ids nodes are made, as ever.
     let spec = build_for(config(), HostConfig::default(), None, &[device]);
     assert_eq!(spec["linux"]["devices"][0]["path"], "/dev/z");
