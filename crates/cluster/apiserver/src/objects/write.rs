@@ -1,5 +1,7 @@
 //! create, update, patch and apply. All end in one transaction that holds only if nobody wrote in between.
 
+use std::sync::LazyLock;
+
 use http::Response;
 use resources::apply::{self, ApplyError, Set, Writer};
 use resources::decode::Parsed;
@@ -50,11 +52,14 @@ impl Call {
     }
 
     /// Fields that this endpoint does not write.
-    fn reset(&self, sub: &str) -> Set {
+    fn reset(&self, sub: &str) -> &'static Set {
+        const OF_STATUS: [&str; 4] = ["spec", "metadata.labels", "metadata.ownerReferences", "metadata.finalizers"];
+        static SETS: LazyLock<[Set; 3]> =
+            LazyLock::new(|| [Set::default(), Set::of_fields(&["status"]), Set::of_fields(&OF_STATUS)]);
         match sub {
-            "status" => Set::of_fields(&["spec", "metadata.labels", "metadata.ownerReferences", "metadata.finalizers"]),
-            _ if self.resource.has_status() => Set::of_fields(&["status"]),
-            _ => Set::default(),
+            "status" => &SETS[2],
+            _ if self.resource.has_status() => &SETS[1],
+            _ => &SETS[0],
         }
     }
 
@@ -174,7 +179,7 @@ impl Call {
             let writer = self.writer(apply::Operation::Update, "")?;
             let reset = self.reset("");
             meta::unset(object, "managedFields");
-            apply::update(None, object, &self.resource.node, &writer, &reset, &now());
+            apply::update(None, object, &self.resource.node, &writer, reset, &now());
         }
         self.check(object, None, "")?;
         let quota = self.judge(Operation::Create, Some(object), None, "").await?;
@@ -315,7 +320,7 @@ impl Call {
             self.admit_update(&mut new, &old, sub).await?;
             if !matches!(change, Change::Apply { .. }) {
                 let writer = self.writer(apply::Operation::Update, sub)?;
-                apply::update(Some(&old), &mut new, &self.resource.node, &writer, &self.reset(sub), &now());
+                apply::update(Some(&old), &mut new, &self.resource.node, &writer, self.reset(sub), &now());
             }
             let allocation = if sub.is_empty() { self.allocate(&mut new).await? } else { None };
             if !self.is_status_of_old(sub) {
@@ -385,7 +390,7 @@ impl Call {
                 self.same_name(&config)?;
                 let writer = self.writer(apply::Operation::Apply, sub)?;
                 let node = &self.resource.node;
-                let made = apply::apply(None, &config, node, &writer, force, &self.reset(sub), &now())
+                let made = apply::apply(None, &config, node, &writer, force, self.reset(sub), &now())
                     .map_err(|error| self.apply_error(error))?;
                 self.create_object(made, Some(())).await
             }
@@ -434,7 +439,7 @@ impl Call {
                 meta::unset(&mut config, "resourceVersion");
                 let writer = self.writer(apply::Operation::Apply, sub)?;
                 let node = &self.resource.node;
-                let mut made = apply::apply(Some(old), &config, node, &writer, *force, &self.reset(sub), &now())
+                let mut made = apply::apply(Some(old), &config, node, &writer, *force, self.reset(sub), &now())
                     .map_err(|error| self.apply_error(error))?;
                 // A list whose last item went is no list.
                 decode::conform(&mut made, node).map_err(|error| Status::bad_request(error.0))?;

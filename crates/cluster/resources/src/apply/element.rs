@@ -26,14 +26,27 @@ impl Element {
     /// The form in FieldsV1.
     pub fn serialized(&self) -> String {
         match self {
-            Self::Field(name) => ["f:", name].concat(),
+            Self::Field(name) => Self::serialized_field(name),
             Self::Key(fields) => {
-                let map: serde_json::Map<String, Value> = fields.iter().cloned().collect();
-                format!("k:{}", Value::Object(map))
+                let mut text = b"k:{".to_vec();
+                for (index, (name, value)) in fields.iter().enumerate() {
+                    if index > 0 {
+                        text.push(b',');
+                    }
+                    let written = serde_json::to_writer(&mut text, name);
+                    text.push(b':');
+                    written.and_then(|()| serde_json::to_writer(&mut text, value)).expect("values always encode");
+                }
+                text.push(b'}');
+                String::from_utf8(text).expect("JSON is text")
             }
             Self::Item(value) => format!("v:{value}"),
             Self::Index(index) => format!("i:{index}"),
         }
+    }
+
+    pub(super) fn serialized_field(name: &str) -> String {
+        ["f:", name].concat()
     }
 
     pub fn parse(text: &str) -> Option<Self> {

@@ -41,6 +41,7 @@ fn element(item: &Value, keys: &[String], node: Option<&Node>) -> Option<Element
         fields.extend(value.map(|value| (key.clone(), value)));
     }
     fields.sort_by(|a, b| a.0.cmp(&b.0));
+    fields.dedup_by(|a, b| a.0 == b.0);
     (!fields.is_empty()).then_some(Element::Key(fields))
 }
 
@@ -51,18 +52,17 @@ fn implied(key: &str) -> Option<Value> {
 
 /// The items of a shared list with their elements; the first of several equal ones counts.
 fn items<'a>(list: &'a [Value], kind: &Sharing<'_>, node: Option<&Node>) -> Vec<(Element, &'a Value)> {
-    let mut out: Vec<(Element, &Value)> = Vec::with_capacity(list.len());
-    let mut seen = std::collections::BTreeSet::new();
-    for (index, item) in list.iter().enumerate() {
-        let element = match kind {
-            Sharing::Keyed(keys) => element(item, keys, node).unwrap_or(Element::Index(index)),
-            _ => Element::Item(item.clone()),
-        };
-        if seen.insert(element.clone()) {
-            out.push((element, item));
-        }
+    let element = |(index, item): (usize, &'a Value)| match kind {
+        Sharing::Keyed(keys) => (element(item, keys, node).unwrap_or(Element::Index(index)), item),
+        _ => (Element::Item(item.clone()), item),
+    };
+    let all: Vec<(Element, &Value)> = list.iter().enumerate().map(element).collect();
+    if all.len() < 2 {
+        return all;
     }
-    out
+    let mut seen = std::collections::BTreeSet::new();
+    let first: Vec<bool> = all.iter().map(|(element, _)| seen.insert(element)).collect();
+    all.into_iter().zip(first).filter_map(|(one, first)| first.then_some(one)).collect()
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -306,56 +306,73 @@ fn whole(value: &Value, node: Option<&Node>) -> Set {
 pub(super) fn fields_of_new(new: &Value, node: Option<&Node>, less: [Option<&Set>; 2]) -> Map<String, Value> {
     let mut out = Map::new();
     for (key, value) in new.as_object().into_iter().flatten() {
+        let Some(less) = below_field(less, key) else { continue };
         let child = node.and_then(|node| node.child(key));
         // Metadata is always there: who makes an object owns only what is in it.
         let own = key != "metadata" || !value.is_object();
-        put_new(&mut out, &Element::field(key), own, value, child, less, if own { "" } else { "managedFields" });
+        let fields = below_new(value, child, less, if own { "" } else { "managedFields" });
+        put_new(&mut out, || Element::serialized_field(key), own, fields);
     }
     out
 }
 
-fn put_new(
-    out: &mut Map<String, Value>,
-    element: &Element,
-    own: bool,
-    value: &Value,
-    node: Option<&Node>,
-    less: [Option<&Set>; 2],
-    but: &str,
-) {
+/// What is in the sets below an element; `None` if one of them has the element itself.
+fn below_element<'a>(less: [Option<&'a Set>; 2], element: &Element) -> Option<[Option<&'a Set>; 2]> {
     let mut below = [None, None];
     for (less, below) in less.into_iter().zip(&mut below) {
         match less.and_then(|set| set.child(element)) {
-            Some((true, _)) => return,
+            Some((true, _)) => return None,
             Some((false, children)) => *below = Some(children),
             None => {}
         }
     }
-    let mut fields = Map::new();
+    Some(below)
+}
+
+fn below_field<'a>(less: [Option<&'a Set>; 2], name: &str) -> Option<[Option<&'a Set>; 2]> {
+    match less {
+        // Nearly every field of an object: no element is made only to be looked for in nothing.
+        [None, None] => Some(less),
+        _ => below_element(less, &Element::field(name)),
+    }
+}
+
+/// FieldsV1 of what is below a new value, but for one field.
+fn below_new(value: &Value, node: Option<&Node>, less: [Option<&Set>; 2], but: &str) -> Map<String, Value> {
+    let mut out = Map::new();
     let kind = sharing(value, node);
     match &kind {
         Sharing::Leaf => {}
         Sharing::Fields => {
             for (key, child) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != but) {
-                let node = node.and_then(|node| node.child(key));
-                put_new(&mut fields, &Element::field(key), true, child, node, below, "");
+                let Some(less) = below_field(less, key) else { continue };
+                let fields = below_new(child, node.and_then(|node| node.child(key)), less, "");
+                put_new(&mut out, || Element::serialized_field(key), true, fields);
             }
         }
         Sharing::Keyed(_) | Sharing::Set => {
             let item_node = node.and_then(Node::item);
-            // The items of a set have nothing below them that could be owned.
-            let leaf = Value::Null;
             for (element, item) in items(list(value), &kind, item_node) {
-                let item = if matches!(kind, Sharing::Set) { &leaf } else { item };
-                put_new(&mut fields, &element, true, item, item_node, below, "");
+                let Some(less) = below_element(less, &element) else { continue };
+                let fields = match kind {
+                    // The items of a set have nothing below them that could be owned.
+                    Sharing::Set => Map::new(),
+                    _ => below_new(item, item_node, less, ""),
+                };
+                put_new(&mut out, || element.serialized(), true, fields);
             }
         }
     }
+    out
+}
+
+/// Notes an element with what is below it.
+fn put_new(out: &mut Map<String, Value>, name: impl FnOnce() -> String, own: bool, mut fields: Map<String, Value>) {
     if own && !fields.is_empty() {
         fields.insert(".".to_owned(), Value::Object(Map::new()));
     }
     if own || !fields.is_empty() {
-        out.insert(element.serialized(), Value::Object(fields));
+        out.insert(name(), Value::Object(fields));
     }
 }
 
