@@ -164,7 +164,6 @@ fn serve(words: &[OsString]) -> Result<(), String> {
         );
         return Ok(());
     }
-    linux::memory::expect_much();
     if !matches.is("no-node") {
         return with_node(&matches);
     }

@@ -1,8 +1,92 @@
-//! Memory that a process has and does not need.
+//! Whose heap a process uses, and memory that it has and does not need.
+//!
+//! A cluster's API keeps very many small things for long, made by several threads and freed by others. The C library's heap takes a third of the
+//! time of a write for that, and more of its threads' heaps that grow page by page; mimalloc takes half of it. But mimalloc
+//! writes to seventy pages before its first answer, and that would be felt in every command and thrice in a container's start. So each process
+//! has the heap that suits it: see docs/decisions/0012.
 
-use std::ffi::c_void;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Gives back what the C library's heap keeps although it is free, and unmaps the program's own code and constants, of which far more was
+use mimalloc::MiMalloc;
+
+unsafe extern "C" {
+    /// mimalloc's own name for giving back; its crate does not have it.
+    fn mi_collect(force: bool);
+}
+
+/// The program's heap: mimalloc's in the roles named in [`KEEPS_MUCH`], else the C library's.
+pub struct Allocator;
+
+/// Commands of processes that keep a cluster.
+const KEEPS_MUCH: [&str; 2] = ["server", "up"];
+/// Words of a command line among which the command stands; global flags and their values come before it.
+const LOOKED_AT: usize = 8;
+
+/// Decided once, before anything is allocated: what one heap gave must never be returned to the other.
+static KEEPS: AtomicBool = AtomicBool::new(false);
+
+/// Whether a program that was called so keeps much. Words of a container's command may look like ours; that costs a fraction of a millisecond.
+fn keeps_much<'a>(words: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut words = words.skip(1).take(LOOKED_AT);
+    words.any(|word| KEEPS_MUCH.iter().any(|command| command.as_bytes() == word))
+}
+
+extern "C" fn decide(count: c_int, words: *const *const c_char, _environment: *const *const c_char) {
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: glibc hands its initialisers what it hands to `main`: `count` pointers to strings that end in a zero and are never freed.
+    let words = (0..count).map(|at| unsafe { CStr::from_ptr(*words.add(at)) }.to_bytes());
+    KEEPS.store(keeps_much(words), Ordering::Relaxed);
+}
+
+/// glibc calls initialisers in the order of their numbers, with the arguments of `main`. Rust's own has 99 and does not allocate; other C
+/// libraries hand over nothing, and their heap is used.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[used]
+// SAFETY: the section is an array of pointers to functions of this type, and this is one.
+#[unsafe(link_section = ".init_array.00098")]
+static DECIDE: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = decide;
+
+// SAFETY: both heaps keep the contract of `GlobalAlloc`, and whichever answers the first call answers all: `KEEPS` is written once, before `main`
+// and before any allocation, by the only thread.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: what the caller promises is what is asked for here; so in the three below.
+        unsafe { if KEEPS.load(Ordering::Relaxed) { MiMalloc.alloc(layout) } else { System.alloc(layout) } }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe {
+            if KEEPS.load(Ordering::Relaxed) { MiMalloc.alloc_zeroed(layout) } else { System.alloc_zeroed(layout) }
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, given: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe {
+            if KEEPS.load(Ordering::Relaxed) { MiMalloc.dealloc(given, layout) } else { System.dealloc(given, layout) }
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, given: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe {
+            if KEEPS.load(Ordering::Relaxed) {
+                MiMalloc.realloc(given, layout, size)
+            } else {
+                System.realloc(given, layout, size)
+            }
+        }
+    }
+}
+
+/// Gives back what the heap keeps although it is free, and unmaps the program's own code and constants, of which far more was
 /// touched on the way here than is needed to go on. They stay in the page cache, and what is used next comes back by a fault.
 ///
 /// Takes some milliseconds; for a process that has become idle.
@@ -12,6 +96,13 @@ pub fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+    if KEEPS.load(Ordering::Relaxed) {
+        // What this thread holds, and whatever no thread does; others give back by themselves when they are next used.
+        // SAFETY: has no preconditions.
+        unsafe {
+            mi_collect(true);
+        }
+    }
     let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in never_written(&maps, &own.to_string_lossy()) {
@@ -19,30 +110,6 @@ pub fn give_back() {
         // dropped: it comes from the file, which is held in place by being executed.
         unsafe {
             libc::madvise(start as *mut c_void, length, libc::MADV_DONTNEED);
-        }
-    }
-}
-
-/// For a process that keeps very many small things for long, made by several threads: heaps of the C library that are few and grow by
-/// large steps. Each thread's own heap would grow page by page, with a call of the kernel for each, and would keep what is short-lived
-/// among what stays. To be called before threads are started.
-pub fn expect_much() {
-    #[cfg(target_env = "gnu")]
-    {
-        // One for each thread that runs at a time, and some to spare: threads that share one wait for each other at every turn.
-        let heaps = std::thread::available_parallelism().map_or(4, |count| count.get() + 2);
-        for (option, value) in [
-            (libc::M_ARENA_MAX, heaps as i32),
-            (libc::M_TOP_PAD, 1 << 20),
-            (libc::M_TRIM_THRESHOLD, 16 << 20),
-            (libc::M_MMAP_THRESHOLD, 1 << 20),
-            // No list of small pieces that are put together all at once whenever somebody wants a large one, as every answer does.
-            (libc::M_MXFAST, 0),
-        ] {
-            // SAFETY: takes two numbers, and has no other precondition than that no other thread allocates meanwhile, which callers heed.
-            unsafe {
-                libc::mallopt(option, value);
-            }
         }
     }
 }
@@ -84,6 +151,27 @@ fn part<'a>(line: &'a str, program: &str) -> Option<(&'a str, usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_decides_about_the_heap() {
+        let check = |line: &str, wanted: bool| {
+            assert_eq!(keeps_much(line.split(' ').map(str::as_bytes)), wanted, "{line}");
+        };
+        check("knarr server --no-node", true);
+        check("/usr/bin/knarr --root /r --run /s -H unix:///s/s -D up", true);
+        check("knarr engine --root /r", false);
+        check("knarr keeper --run /r", false);
+        check("knarr runtime --root /r create --bundle /b one", false);
+        check("knarr run -d --name a --network none --cpus 1 busybox up", false);
+        check("server", false);
+        check("knarr", false);
+    }
+
+    #[test]
+    fn a_test_is_asked_for_its_words_too() {
+        // The initialiser has run and found none of our commands. That it runs at all is seen where it finds one: tests/tests/server.rs.
+        assert!(!KEEPS.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn only_what_was_never_writable_is_dropped() {
