@@ -332,3 +332,22 @@ fn help_teaches_every_command() {
         assert!(text.starts_with("Usage:  knarr"), "{command}: {text}");
     }
 }
+
+#[test]
+fn a_server_has_a_heap_of_its_own() {
+    // mimalloc tells at the end what it has reserved: nothing where the C library's heap is used.
+    let reserved = |words: &[&str]| {
+        let mut command = std::process::Command::new(blackbox::program());
+        let output = command.args(words).env("MIMALLOC_SHOW_STATS", "1").output().expect("run knarr");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = told.lines().find_map(|line| line.trim().strip_prefix("reserved")?.trim().strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("{words:?}: {told}")).trim().to_owned()
+    };
+    let keeps = |words: &[&str]| !reserved(words).starts_with("0 ");
+    assert!(keeps(&["server", "--help"]));
+    for words in
+        [&["--version"][..], &["runtime", "--version"], &["engine", "--help"], &["ps", "--help"], &["up", "--help"]]
+    {
+        assert!(!keeps(words), "{words:?}");
+    }
+}
