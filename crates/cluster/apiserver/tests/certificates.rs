@@ -100,17 +100,12 @@ async fn nodes_get_certificates_by_themselves_and_others_with_leave() {
     let mut wrong =
         request("wrong", "kubernetes.io/kube-apiserver-client-kubelet", "ann", "system:nodes", "client auth", &[]);
     wrong["metadata"]["name"] = "wrong".into();
-    let mut made = admin.create(&REQUESTS, "", &wrong).await.unwrap();
-    made["status"] =
-        json!({"conditions": [{"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "yes"}]});
-    let approval = apiserver::Request {
-        verb: "update",
-        name: "wrong".into(),
-        subresource: "approval".into(),
-        body: serde_json::to_vec(&made).unwrap().into(),
-        ..apiserver::Request::default()
-    };
-    admin.request(&REQUESTS, approval).await.unwrap();
+    let made = admin.create(&REQUESTS, "", &wrong).await.unwrap();
+    let yes = json!({"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "yes"});
+    let approval = Patch::Merge(json!({"spec": {"username": "eve"}, "status": {"conditions": [yes]}}));
+    let approved = admin.patch(&REQUESTS, "", "wrong", "approval", &approval).await.unwrap();
+    assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
+    assert_eq!(approved["spec"], made["spec"], "an approval changes nothing else");
     let failed = |object: &Value| {
         object["status"]["conditions"].as_array().into_iter().flatten().any(|condition| condition["type"] == "Failed")
     };

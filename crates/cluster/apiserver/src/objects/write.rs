@@ -222,6 +222,9 @@ impl Call {
         if let Some(old) = old.filter(|_| matches!(sub, "" | "scale")) {
             (strategy.validate_update)(object, old, &mut faults);
         }
+        if let Some(old) = old.filter(|_| sub == "ephemeralcontainers") {
+            resources::kinds::ephemeral_containers_stay(object, old, &mut faults);
+        }
         match faults.0.is_empty() {
             true => Ok(()),
             false => Err(self.invalid(meta::name(object), &faults.0)),
@@ -547,8 +550,9 @@ impl Call {
                 let containers = new["spec"].get("ephemeralContainers").cloned();
                 let books = meta::at(new, &["metadata", "managedFields"]).cloned();
                 *new = old.clone();
-                if let Some(containers) = containers {
-                    new["spec"]["ephemeralContainers"] = containers;
+                match containers {
+                    Some(containers) => new["spec"]["ephemeralContainers"] = containers,
+                    None => drop(new["spec"].as_object_mut().map(|spec| spec.remove("ephemeralContainers"))),
                 }
                 books.into_iter().for_each(|books| meta::set(new, "managedFields", books));
                 self.default(new);

@@ -22,7 +22,7 @@ mod rules;
 mod storage;
 
 pub(crate) use config::{base64, from_base64};
-pub use pod::{conditions_set, ready_count};
+pub use pod::{conditions_set, ephemeral_containers_stay, ready_count};
 pub use rules::{Faults, validate_finalizers, validate_meta, validate_meta_update};
 
 use serde_json::Value;

@@ -108,6 +108,23 @@ fn only_some_fields_change(new: &Value, old: &Value, faults: &mut Faults) {
     }
 }
 
+/// Ephemeral containers are added; those that are there stay as they are, in any order.
+pub fn ephemeral_containers_stay(new: &Value, old: &Value, faults: &mut Faults) {
+    let path = ["spec", "ephemeralContainers"];
+    let now = meta::list_at(new, &path);
+    for was in meta::list_at(old, &path) {
+        let name = was["name"].as_str().unwrap_or_default();
+        let detail = match now.iter().find(|container| container["name"] == was["name"]) {
+            None => format!("existing ephemeral containers {name:?} may not be removed\n"),
+            Some(container) if container != was => {
+                format!("existing ephemeral containers {name:?} may not be changed\n")
+            }
+            Some(_) => continue,
+        };
+        faults.forbidden("spec.ephemeralContainers", &detail);
+    }
+}
+
 fn restore(masked: &mut Value, before: &Value, field: &str) {
     match before.get(field) {
         Some(value) => masked[field] = value.clone(),
