@@ -130,6 +130,9 @@ fn selectable(resource: &Resource) -> Vec<&str> {
     }
 }
 
+/// Objects that a list takes from the store at a time, all at one revision: what is known of each besides its bytes is gone before the next.
+const PAGE: usize = 4096;
+
 /// What a `continue` token holds.
 struct Continue {
     revision: u64,
@@ -264,8 +267,10 @@ impl Call {
         let (more, remaining);
         loop {
             let start = from.clone().map_or_else(|| span.clone(), |from| span.starting_at(from));
-            let page =
-                if limit == 0 { 0 } else { (limit - items.len()).max(if selection.is_empty() { 1 } else { 500 }) };
+            let page = match limit {
+                0 => PAGE,
+                _ => (limit - items.len()).max(if selection.is_empty() { 1 } else { 500 }),
+            };
             let request =
                 RangeRequest { span: start, revision: at, limit: page, count: limit > 0 && selection.is_empty() };
             let reply = self.api.store.range(request).await.map_err(|error| self.expired(error))?;
