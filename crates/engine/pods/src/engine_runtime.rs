@@ -216,7 +216,8 @@ impl EngineRuntime {
             ..HostConfig::default()
         };
         let config = ContainerConfig {
-            hostname: request.hostname.clone(),
+            // On the host's network the name is the host's too, and nobody else's can be asked for.
+            hostname: if request.host_network { String::new() } else { request.hostname.clone() },
             user: request.user.clone(),
             tty: request.tty,
             stop_signal: Some(request.stop_signal.clone()).filter(|signal| !signal.is_empty()),
