@@ -188,19 +188,22 @@ pub fn user_namespaces(owner: Owner<'_>) -> Result<UserNamespaces> {
     made
 }
 
+/// Writes `uid_map`, `gid_map` or `setgroups` of a process in a new user namespace. The kernel takes each map once and whole.
+pub fn write_map(pid: i32, file: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::write(&path, value).map_err(|error| {
+        let errno = Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::new("write", format_args!("{path}, {value:?}"), errno)
+    })
+}
+
 fn held_namespaces(pid: i32, owner: Owner<'_>) -> Result<UserNamespaces> {
     let maps = match owner {
         Owner::New(maps) => vec![("gid_map", &maps.gid), ("uid_map", &maps.uid)],
         Owner::Existing(_) => Vec::new(),
     };
     for (file, spans) in maps {
-        let map = crate::idmap::lines(spans);
-        let path = format!("/proc/{pid}/{file}");
-        // The kernel takes each map once and whole.
-        std::fs::write(&path, &map).map_err(|error| {
-            let errno = Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO));
-            Error::new("write", format_args!("{path}, {map:?}"), errno)
-        })?;
+        write_map(pid, file, &crate::idmap::lines(spans))?;
     }
     let open = |name: &str| crate::ns::open(format!("/proc/{pid}/ns/{name}"));
     Ok(UserNamespaces { user: open("user")?, network: open("net")? })

@@ -9,6 +9,7 @@ use std::time::Duration;
 use linux::cgroup::{Cgroups, Group};
 use linux::clone::{CloneArgs, SingleThreaded};
 use linux::fs::{OFlags, Root};
+use linux::idmap::{self, IdSpan};
 use linux::mount::{self, AttrChange};
 use linux::ns::{self, Namespaces};
 use linux::socket;
@@ -17,8 +18,8 @@ use crate::hooks;
 use crate::init::{self, Console, Inherited};
 use crate::maps;
 use crate::plan::{
-    CgroupPlan, ConsoleSize, EarlyIdmap, IdMap, MapWriter, Namespace, Plan, ProcessPlan, RootfsSource, Step,
-    SysctlOwner, sysctl_owner,
+    CgroupPlan, ConsoleSize, EarlyIdmap, MapWriter, Namespace, Plan, ProcessPlan, RootfsSource, Step, SysctlOwner,
+    sysctl_owner,
 };
 use crate::report::{Cause, Channel, Failure, FromChild, RefusedKind, Report, ToChild};
 
@@ -356,7 +357,7 @@ pub(crate) fn streams(stdio: Stdio, terminal: bool) -> Result<((Console, Option<
 /// User namespaces through whose maps mounts show their owners: one for each map, and the container's own where it is joined.
 struct Mappers<'a> {
     token: &'a SingleThreaded,
-    made: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
+    made: Vec<(Vec<IdSpan>, Vec<IdSpan>, OwnedFd)>,
     joined: Option<(&'a EarlyIdmap, &'a OwnedFd)>,
 }
 
@@ -367,7 +368,7 @@ impl<'a> Mappers<'a> {
     }
 
     fn map(&mut self, tree: &OwnedFd, idmap: &EarlyIdmap) -> Result<(), Cause> {
-        let same = |uid: &[IdMap], gid: &[IdMap]| uid == idmap.uid && gid == idmap.gid;
+        let same = |uid: &[IdSpan], gid: &[IdSpan]| uid == idmap.uid && gid == idmap.gid;
         let own = self.joined.filter(|(maps, _)| same(&maps.uid, &maps.gid)).map(|(_, fd)| fd);
         if own.is_none() && !self.made.iter().any(|(uid, gid, _)| same(uid, gid)) {
             let made = maps::namespace(self.token, &idmap.uid, &idmap.gid)?;
@@ -406,7 +407,7 @@ fn mapped_rootfs(mappers: &mut Mappers<'_>, plan: &Plan) -> Result<OwnedFd, Caus
     };
     // Overlay makes files of its own in both as whoever mounts it. Through this map there is no host's root: what it made would belong to
     // nobody, and the kernel would rather mount everything read-only.
-    let root_of = |spans: &[IdMap]| spans.iter().find(|span| span.inside == 0).map_or(0, |span| span.outside);
+    let root_of = |spans: &[IdSpan]| idmap::outside(spans, 0).unwrap_or(0);
     linux::cred::make_files_as(root_of(&maps.uid), root_of(&maps.gid))?;
     let mounted = overlay.detached(mount::MountAttr::empty());
     linux::cred::make_files_as(0, 0)?;

@@ -4,30 +4,18 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use linux::clone::{CloneArgs, SingleThreaded};
+use linux::idmap::{self, IdSpan};
 use linux::ns::Namespaces;
 
-use crate::plan::{IdMap, IdMaps};
+use crate::plan::IdMaps;
 use crate::report::{Cause, RefusedKind};
 
-fn text(maps: &[IdMap]) -> String {
-    maps.iter().map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count)).collect()
-}
-
-fn put(pid: i32, file: &str, value: &str) -> Result<(), Cause> {
-    let path = format!("/proc/{pid}/{file}");
-    std::fs::write(&path, value).map_err(|error| {
-        let errno = linux::Errno::from_raw_os_error(error.raw_os_error().unwrap_or(5));
-        Cause::Call(linux::Error::new("write", format_args!("{path}, {value:?}"), errno))
-    })
-}
-
-/// The kernel takes each map once and whole.
 pub(crate) fn write(pid: i32, maps: &IdMaps) -> Result<(), Cause> {
     if maps.deny_setgroups {
-        put(pid, "setgroups", "deny")?;
+        linux::clone::write_map(pid, "setgroups", "deny")?;
     }
-    put(pid, "gid_map", &text(&maps.gid))?;
-    put(pid, "uid_map", &text(&maps.uid))
+    linux::clone::write_map(pid, "gid_map", &idmap::lines(&maps.gid))?;
+    Ok(linux::clone::write_map(pid, "uid_map", &idmap::lines(&maps.uid))?)
 }
 
 /// `newuidmap PID inside outside count ...`
@@ -53,7 +41,7 @@ pub(crate) fn write_by_helpers(pid: i32, maps: &IdMaps) -> Result<(), Cause> {
 }
 
 /// A user namespace that exists only for its maps (idmapped mounts).
-pub(crate) fn namespace(token: &SingleThreaded, uid: &[IdMap], gid: &[IdMap]) -> Result<OwnedFd, Cause> {
+pub(crate) fn namespace(token: &SingleThreaded, uid: &[IdSpan], gid: &[IdSpan]) -> Result<OwnedFd, Cause> {
     let (hold, wait) = linux::pipe::pipe().map(|(read, write)| (write, read))?;
     let args = CloneArgs { namespaces: Namespaces::USER, ..Default::default() };
     let theirs = linux::fs::dup(&wait)?;

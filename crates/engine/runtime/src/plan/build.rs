@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use linux::idmap::IdSpan;
 use oci_spec::runtime::{
     LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType, LinuxPersonalityDomain, MemoryPolicyFlagType,
     MemoryPolicyModeType, Spec,
@@ -16,8 +17,8 @@ use super::options::{Propagation, PropagationKind};
 use super::process::{NO_SELINUX, number_list, process_plan};
 use super::seccomp::seccomp_plan;
 use super::types::{
-    ConsoleSize, DeviceNode, EarlyIdmap, Hook, Hooks, IdMap, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace,
-    NodeKind, Plan, RootfsSource, Step,
+    ConsoleSize, DeviceNode, EarlyIdmap, Hook, Hooks, IdMaps, Join, MapWriter, MemoryPolicyPlan, Namespace, NodeKind,
+    Plan, RootfsSource, Step,
 };
 
 /// What the caller decides beside the spec.
@@ -297,15 +298,15 @@ fn namespaces(spec: &Spec, facts: &HostFacts, faults: &mut Faults) -> Spaces {
     spaces
 }
 
-fn maps(list: Option<&Vec<LinuxIdMapping>>) -> Vec<IdMap> {
+pub(super) fn maps(list: Option<&Vec<LinuxIdMapping>>) -> Vec<IdSpan> {
     list.into_iter()
         .flatten()
-        .map(|map| IdMap { inside: map.container_id(), outside: map.host_id(), count: map.size() })
+        .map(|map| IdSpan { inside: map.container_id(), outside: map.host_id(), count: map.size() })
         .collect()
 }
 
 /// Checks what the kernel would refuse with a bare EINVAL.
-pub(super) fn check_maps(maps: &[IdMap], field: &str, faults: &mut Faults) {
+pub(super) fn check_maps(maps: &[IdSpan], field: &str, faults: &mut Faults) {
     for (n, map) in maps.iter().enumerate() {
         let here = format!("{field}[{n}]");
         if map.count == 0 {
@@ -318,7 +319,7 @@ pub(super) fn check_maps(maps: &[IdMap], field: &str, faults: &mut Faults) {
             faults.invalid(here, "reaches beyond the largest id");
             continue;
         }
-        let overlap = |a: u32, b: u32, other: &IdMap| {
+        let overlap = |a: u32, b: u32, other: &IdSpan| {
             u64::from(a) < u64::from(b) + u64::from(other.count) && u64::from(b) < u64::from(a) + u64::from(map.count)
         };
         if maps[..n].iter().any(|m| overlap(map.inside, m.inside, m) || overlap(map.outside, m.outside, m)) {
@@ -356,7 +357,7 @@ fn id_maps(spec: &Spec, facts: &HostFacts, spaces: &Spaces, faults: &mut Faults)
     if facts.privileged {
         return Some(IdMaps { uid, gid, writer: MapWriter::Direct, deny_setgroups: false });
     }
-    let own = |list: &[IdMap], id: u32| matches!(list, [IdMap { outside, count: 1, .. }] if *outside == id);
+    let own = |list: &[IdSpan], id: u32| matches!(list, [IdSpan { outside, count: 1, .. }] if *outside == id);
     let single = own(&uid, facts.euid) && own(&gid, facts.egid);
     Some(IdMaps {
         uid,

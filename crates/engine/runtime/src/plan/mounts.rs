@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::Mount;
 
-use super::build::{Context, check_maps};
+use super::build::{Context, check_maps, maps};
 use super::error::Faults;
 use super::options::{Attrs, Bind, MountOptions, attr};
-use super::types::{EarlyIdmap, EarlyMount, IdMap, MountSource, MountStep, Namespace};
+use super::types::{EarlyIdmap, EarlyMount, MountSource, MountStep, Namespace};
 
 /// File systems whose superblock is shared or that we must still write into: their `ro` is a property of the mount alone.
 const VIRTUAL: [&str; 12] = [
@@ -246,13 +246,7 @@ fn idmap(
     field: &str,
     faults: &mut Faults,
 ) -> Option<EarlyIdmap> {
-    let list = |maps: &Option<Vec<LinuxIdMapping>>| -> Vec<IdMap> {
-        maps.iter()
-            .flatten()
-            .map(|map| IdMap { inside: map.container_id(), outside: map.host_id(), count: map.size() })
-            .collect()
-    };
-    let (mut uid, mut gid) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+    let (mut uid, mut gid) = (maps(mount.uid_mappings().as_ref()), maps(mount.gid_mappings().as_ref()));
     if options.idmap.is_none() && uid.is_empty() && gid.is_empty() {
         return None;
     }
@@ -267,8 +261,8 @@ fn idmap(
         if !context.spaces.has(Namespace::User) {
             faults.invalid(format!("{field}.options"), "idmap without mappings needs a user namespace");
         }
-        uid = linux.map(|linux| list(linux.uid_mappings())).unwrap_or_default();
-        gid = linux.map(|linux| list(linux.gid_mappings())).unwrap_or_default();
+        uid = linux.map(|linux| maps(linux.uid_mappings().as_ref())).unwrap_or_default();
+        gid = linux.map(|linux| maps(linux.gid_mappings().as_ref())).unwrap_or_default();
         if uid.is_empty() && context.spaces.joins(Namespace::User) {
             faults.invalid(format!("{field}.uidMappings"), "a joined user namespace does not tell its mappings");
         }

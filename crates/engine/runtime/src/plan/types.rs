@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use linux::idmap::IdSpan;
 use serde::{Deserialize, Serialize};
 
 use super::options::{Attrs, Propagation};
@@ -75,14 +76,6 @@ pub struct Join {
     pub path: PathBuf,
 }
 
-/// One line of `uid_map` or `gid_map`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMap {
-    pub inside: u32,
-    pub outside: u32,
-    pub count: u32,
-}
-
 /// Who may write the maps of the new user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MapWriter {
@@ -94,8 +87,8 @@ pub enum MapWriter {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMaps {
-    pub uid: Vec<IdMap>,
-    pub gid: Vec<IdMap>,
+    pub uid: Vec<IdSpan>,
+    pub gid: Vec<IdSpan>,
     pub writer: MapWriter,
     /// An unprivileged writer must give up setgroups(2) in the new namespace first.
     pub deny_setgroups: bool,
@@ -123,8 +116,8 @@ pub struct EarlyMount {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyIdmap {
-    pub uid: Vec<IdMap>,
-    pub gid: Vec<IdMap>,
+    pub uid: Vec<IdSpan>,
+    pub gid: Vec<IdSpan>,
     pub recursive: bool,
 }
 
