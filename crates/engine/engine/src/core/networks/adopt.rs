@@ -86,10 +86,11 @@ impl Networks {
             self.bridges.add_network(network)?;
         }
         if state.pods.network().is_some() || state.networks.values().any(|net| net.up) {
-            self.pin(&state, state.running.values().flat_map(|running| &running.endpoints), None);
+            let mut pins = self.pins(&state, state.running.values().flat_map(|running| &running.endpoints), None);
             for (id, _) in state.networks.iter().filter(|(_, net)| net.up) {
-                self.pin(&state, [], Some(id));
+                pins.extend(self.pins(&state, [], Some(id)));
             }
+            self.change_pins(&pins, &[]);
             self.apply(&state)?;
         } else if self.firewall.is_there().unwrap_or(false) {
             self.firewall.remove()?;

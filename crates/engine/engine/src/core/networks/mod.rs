@@ -215,7 +215,7 @@ impl Networks {
         self.bridges.add_network(&net.kernel)?;
         vocab::crash::point("engine.network.after_bridge");
         net.up = true;
-        self.pin(state, &[], Some(id));
+        self.change_pins(&self.pins(state, &[], Some(id)), &[]);
         self.apply(state)
     }
 
@@ -242,9 +242,13 @@ impl Networks {
         Ok(self.firewall.apply(&networks, &endpoints)?)
     }
 
-    /// Makes these endpoints' addresses theirs alone, and the gateway's that of the network's bridge. A kernel that cannot do it
-    /// keeps nobody from a network: doctor tells.
-    fn pin<'a>(&self, state: &State, endpoints: impl IntoIterator<Item = &'a Attached>, network: Option<&str>) {
+    /// What makes these endpoints' addresses theirs alone, and the gateway's that of the network's bridge.
+    fn pins<'a>(
+        &self,
+        state: &State,
+        endpoints: impl IntoIterator<Item = &'a Attached>,
+        network: Option<&str>,
+    ) -> Vec<(String, network::Pin)> {
         let pinned = |id: &str| {
             let net = state.networks.get(id);
             net.filter(|net| {
@@ -260,13 +264,14 @@ impl Networks {
             (endpoint.host_name.clone(), pin)
         });
         let bridge = network.and_then(pinned).map(|net| self.bridges.pin(&net.kernel));
-        self.change_pins(&ports.chain(bridge).collect::<Vec<_>>(), &[]);
+        ports.chain(bridge).collect()
     }
 
     fn unpin(&self, names: &[String]) {
         self.change_pins(&[], names);
     }
 
+    /// A kernel that cannot do it keeps nobody from a network: doctor tells.
     fn change_pins(&self, add: &[(String, network::Pin)], remove: &[String]) {
         if let Err(error) = self.firewall.pin(add, remove) {
             tracing::warn!(%error, "containers may claim each other's addresses");

@@ -277,7 +277,8 @@ impl Inner {
         endpoints: &[Attached],
     ) -> Result<Sandbox> {
         let networks = &self.networks;
-        networks.pin(&networks.state(), endpoints, None);
+        let pins = networks.pins(&networks.state(), endpoints, None);
+        networks.change_pins(&pins, &[]);
         let shared = self.shared_user_namespace(record)?.map(linux::ns::open).transpose()?;
         let owner = match (&shared, &record.users) {
             (Some(user), _) => Some(Owner::Existing(user.as_fd())),
@@ -463,7 +464,8 @@ impl Inner {
             endpoint
         };
         let nets = networks.nets(std::slice::from_ref(&endpoint))?;
-        networks.pin(&networks.state(), [&endpoint], None);
+        let pins = networks.pins(&networks.state(), [&endpoint], None);
+        networks.change_pins(&pins, &[]);
         vocab::crash::point("engine.network.connect.before_plug");
         if let Err(error) = networks.bridges.plug(&netns, &plug(&nets[0], &endpoint)?) {
             let mut state = networks.state();
