@@ -9,9 +9,27 @@ use linux::idmap::IdMaps;
 use super::Inner;
 use super::records::ContainerRecord;
 use crate::decide::mounts::{ContainerMount, MountIds};
-use crate::decide::userns::{Shared, UsersMode, decide_users, users_mode};
+use crate::decide::userns::{Files, Shared, UserRanges, UsersMode, decide_users, user_ranges, users_mode};
 use crate::spec::{self, NamespaceMode};
 use crate::{ContainerId, Error, HostConfig, MountKind, Result};
+
+impl UserRanges {
+    /// By `--userns-remap`: `default`, `USER`, `UID`, each with `:GROUP`, or the range itself, `FIRST+COUNT`.
+    ///
+    /// # Errors
+    /// There is no such user, or it has no ranges.
+    pub fn read(remap: Option<&str>) -> Result<Self> {
+        // A file that is not there has no lines.
+        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let files = Files {
+            passwd: &text("/etc/passwd"),
+            group: &text("/etc/group"),
+            subuid: &text("/etc/subuid"),
+            subgid: &text("/etc/subgid"),
+        };
+        user_ranges(remap, &files)
+    }
+}
 
 impl Inner {
     /// Decides and takes the ids of a new container. Whoever does not make it gives them back.

@@ -25,32 +25,15 @@ pub struct UserRanges {
     taken: IdMaps,
 }
 
-impl UserRanges {
-    /// By `--userns-remap`: `default`, `USER`, `UID`, each with `:GROUP`, or the range itself, `FIRST+COUNT`.
-    ///
-    /// # Errors
-    /// There is no such user, or it has no ranges.
-    pub fn read(remap: Option<&str>) -> Result<Self> {
-        // A file that is not there has no lines.
-        let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let files = Files {
-            passwd: &text("/etc/passwd"),
-            group: &text("/etc/group"),
-            subuid: &text("/etc/subuid"),
-            subgid: &text("/etc/subgid"),
-        };
-        user_ranges(remap, &files)
-    }
+/// What they have.
+pub(crate) struct Files<'a> {
+    pub(crate) passwd: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) subuid: &'a str,
+    pub(crate) subgid: &'a str,
 }
 
-struct Files<'a> {
-    passwd: &'a str,
-    group: &'a str,
-    subuid: &'a str,
-    subgid: &'a str,
-}
-
-fn user_ranges(remap: Option<&str>, files: &Files<'_>) -> Result<UserRanges> {
+pub(crate) fn user_ranges(remap: Option<&str>, files: &Files<'_>) -> Result<UserRanges> {
     let remap = remap.filter(|text| !text.is_empty()).map(|text| remapped(text, files)).transpose()?;
     let own = |text| ranges(text, |name| name == AUTO_USER);
     let (uid, gid) = (own(files.subuid), own(files.subgid));
