@@ -37,4 +37,4 @@ pub use stock::StockEngine;
 pub use traffic::{Traffic, fetch};
 pub use tree::context;
 pub use weakened::weakened;
-pub use world::{World, eventually, finish, finish_within, is_root, program};
+pub use world::{World, eventually, finish, finish_within, has_docker, is_root, program};

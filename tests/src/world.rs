@@ -32,6 +32,18 @@ pub fn is_root() -> bool {
     root
 }
 
+/// Whether this runs as root with a docker client; says aloud that the test is skipped if not.
+pub fn has_docker() -> bool {
+    if !is_root() {
+        return false;
+    }
+    let found = std::process::Command::new("docker").arg("--version").output().is_ok();
+    if !found {
+        eprintln!("SKIPPED: no docker client on the path");
+    }
+    found
+}
+
 /// Waits for a condition, with a deadline.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

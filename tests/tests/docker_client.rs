@@ -3,18 +3,11 @@
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use blackbox::{World, eventually, is_root};
+use blackbox::{World, eventually, has_docker};
 
 /// A world, or `None` (said aloud) where the test cannot run.
 fn world() -> Option<World> {
-    if !is_root() {
-        return None;
-    }
-    if Command::new("docker").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: no docker client on the path");
-        return None;
-    }
-    Some(World::start())
+    has_docker().then(World::start)
 }
 
 /// What a shell line writes to a terminal on which nothing is typed; the line must succeed.

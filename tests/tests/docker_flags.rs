@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use blackbox::{Answer, World, eventually, finish, is_root};
+use blackbox::{Answer, World, eventually, finish, has_docker};
 
 const PAGE: &str = include_str!("../../docs/reference/docker-flags.md");
 
@@ -40,11 +40,7 @@ struct Rig {
 impl Rig {
     /// An engine with a network `net` and a container `peer`; `None` (said aloud) where the test cannot run.
     fn new() -> Option<Self> {
-        if !is_root() {
-            return None;
-        }
-        if Command::new("docker").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: no docker client on the path");
+        if !has_docker() {
             return None;
         }
         let disk = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
