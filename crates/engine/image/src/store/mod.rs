@@ -95,6 +95,8 @@ impl Store {
         ] {
             mode(bits).create(&folder).context(|| format!("make {}", folder.display()))?;
         }
+        // As staged layers: containers and steps of builds come and go, and a file beside one that was just removed is made slowly.
+        let _ = fs::File::open(store.snapshots_dir()).map(linux::fs::spread_directories);
         store.recover()?;
         Ok(store)
     }
