@@ -1,6 +1,7 @@
 //! A disk that is full while an image is loaded, a container committed, a log written: an error that says so, nothing half
 //! there, and everything works again when there is room.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,6 +37,17 @@ impl SmallDisk {
         let file = std::fs::File::create(&ballast).expect("make the ballast");
         let size = free.saturating_sub(kilobytes << 10);
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size).expect("take the room");
+        ballast
+    }
+
+    /// Takes the last block.
+    fn fill_up(&self) -> PathBuf {
+        let ballast = self.place().join("ballast-last");
+        let mut file = std::fs::File::create(&ballast).expect("make the last ballast");
+        // Synchronised, for a block is only taken for good when it is written out. A byte that does not fit says that none is left.
+        for size in [4096, 1] {
+            while file.write_all(&[7; 4096][..size]).and_then(|()| file.sync_data()).is_ok() {}
+        }
         ballast
     }
 }
@@ -214,6 +226,10 @@ fn a_container_whose_log_does_not_fit_runs_on() {
     world.knarr(["exec", "loud", "true"]).success();
     std::fs::write(gate.path().join("stop"), "").expect("ask it to stop");
     eventually("it has come to its end", || gate.path().join("done").exists());
+    // With no room for the record of an end, and none to complain of that: the end is told all the same.
+    let last = disk.fill_up();
+    world.knarr(["exec", "loud", "sh", "-c", "exit 7"]).exits(7);
+    std::fs::remove_file(last).expect("give the room back");
     std::fs::remove_file(ballast).expect("give the room back");
     world.knarr(["exec", "loud", "true"]).success();
     world.knarr(["inspect", "-f", "{{.State.Running}}", "loud"]).success().stdout("true\n");

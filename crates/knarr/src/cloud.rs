@@ -90,7 +90,7 @@ pub fn run(settings: &Settings, matches: &Matches, default_address: IpAddr) -> R
     if background {
         linux::process::setsid().map_err(|error| Failure::new(format!("knarr up: {error}")))?;
     }
-    daemon::log(settings);
+    daemon::log(settings.debug);
     let Host::Unix(socket) = &settings.host else {
         return Err("knarr up: the Docker API listens on a unix socket only: --host unix:///PATH".into());
     };

@@ -68,7 +68,7 @@ pub fn engine(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
         // Away from the terminal and the session of whoever needed an engine.
         linux::process::setsid().map_err(|error| Failure::new(format!("knarr engine: {error}")))?;
     }
-    log(settings);
+    log(settings.debug);
     let Host::Unix(socket) = &settings.host else {
         return Err("knarr engine: it listens on a unix socket only: --host unix:///PATH".into());
     };
@@ -209,13 +209,15 @@ pub fn build_cache(matches: &Matches) -> Result<build::Keep, Failure> {
 }
 
 /// Logs to standard error from now on.
-pub fn log(settings: &Settings) {
-    let level = if settings.debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
+pub fn log(debug: bool) {
+    let level = if debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(linux::pty::is_tty(std::io::stderr()))
         .with_target(false)
+        // It would complain on standard error with a macro that panics: a log on a full disk would end its server.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -184,13 +184,7 @@ pub fn main(settings: &Settings, root_given: bool, matches: &Matches) -> Result<
         grace_secs: matches.duration_nanos("grace").map(|nanos| (nanos / 1_000_000_000).unsigned_abs()),
     };
     let (listen, config) = serve.build().map_err(failed)?;
-    let level = if settings.debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(linux::pty::is_tty(std::io::stderr()))
-        .with_target(false)
-        .init();
+    crate::daemon::log(settings.debug);
     let made = DirBuilder::new().recursive(true).mode(0o711).create(&settings.root);
     made.map_err(|error| failed(format!("create {}: {error}", settings.root.display())))?;
     let client = client::Config { insecure: matches.list("insecure-registry").to_vec(), ..client::Config::default() };

@@ -194,8 +194,7 @@ fn serve(words: &[OsString]) -> Result<(), String> {
     if let Some(parent) = kubeconfig.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|error| format!("make {}: {error}", parent.display()))?;
     }
-    let level = if matches.is("debug") { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).init();
+    crate::daemon::log(matches.is("debug"));
     let datastore = datastore(&matches)?;
     let scheduling = crate::scheduler_config::read(matches.text("scheduler-config"))?;
     let several = datastore.is_some();

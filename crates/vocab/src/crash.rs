@@ -5,6 +5,7 @@
 //! only if it can take that file away: a test arms the point by making the file, however late, and of all the processes
 //! that inherited the variables exactly one ends, once. Without the variables a point costs one atomic load.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +22,8 @@ static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 pub fn point(name: &str) {
     let Some(armed) = ARMED.get_or_init(from_environment) else { return };
     if armed.name == name && armed.fires() {
-        eprintln!("crash point {name}");
+        // Not `eprintln!`, which panics where it cannot write.
+        let _ = writeln!(std::io::stderr(), "crash point {name}");
         std::process::abort();
     }
 }

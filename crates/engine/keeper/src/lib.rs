@@ -5,6 +5,16 @@
 //!
 //! Never here: images, networks, restart policies, databases, any decision about a container. What is to be run arrives as a finished plan.
 
+// What cannot be written is no reason to die, and these macros panic: the next keeper would meet the same full disk.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+/// A line in the keeper's log, if it can be written.
+macro_rules! complain {
+    ($($argument:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($argument)*)));
+    }};
+}
+
 pub mod client;
 mod log;
 mod model;

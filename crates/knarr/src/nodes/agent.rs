@@ -107,7 +107,7 @@ impl Plan {
 /// Runs the agent until a signal asks it to end.
 pub fn run(settings: &Settings, matches: &Matches) -> Result<u8, Failure> {
     let plan = Plan::read(matches)?;
-    daemon::log(settings);
+    daemon::log(settings.debug);
     let Host::Unix(socket) = &settings.host else {
         return Err(failed("the Docker API listens on a unix socket only: --host unix:///PATH"));
     };

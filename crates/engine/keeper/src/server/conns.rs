@@ -75,7 +75,7 @@ impl Server<'_> {
     pub(super) fn send(&mut self, index: usize, message: &ToClient) {
         match encode(message) {
             Ok(bytes) => self.queue(index, Out::Bytes(bytes)),
-            Err(error) => eprintln!("keeper: {error}"),
+            Err(error) => complain!("keeper: {error}"),
         }
     }
 

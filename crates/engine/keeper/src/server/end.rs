@@ -63,7 +63,7 @@ impl Server<'_> {
         self.mark_busy(slot, Stream::Stderr);
         crash::point("keeper.exit.before_record");
         if let Err(error) = write_exit(&self.args.run, &id, &exited) {
-            eprintln!("keeper: exit of {id}: {error}");
+            complain!("keeper: exit of {id}: {error}");
         }
         crash::point("keeper.exit.recorded");
         self.tell_all(&ToClient::Exited { id, exited });

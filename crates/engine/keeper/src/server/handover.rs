@@ -17,7 +17,7 @@ impl Server<'_> {
     pub(super) fn inherit(&mut self, index: usize, fds: Vec<OwnedFd>) {
         let Ok([journal, read, write]) = <[OwnedFd; 3]>::try_from(fds) else { return self.drop_conn(index) };
         if !self.by_id.is_empty() {
-            eprintln!("keeper: refused to inherit: it holds something already");
+            complain!("keeper: refused to inherit: it holds something already");
             return self.drop_conn(index);
         }
         let plumbing = Journal::inherit(File::from(journal)).and_then(|journal| Plumbing::with(journal, (read, write)));
@@ -27,7 +27,7 @@ impl Server<'_> {
                 self.adopting = Some(index);
             }
             Err(error) => {
-                eprintln!("keeper: inherit: {error}");
+                complain!("keeper: inherit: {error}");
                 self.drop_conn(index);
             }
         }
@@ -38,7 +38,7 @@ impl Server<'_> {
         let slot = record.slot as usize;
         let taken = self.slots.get(slot).is_some_and(Option::is_some) || self.by_id.contains_key(&record.id);
         if slot >= SLOTS_MAX || taken || !valid_id(&record.id) {
-            return eprintln!("keeper: refused to adopt {:?} at {slot}", record.id);
+            return complain!("keeper: refused to adopt {:?} at {slot}", record.id);
         }
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
@@ -60,7 +60,7 @@ impl Server<'_> {
                 Role::Sink(role) => sinks.push((*role, fd)),
             }
         }
-        let Some(pidfd) = pidfd else { return eprintln!("keeper: refused to adopt {:?}: no pidfd", record.id) };
+        let Some(pidfd) = pidfd else { return complain!("keeper: refused to adopt {:?}: no pidfd", record.id) };
         let ended = matches!(record.phase, Phase::Ended(_));
         self.slots[slot] = Some(Held {
             id: record.id.clone(),
@@ -103,7 +103,7 @@ impl Server<'_> {
             Some((source?, log.as_mut()?))
         });
         if let Err(error) = recovered {
-            eprintln!("keeper: recovery: {error}");
+            complain!("keeper: recovery: {error}");
         }
         for slot in 0..self.slots.len() {
             for stream in [Stream::Stdout, Stream::Stderr] {

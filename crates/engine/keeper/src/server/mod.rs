@@ -65,7 +65,7 @@ pub fn serve(token: &SingleThreaded, args: &Args, launcher: &dyn Launcher) -> Re
             match run() {
                 Ok(()) => 0,
                 Err(error) => {
-                    eprintln!("{error}");
+                    complain!("{error}");
                     1
                 }
             }

@@ -120,7 +120,7 @@ impl Server<'_> {
         let index = match current.map_or_else(|| self.start_helper(), Ok) {
             Ok(index) => index,
             Err(error) => {
-                eprintln!("keeper: nobody resolves names: {error}");
+                complain!("keeper: nobody resolves names: {error}");
                 return self.want_timer();
             }
         };
@@ -191,7 +191,7 @@ impl Server<'_> {
             // The keeper's own program: a read-only view, or a sealed copy.
             let mut command = Command::new("/proc/self/exe");
             command.args(["resolver", "--run"]).arg(run).stdin(Stdio::from(theirs)).stdout(Stdio::null());
-            eprintln!("keeper: start the resolver: {}", command.exec());
+            complain!("keeper: start the resolver: {}", command.exec());
             1
         })?;
         let index = free_place(&mut self.names);
@@ -209,7 +209,7 @@ impl Server<'_> {
             if helper.stuck {
                 let _ = self.epoll.delete(control);
             }
-            eprintln!("keeper: the resolver has ended: another one follows");
+            complain!("keeper: the resolver has ended: another one follows");
             self.nothing_is_told();
             // In a second: one that cannot live is not to be all that this process does.
             self.want_timer();

@@ -78,7 +78,7 @@ impl Server<'_> {
             Ok(Pumped::Idle { .. }) if more => Pumped::More,
             Ok(outcome) => outcome,
             Err(error) => {
-                eprintln!("keeper: {} {}: {error}", held.id, stream.name());
+                complain!("keeper: {} {}: {error}", held.id, stream.name());
                 Pumped::Idle { tail: false }
             }
         }

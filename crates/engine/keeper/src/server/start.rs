@@ -105,7 +105,7 @@ impl Server<'_> {
         if matches!(stdio, Stdio::Tty { .. }) {
             // The master comes later; subscribers can be there before it.
             if let Err(error) = self.make_tty_pipe(slot) {
-                eprintln!("keeper: {error}");
+                complain!("keeper: {error}");
             }
         }
         self.watch(slot);
@@ -142,7 +142,7 @@ impl Server<'_> {
             failed = failed.or(self.epoll.add(tty, token::new(token::TTY, slot), edge).err());
         }
         if let Some(error) = failed {
-            eprintln!("keeper: {}: {error}", held.id);
+            complain!("keeper: {}: {error}", held.id);
         }
     }
 
