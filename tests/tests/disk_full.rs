@@ -234,3 +234,16 @@ fn a_container_whose_log_does_not_fit_runs_on() {
     world.knarr(["exec", "loud", "true"]).success();
     world.knarr(["inspect", "-f", "{{.State.Running}}", "loud"]).success().stdout("true\n");
 }
+
+#[test]
+fn an_engine_whose_own_log_does_not_fit_serves_on() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::without_engine();
+    std::os::unix::fs::symlink("/dev/full", world.dir().join("engine.log")).expect("make its log a full disk");
+    world.start_engine(&[]);
+    world.load(&busybox());
+    world.knarr(["run", "--rm", "busybox", "sh", "-c", "exit 7"]).exits(7);
+    assert!(!world.engine_ended());
+}

@@ -95,7 +95,8 @@ async fn follow(dir: PathBuf, orders: OwnedFd) -> std::io::Result<()> {
                 let (Ok(id), Ok([udp, tcp])) = (id.parse::<ContainerId>(), <[OwnedFd; 2]>::try_from(fds)) else {
                     continue;
                 };
-                let (udp, tcp) = resolver::listen((udp, tcp))?;
+                // One container's sockets that are none are no reason to leave the others without an answer.
+                let Ok((udp, tcp)) = resolver::listen((udp, tcp)) else { continue };
                 let servers = read_one(&known.dir, id).map(|place| place.servers);
                 let mut seen = known.seen();
                 // It has been started again since.
