@@ -48,7 +48,10 @@ impl Error {
     pub(crate) fn from_redb(path: &Path, error: redb::Error) -> Self {
         let path_buf = path.to_owned();
         match error {
-            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+            // The second: a page that is said to lie behind the file's end.
+            redb::Error::Io(source)
+                if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
                 Error::Damaged { path: path_buf, detail: source.to_string() }
             }
             redb::Error::Io(source) => Error::io(path, source),
