@@ -126,6 +126,27 @@ async fn only_a_switch_that_was_asked_for_opens_a_pipe() {
     assert_eq!(client.send(Method::GET, "/readyz", &[], "").await.code, 200);
 }
 
+#[tokio::test]
+async fn every_method_reaches_the_agent_with_its_body() {
+    let mut client = Wire::start_durable().await;
+    let mut agent = Agent::start(&client, "n1").await;
+    let node = json!({"metadata": {"name": "n1"}, "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": agent.port}}}});
+    assert_eq!(client.post("/api/v1/nodes", &node).await.code, 201);
+    *agent.answer.lock().unwrap() = "HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+    let path = "/api/v1/nodes/n1/proxy/some/where?a=b";
+    // A patch is the agent's to read: it is not taken for one of an object.
+    let headers = [("content-type", "application/merge-patch+json")];
+    for method in [Method::PATCH, Method::PUT, Method::POST, Method::DELETE] {
+        let answer = client.send(method.clone(), path, &headers, "{not json").await;
+        assert_eq!((answer.code, answer.body.as_ref()), (202, b"ok".as_slice()), "{method}");
+        let heard =
+            tokio::time::timeout(PATIENCE, agent.heard.recv()).await.expect("the agent's connection ends").unwrap();
+        assert!(heard.starts_with(&format!("{method} /some/where?a=b HTTP/1.1")), "{heard}");
+        assert!(heard.contains("application/merge-patch+json") && heard.ends_with("{not json"), "{heard}");
+    }
+}
+
 #[test]
 fn tests_notice_a_weakened_build() {
     weakened::check(&[("redirect", "only_a_switch_that_was_asked_for_opens_a_pipe")]);

@@ -54,9 +54,13 @@ impl Call {
     /// Fields that this endpoint does not write.
     fn reset(&self, sub: &str) -> &'static Set {
         const OF_STATUS: [&str; 4] = ["spec", "metadata.labels", "metadata.ownerReferences", "metadata.finalizers"];
-        static SETS: LazyLock<[Set; 3]> =
-            LazyLock::new(|| [Set::default(), Set::of_fields(&["status"]), Set::of_fields(&OF_STATUS)]);
+        const OF_APPROVAL: [&str; 2] = ["spec", "status.certificate"];
+        static SETS: LazyLock<[Set; 4]> = LazyLock::new(|| {
+            let [status, approval] = [OF_STATUS.as_slice(), &OF_APPROVAL].map(Set::of_fields);
+            [Set::default(), Set::of_fields(&["status"]), status, approval]
+        });
         match sub {
+            "approval" => &SETS[3],
             "status" => &SETS[2],
             _ if self.resource.has_status() => &SETS[1],
             _ => &SETS[0],
@@ -221,6 +225,9 @@ impl Call {
         }
         if let Some(old) = old.filter(|_| matches!(sub, "" | "scale")) {
             (strategy.validate_update)(object, old, &mut faults);
+        }
+        if let Some(old) = old.filter(|_| self.is_signing_request()) {
+            resources::kinds::signing_request_stays(object, old, sub, &mut faults);
         }
         if let Some(old) = old.filter(|_| sub == "ephemeralcontainers") {
             resources::kinds::ephemeral_containers_stay(object, old, &mut faults);
@@ -541,11 +548,8 @@ impl Call {
                     }
                 }
             }
-            "approval" => {
-                let status = new.get("status").cloned().unwrap_or_else(|| serde_json::json!({}));
-                *new = old.clone();
-                new["status"] = status;
-            }
+            // What is the approval's is sorted out below.
+            "approval" => {}
             "ephemeralcontainers" => {
                 let containers = new["spec"].get("ephemeralContainers").cloned();
                 let books = meta::at(new, &["metadata", "managedFields"]).cloned();
@@ -585,11 +589,18 @@ impl Call {
                 }
             }
         }
+        if matches!(sub, "approval" | "status") && self.is_signing_request() {
+            resources::kinds::signing_request_prepare(new, old, sub, client::now());
+        }
     }
 
     /// A write of status that leaves the rest alone need not be judged by rules that came later.
     fn is_status_of_old(&self, sub: &str) -> bool {
-        sub == "status" && self.resource.custom.is_none()
+        sub == "status" && self.resource.custom.is_none() && !self.is_signing_request()
+    }
+
+    fn is_signing_request(&self) -> bool {
+        self.resource.prefix == "/registry/certificates.k8s.io/certificatesigningrequests/"
     }
 
     /// The body of a subresource: an object, or a patch of one.

@@ -4,6 +4,7 @@ mod admission;
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod cluster;
 mod config;
 mod csi;
@@ -21,6 +22,7 @@ mod rbac;
 mod rules;
 mod storage;
 
+pub use certificates::{signing_request_prepare, signing_request_stays};
 pub(crate) use config::{base64, from_base64};
 pub use pod::{conditions_set, ephemeral_containers_stay, ready_count};
 pub use rules::{Faults, validate_finalizers, validate_meta, validate_meta_update};
@@ -143,7 +145,7 @@ pub fn strategy(group: &str, resource: &str) -> Strategy {
         }
         "apiregistration.k8s.io" => cluster::API_SERVICE,
         "flowcontrol.apiserver.k8s.io" => flow::strategy(resource),
-        "certificates.k8s.io" => admission::certificates(resource),
+        "certificates.k8s.io" => certificates::strategy(resource),
         "resource.k8s.io" => devices::strategy(resource),
         _ => Strategy::PLAIN,
     }
