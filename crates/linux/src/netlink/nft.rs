@@ -1,15 +1,21 @@
 //! nftables as values: a [`Table`] is chains, rules, sets and maps; [`Socket::replace_table`] puts one in place of what was there,
-//! atomically, and [`Socket::update_elements`] changes elements of its sets. Other people's tables are never read or touched.
+//! atomically, and [`Socket::update_elements`] changes elements of its sets. Other people's tables are never touched; what they say
+//! of a hook is read by [`Socket::foreign_tables`], as the kernel writes it, so that it can be said again in a table of ours
+//! ([`Expr::Copied`], [`Data::Copied`]).
 //!
 //! Attribute numbers are those of `linux/netfilter/nf_tables.h`; all numbers on this wire are big endian.
 
 mod change;
+mod foreign;
 
 use std::net::IpAddr;
 
 pub use change::{Change, difference};
+pub use foreign::{Attributes, ForeignChain, ForeignExpr, ForeignHook, ForeignSet, ForeignTable};
 
-use super::{Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Socket, messages, verdict};
+use super::{
+    HEADER, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLMSG_ERROR, Socket, attributes, messages, verdict,
+};
 use crate::{Attempt, Result};
 
 /// The address family of a table.
@@ -83,6 +89,8 @@ pub enum Data {
     Ranges,
     /// A map that rules write themselves ([`Expr::Learn`]), each entry for a time; of at most this many entries.
     Learned(Vec<Type>, u32),
+    /// What the kernel said of somebody's set and its elements. The set's key and elements here are empty.
+    Copied(Attributes, Vec<Attributes>),
 }
 
 /// The type of a field, as `nft list` shows it.
@@ -255,6 +263,13 @@ pub enum Expr {
     },
     Masquerade,
     Counter,
+    /// What the kernel said of somebody's expression.
+    Copied {
+        name: String,
+        data: Attributes,
+    },
+    /// No expression: the protocol of which a rule's copied extensions of iptables are.
+    Compat(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,27 +334,47 @@ const DELSETELEM: u16 = 14;
 
 /// Elements in one message: a list attribute holds less than 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 300;
+/// The same for copied elements, whose size is not ours.
+const COPIED_BYTES_PER_MESSAGE: usize = 30_000;
+
+/// Elements by the name of their set.
+pub type Elements<'a> = &'a [(&'a str, Vec<Element>)];
 
 impl Socket {
     /// Puts `table` in place of the table of that name, or makes it, in one transaction: no packet sees a state in between.
     pub fn replace_table(&mut self, table: &Table) -> Result<()> {
-        let mut batch = Batch::new(table.family);
-        batch.table(NEWTABLE, &table.name);
-        batch.table(DELTABLE, &table.name);
-        batch.table(NEWTABLE, &table.name);
-        for chain in &table.chains {
-            batch.chain(&table.name, chain);
+        self.replace_tables(std::slice::from_ref(table), &[])
+    }
+
+    /// The same with several, and takes others (of the name of the first) away.
+    pub fn replace_tables(&mut self, tables: &[Table], gone: &[Family]) -> Result<()> {
+        let Some(first) = tables.first() else { return Ok(()) };
+        let mut batch = Batch::new(first.family);
+        for family in gone {
+            batch.family = *family;
+            batch.table(NEWTABLE, &first.name);
+            batch.table(DELTABLE, &first.name);
         }
-        for (id, set) in table.sets.iter().enumerate() {
-            batch.set(&table.name, set, id as u32 + 1);
-            batch.elements(NEWSETELEM, &table.name, &set.name, &set.elements);
-        }
-        for chain in &table.chains {
-            for rule in &chain.rules {
-                batch.rule(&table.name, &chain.name, rule);
+        let mut ids = 1..;
+        for table in tables {
+            batch.family = table.family;
+            batch.table(NEWTABLE, &table.name);
+            batch.table(DELTABLE, &table.name);
+            batch.table(NEWTABLE, &table.name);
+            for chain in &table.chains {
+                batch.chain(&table.name, chain);
+            }
+            for (set, id) in table.sets.iter().zip(&mut ids) {
+                batch.set(&table.name, set, id);
+                batch.contents(&table.name, set);
+            }
+            for chain in &table.chains {
+                for rule in &chain.rules {
+                    batch.rule(&table.name, &chain.name, rule);
+                }
             }
         }
-        self.commit(batch, format_args!("replace nftables table {}", table.name))
+        self.commit(batch, format_args!("replace nftables table {}", first.name))
     }
 
     /// Removes the table and all in it; no error where there is none.
@@ -358,12 +393,20 @@ impl Socket {
         remove: &[(&str, Vec<Element>)],
         add: &[(&str, Vec<Element>)],
     ) -> Result<()> {
-        let mut batch = Batch::new(family);
-        for (set, elements) in remove {
-            batch.elements(DELSETELEM, table, set, elements);
-        }
-        for (set, elements) in add {
-            batch.elements(NEWSETELEM, table, set, elements);
+        self.update_tables(table, &[(family, remove, add)])
+    }
+
+    /// The same with the tables of one name in several families.
+    pub fn update_tables(&mut self, table: &str, changes: &[(Family, Elements<'_>, Elements<'_>)]) -> Result<()> {
+        let mut batch = Batch::new(Family::Inet);
+        for (family, remove, add) in changes {
+            batch.family = *family;
+            for (set, elements) in *remove {
+                batch.elements(DELSETELEM, table, set, elements);
+            }
+            for (set, elements) in *add {
+                batch.elements(NEWSETELEM, table, set, elements);
+            }
         }
         self.commit(batch, format_args!("update nftables table {table}"))
     }
@@ -385,23 +428,20 @@ impl Socket {
             return Ok(());
         }
         let mut bytes = Vec::new();
-        let mut add = |mut message: Message, flags, sequence: &mut u32| {
+        let mut add = |message: &mut Message, flags, sequence: &mut u32| {
             *sequence = sequence.wrapping_add(1);
             message.finish(flags, *sequence);
             bytes.extend_from_slice(&message.bytes);
         };
         let first = self.sequence;
-        add(batch_edge(BATCH_BEGIN), 0, &mut self.sequence);
-        let last = batch.requests.pop();
-        for request in batch.requests {
-            add(request, 0, &mut self.sequence);
-        }
-        // One acknowledgement is enough: a message that fails answers whether asked or not.
-        if let Some(request) = last {
-            add(request, NLM_F_ACK, &mut self.sequence);
+        add(&mut batch_edge(BATCH_BEGIN), 0, &mut self.sequence);
+        let last = batch.requests.len() - 1;
+        for (index, request) in batch.requests.iter_mut().enumerate() {
+            // One acknowledgement is enough: a message that fails answers whether asked or not.
+            add(request, if index == last { NLM_F_ACK } else { 0 }, &mut self.sequence);
         }
         let acknowledged = self.sequence;
-        add(batch_edge(BATCH_END), 0, &mut self.sequence);
+        add(&mut batch_edge(BATCH_END), 0, &mut self.sequence);
         // A ruleset of thousands of elements is larger than a socket's usual buffer; without the right to exceed the system's
         // limit the send says so.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, bytes.len() + (64 << 10))
@@ -418,7 +458,10 @@ impl Socket {
                 if kind != NLMSG_ERROR || !ours {
                     continue;
                 }
-                verdict(body, &what)?;
+                match batch.about(sequence.wrapping_sub(first).wrapping_sub(2) as usize) {
+                    Some(part) => verdict(body, &format_args!("{what}: {part}"))?,
+                    None => verdict(body, &what)?,
+                }
                 if sequence == acknowledged {
                     return Ok(());
                 }
@@ -455,6 +498,30 @@ impl Batch {
         let mut message = Message::new(NFTABLES << 8 | kind, flags, &header(self.family, 0));
         write(&mut message);
         self.requests.push(message);
+    }
+
+    /// What a request is about, for the error that it is answered with.
+    fn about(&self, index: usize) -> Option<String> {
+        let facts = |message: &Message| {
+            let kind = u16::from_ne_bytes([message.bytes[4], message.bytes[5]]) & 0xff;
+            let name = |wanted: u16| {
+                let found = attributes(&message.bytes[HEADER + 4..]).find(|(kind, _)| *kind == wanted);
+                found.map(|(_, name)| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+            };
+            Some((kind, name(if kind == NEWCHAIN { 3 } else { 2 })?))
+        };
+        let (kind, name) = facts(self.requests.get(index)?)?;
+        match kind {
+            NEWCHAIN => Some(format!("chain {name}")),
+            NEWSET => Some(format!("set {name}")),
+            NEWSETELEM => Some(format!("elements of set {name}")),
+            NEWRULE => {
+                let same = |message: &&Message| facts(message).is_some_and(|other| other == (NEWRULE, name.clone()));
+                let number = self.requests[..=index].iter().filter(same).count();
+                Some(format!("rule {number} of chain {name}"))
+            }
+            _ => None,
+        }
     }
 
     fn table(&mut self, kind: u16, name: &str) {
@@ -497,8 +564,12 @@ impl Batch {
         self.push(NEWSET, NLM_F_CREATE, |message| {
             message.string(1, table);
             message.string(2, &set.name);
+            if let Data::Copied(attributes, _) = &set.data {
+                attributes.write(message);
+                return message.be32(10, id);
+            }
             let flags = match &set.data {
-                Data::None => 0,
+                Data::None | Data::Copied(..) => 0,
                 Data::Values(_) | Data::Verdicts => MAP,
                 Data::Ranges => INTERVAL,
                 Data::Learned(..) => MAP | TIMEOUT | EVAL,
@@ -507,7 +578,7 @@ impl Batch {
             message.be32(4, key_type);
             message.be32(5, key_length);
             match &set.data {
-                Data::None | Data::Ranges => {}
+                Data::None | Data::Ranges | Data::Copied(..) => {}
                 Data::Values(types) | Data::Learned(types, _) => {
                     let (data_type, data_length) = concatenated(types);
                     message.be32(6, data_type);
@@ -523,6 +594,28 @@ impl Batch {
             }
             message.be32(10, id);
         });
+    }
+
+    /// What a new set has from its beginning.
+    fn contents(&mut self, table: &str, set: &Set) {
+        let Data::Copied(_, elements) = &set.data else {
+            return self.elements(NEWSETELEM, table, &set.name, &set.elements);
+        };
+        let mut rest = elements.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |element: &&Attributes| {
+                bytes += element.length();
+                bytes < COPIED_BYTES_PER_MESSAGE
+            };
+            let (part, left) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = left;
+            self.push(NEWSETELEM, NLM_F_CREATE, |message| {
+                message.string(1, table);
+                message.string(2, &set.name);
+                message.nest(3, |list| part.iter().for_each(|element| list.nest(1, |inner| element.write(inner))));
+            });
+        }
     }
 
     fn elements(&mut self, kind: u16, table: &str, set: &str, elements: &[Element]) {
@@ -542,7 +635,14 @@ impl Batch {
         self.push(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |message| {
             message.string(1, table);
             message.string(2, chain);
-            message.nest(4, |list| rule.iter().for_each(|expr| list.nest(1, |inner| write_expr(inner, expr))));
+            let expressions = rule.iter().filter(|expr| !matches!(expr, Expr::Compat(_)));
+            message.nest(4, |list| expressions.for_each(|expr| list.nest(1, |inner| write_expr(inner, expr))));
+            if let Some(Expr::Compat(protocol)) = rule.iter().find(|expr| matches!(expr, Expr::Compat(_))) {
+                message.nest(5, |compat| {
+                    compat.be32(1, (*protocol).into());
+                    compat.be32(2, 0);
+                });
+            }
         });
     }
 }
@@ -711,5 +811,7 @@ fn write_expr(message: &mut Message, expr: &Expr) {
         }),
         Expr::Masquerade => write("masq", &|_| {}),
         Expr::Counter => write("counter", &|_| {}),
+        Expr::Copied { name, data } => write(name, &|message| data.write(message)),
+        Expr::Compat(_) => {}
     }
 }

@@ -14,6 +14,8 @@ use crate::{Attempt, Error, Result};
 const GROUP: i32 = 7;
 /// Kinds of news: tables, chains, rules, sets and elements that went.
 const REMOVALS: [u16; 5] = [2, 5, 8, 11, 14];
+/// What ends the news of each transaction: its attribute 1 is a number.
+const NEW_GENERATION: u16 = 15;
 
 /// What a watch heard of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,24 +54,32 @@ impl RulesetWatch {
         Ok(Self { socket })
     }
 
-    /// Reads what there is. True if something of `table` was removed by anybody but the socket with the number `own`, or if news
-    /// were lost.
-    pub fn lost(&mut self, table: &str, own: u32) -> Result<bool> {
-        Ok(self.news(table, own)? != News::Nothing)
-    }
-
     /// Reads what there is about `table` and was not done by the socket with the number `own`.
     pub fn news(&mut self, table: &str, own: u32) -> Result<News> {
+        Ok(self.news_and_others(table, own, &|_| false)?.0)
+    }
+
+    /// As [`RulesetWatch::news`], and whether a table whose name `other` wants was changed (or may have been).
+    pub fn news_and_others(&mut self, table: &str, own: u32, other: &dyn Fn(&str) -> bool) -> Result<(News, bool)> {
         let mut buffer = vec![0; 64 << 10];
-        let mut news = News::Nothing;
+        let (mut news, mut others) = (News::Nothing, false);
         loop {
             let received =
                 rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket.fd, &mut buffer[..], RecvFlags::empty()));
             match received {
-                Ok((length, _)) if is_lost(&buffer[..length], table, own) => news = News::Removed,
-                Ok(_) => {}
-                Err(Errno::AGAIN) => return Ok(news),
-                Err(Errno::NOBUFS) => news = if news == News::Removed { news } else { News::Overrun },
+                Ok((length, _)) => {
+                    for (kind, name) in changed(&buffer[..length], own) {
+                        if name == table && REMOVALS.contains(&kind) {
+                            news = News::Removed;
+                        }
+                        others |= other(&name);
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok((news, others)),
+                Err(Errno::NOBUFS) => {
+                    others = true;
+                    news = if news == News::Removed { news } else { News::Overrun };
+                }
                 Err(errno) => return Err(Error::new("netlink recv", "changes of nftables", errno)),
             }
         }
@@ -82,22 +92,22 @@ impl std::os::fd::AsFd for RulesetWatch {
     }
 }
 
-fn is_lost(mut bytes: &[u8], table: &str, own: u32) -> bool {
+/// Kind and table of each change that was not done by the socket with the number `own`.
+fn changed(mut bytes: &[u8], own: u32) -> Vec<(u16, String)> {
+    let mut all = Vec::new();
     // Header: length, kind, flags, sequence, the sender's number; then four bytes before the attributes.
     while let Some(header) = bytes.get(..16) {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let sender = u32::from_ne_bytes([header[12], header[13], header[14], header[15]]);
-        let Some(body) = bytes.get(16..length) else { return false };
-        let removal = kind >> 8 == NFTABLES && REMOVALS.contains(&(kind & 0xff));
-        if removal && sender != own {
+        let Some(body) = bytes.get(16..length) else { break };
+        if kind >> 8 == NFTABLES && kind & 0xff != NEW_GENERATION && sender != own {
             // Attribute 1 names the table in every kind of these.
             let name = attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == 1);
-            if name.is_some_and(|(_, name)| name.strip_suffix(b"\0").unwrap_or(name) == table.as_bytes()) {
-                return true;
-            }
+            let name = name.map(|(_, name)| String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)));
+            all.extend(name.map(|name| (kind & 0xff, name.into_owned())));
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    false
+    all
 }

@@ -127,7 +127,7 @@ impl Socket {
             batch.elements(DELSETELEM, table, set, elements);
         }
         for set in &change.new_sets {
-            batch.elements(NEWSETELEM, table, &set.name, &set.elements);
+            batch.contents(table, set);
         }
         for (set, elements) in &change.add {
             batch.elements(NEWSETELEM, table, set, elements);
