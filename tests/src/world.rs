@@ -59,6 +59,8 @@ pub struct World {
     engine: Option<Child>,
     /// Further flags of its engines.
     flags: Vec<String>,
+    /// The network namespace of its engines, if it is not this machine's.
+    netns: Option<PathBuf>,
 }
 
 impl World {
@@ -78,11 +80,21 @@ impl World {
         world
     }
 
+    /// Like `start_with`, with the network of a machine of its own.
+    pub fn start_on(host: &crate::hosts::Host, flags: &[&str]) -> Self {
+        let mut world = Self::without_engine();
+        world.netns = Some(host.netns());
+        world.flags(flags);
+        world.start_engine(&[]);
+        world.load(&crate::image::busybox());
+        world
+    }
+
     /// Like `start`, with everything beneath `parent`: a small disk, say.
     pub fn start_in(parent: &Path) -> Self {
         let dir =
             tempfile::Builder::new().prefix("knarr-test-").tempdir_in(parent).expect("make a temporary directory");
-        let mut world = Self { dir, engine: None, flags: Vec::new() };
+        let mut world = Self { dir, engine: None, flags: Vec::new(), netns: None };
         world.start_engine(&[]);
         world.load(&crate::image::busybox());
         world
@@ -91,7 +103,7 @@ impl World {
     /// Starts an engine without any image.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
-        let mut world = Self { dir, engine: None, flags: Vec::new() };
+        let mut world = Self { dir, engine: None, flags: Vec::new(), netns: None };
         world.start_engine(&[]);
         world
     }
@@ -99,7 +111,7 @@ impl World {
     /// Only the places: somebody else starts what runs there.
     pub fn without_engine() -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
-        Self { dir, engine: None, flags: Vec::new() }
+        Self { dir, engine: None, flags: Vec::new(), netns: None }
     }
 
     pub fn dir(&self) -> &Path {
@@ -163,7 +175,7 @@ impl World {
     /// Starts a world whose engine (and keeper, which inherits it) has this further environment. No image is loaded.
     pub fn with(environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-test-").tempdir().expect("make a temporary directory");
-        let mut world = Self { dir, engine: None, flags: Vec::new() };
+        let mut world = Self { dir, engine: None, flags: Vec::new(), netns: None };
         world.start_engine(environment);
         world
     }
@@ -188,8 +200,13 @@ impl World {
     pub fn try_start_engine(&mut self, environment: &[(&str, &str)]) -> bool {
         assert!(self.engine.is_none(), "an engine runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("engine.log"));
+        let mut command = Command::new(program());
+        if let Some(netns) = &self.netns {
+            command = Command::new("nsenter");
+            command.arg(format!("--net={}", netns.display())).arg("--").arg(program());
+        }
         let engine = self
-            .at(Command::new(program()))
+            .at(command)
             .arg("engine")
             .args(&self.flags)
             .envs(environment.iter().copied())

@@ -97,6 +97,7 @@ pub fn examine(settings: &Settings, deep: bool) -> Result<serde_json::Value, Fai
     let failed = |error: engine::Error| Failure::new(format!("knarr doctor: {}", chain(&error)));
     let config = EngineConfig {
         restarts: false,
+        published_ports: None,
         root: settings.root.clone(),
         run: settings.run.clone(),
         keeper: vec!["/proc/self/exe".into(), "keeper".into()],
@@ -145,6 +146,23 @@ fn users(matches: &Matches) -> Result<engine::UserRanges, Failure> {
         .map_err(|error| Failure::new(format!("--userns-remap: {}", chain(&error))))
 }
 
+/// Whether the host's own filters are asked.
+pub const PUBLISHED_PORTS: flags::Flag = flags::text(
+    "published-ports",
+    "What nftables' filters at input are to published ports: \"bypass-input\" as Docker's, \"obey-input\" as a program of the host (default: KNARR_PUBLISHED_PORTS, else bypass-input)",
+);
+
+/// An engine that a command has started without a word about it goes on as the last one did.
+fn published_ports(matches: &Matches) -> Result<Option<engine::PublishedPorts>, Failure> {
+    let named = std::env::var("KNARR_PUBLISHED_PORTS").ok().filter(|text| !text.is_empty());
+    let Some(text) = matches.text("published-ports").or(named.as_deref()) else {
+        return Ok((!matches.is("background")).then_some(engine::PublishedPorts::BypassInput));
+    };
+    engine::PublishedPorts::parse(text)
+        .map(Some)
+        .ok_or_else(|| Failure::new(format!("--published-ports {text}: it is bypass-input or obey-input")))
+}
+
 /// Where drivers of volumes are looked for.
 pub const PLUGIN_DIRECTORIES: flags::Flag = flags::list(
     "plugin-dir",
@@ -183,6 +201,7 @@ pub fn engine_config(settings: &Settings, matches: &Matches) -> Result<EngineCon
         plugins: plugins(matches)?,
         registries: crate::registry::registries(matches.text("registries").or(named.as_deref()))?,
         users: users(matches)?,
+        published_ports: published_ports(matches)?,
     })
 }
 

@@ -25,6 +25,7 @@ const FLAGS: &[Flag] = &[
     text("registries", "File that says how registries are reached (default: KNARR_REGISTRIES)"),
     crate::daemon::CDI_DIRECTORIES,
     crate::daemon::USERNS_REMAP,
+    crate::daemon::PUBLISHED_PORTS,
     crate::daemon::PLUGIN_DIRECTORIES,
     crate::daemon::PLUGIN_PATIENCE,
     switch("ephemeral", "Keep everything in memory and forget it at the end"),

@@ -29,6 +29,9 @@ pub struct EngineConfig {
     pub registries: Registries,
     /// Which ids containers have on the host.
     pub users: crate::UserRanges,
+    /// Whether published ports obey the host's filters at `input`. `None`: as the last engine of this boot had it, for whoever
+    /// was not asked by somebody who knows.
+    pub published_ports: Option<network::PublishedPorts>,
     /// Whether restart policies are applied. Who only looks leaves them to the next engine.
     pub restarts: bool,
 }

@@ -28,6 +28,7 @@ pub use decide::userns::UserRanges;
 pub use error::{Error, Result};
 pub use logs::parse_cri;
 pub use model::*;
+pub use network::PublishedPorts;
 pub use network::{PublishedPort, parse_protocol};
 pub use ship::options::DRIVERS as LOG_DRIVERS;
 pub use spec::{MASKED_PATHS, READONLY_PATHS};

@@ -4,6 +4,7 @@
 //! * `ipam` — which address an endpoint gets
 //! * `model` — networks, endpoints, published ports: plain values
 //! * `rules` — networks and endpoints in, one nftables table out (pure)
+//! * `input` — the host's own filters, for published ports that are to obey them (pure)
 //! * `pins` — which addresses belong to which port of a bridge
 //! * `bridge` — carries it out: bridges, veth pairs, addresses, routes
 //! * `firewall` — puts the one table in place, changes what differs, and notices when somebody flushed it
@@ -19,6 +20,7 @@ mod bridge;
 pub mod cni;
 mod error;
 mod firewall;
+mod input;
 mod ipam;
 mod mesh;
 mod model;
@@ -30,11 +32,12 @@ mod subnet;
 
 pub use bridge::{Bridges, Plug};
 pub use error::NetworkError;
-pub use firewall::{Firewall, Guard};
+pub use firewall::{Firewall, Guard, Heard};
 pub use ipam::Ipam;
 pub use mesh::{Attached, Hop, Mesh, Own, Peer, plan as plan_mesh};
 pub use model::{
-    Driver, Endpoint, Network, NetworkId, PodModel, PortBinding, PublishedPort, Range, parse_protocol, protocol_name,
+    Driver, Endpoint, Network, NetworkId, PodModel, PortBinding, PublishedPort, PublishedPorts, Range, parse_protocol,
+    protocol_name,
 };
 pub use pins::Pin;
 pub use ports::HeldPorts;

@@ -53,6 +53,29 @@ pub struct PodModel {
     pub cluster: Vec<Subnet>,
 }
 
+/// What published ports are to the host's filters at the hook `input`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PublishedPorts {
+    /// They pass them by, as Docker's do.
+    #[default]
+    BypassInput,
+    /// They are filtered as if a program of the host listened.
+    ObeyInput,
+}
+
+impl PublishedPorts {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BypassInput => "bypass-input",
+            Self::ObeyInput => "obey-input",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::BypassInput, Self::ObeyInput].into_iter().find(|mode| mode.name() == text)
+    }
+}
+
 /// A container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {

@@ -20,7 +20,7 @@ use crate::{Endpoint, Network, Protocol, Subnet};
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 /// Conntrack state bits: established and related.
-const ANSWER: u32 = 2 | 4;
+pub(crate) const ANSWER: u32 = 2 | 4;
 /// Conntrack status bit `IPS_DST_NAT`.
 const PUBLISHED: u32 = 1 << 5;
 
@@ -31,7 +31,7 @@ pub fn table_name(tag: &str) -> String {
 /// The whole table of the instance `tag`.
 pub fn table(tag: &str, networks: &[Network], endpoints: &[Endpoint]) -> Table {
     let hook = |kind, at, priority| Some(Hook { kind, at, priority, accept: true });
-    let published = || [published_rules(IpVersion::V4), published_rules(IpVersion::V6)].concat();
+    let published = || [translated(IpVersion::V4), translated(IpVersion::V6)].concat();
     let networks: Vec<Network> =
         networks.iter().filter(|network| network.driver == crate::Driver::Bridge).cloned().collect();
     let networks = networks.as_slice();
@@ -63,7 +63,7 @@ pub fn table(tag: &str, networks: &[Network], endpoints: &[Endpoint]) -> Table {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum IpVersion {
+pub(crate) enum IpVersion {
     V4,
     V6,
 }
@@ -146,16 +146,21 @@ fn port_maps(version: IpVersion, endpoints: &[Endpoint]) -> Vec<Set> {
         }
     }
     let data = Data::Values(vec![version.address_type(), Type::Port]);
-    let name = format!("ports{}", version.suffix());
+    let [name_at, name] = port_map_names(version.suffix());
     vec![
         Set {
-            name: format!("{name}at"),
+            name: name_at,
             key: vec![version.address_type(), Type::Protocol, Type::Port],
             data: data.clone(),
             elements: at,
         },
         Set { name, key: vec![Type::Protocol, Type::Port], data, elements: all },
     ]
+}
+
+/// Of the maps for one address, and for all.
+pub(crate) fn port_map_names(suffix: &str) -> [String; 2] {
+    [format!("ports{suffix}at"), format!("ports{suffix}")]
 }
 
 fn bridge_sets(networks: &[Network]) -> Vec<Set> {
@@ -183,14 +188,20 @@ fn bridge_sets(networks: &[Network]) -> Vec<Set> {
     ]
 }
 
-fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
+fn translated(version: IpVersion) -> Vec<Vec<Expr>> {
+    let port = Some(version.registers());
+    published_rules(version, &Expr::DestinationNat { family: version.family(), address: 0, port })
+}
+
+/// What a published port takes goes on to `then`, with the container's address in register 0 and its port behind.
+pub(crate) fn published_rules(version: IpVersion, then: &Expr) -> Vec<Vec<Expr>> {
     let (offset, length) = version.destination();
     let after_address = version.registers();
     let local = [
         Expr::AddressType { destination: true, to: 0 },
         Expr::Compare { from: 0, equal: true, value: ADDRESS_LOCAL.to_ne_bytes().to_vec() },
     ];
-    let name = format!("ports{}", version.suffix());
+    let [name_at, name] = port_map_names(version.suffix());
     // Nothing could answer ::1 from outside of the host: such a connection is refused rather than lost.
     let not_loopback = [
         Expr::Payload { base: Base::Network, offset, length, to: 0 },
@@ -198,7 +209,6 @@ fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
     ];
     let local: Vec<Expr> =
         if version == IpVersion::V6 { local.into_iter().chain(not_loopback).collect() } else { local.into() };
-    let dnat = Expr::DestinationNat { family: version.family(), address: 0, port: Some(after_address) };
     let port_at = |register| {
         [
             Expr::Meta { key: Meta::TransportProtocol, to: register },
@@ -209,13 +219,13 @@ fn published_rules(version: IpVersion) -> Vec<Vec<Expr>> {
     at.extend(local.clone());
     at.push(Expr::Payload { base: Base::Network, offset, length, to: 0 });
     at.extend(port_at(after_address));
-    at.push(Expr::Lookup { set: format!("{name}at"), from: 0, found: Found::Value(0) });
-    at.push(dnat.clone());
+    at.push(Expr::Lookup { set: name_at, from: 0, found: Found::Value(0) });
+    at.push(then.clone());
     let mut all = version.is_spoken().to_vec();
     all.extend(local);
     all.extend(port_at(0));
     all.push(Expr::Lookup { set: name, from: 0, found: Found::Value(0) });
-    all.push(dnat);
+    all.push(then.clone());
     vec![at, all]
 }
 
@@ -323,7 +333,7 @@ fn loop_rule(version: IpVersion) -> Vec<Expr> {
 }
 
 /// Any of the bits is set.
-fn has_bits(key: Conntrack, bits: u32) -> [Expr; 3] {
+pub(crate) fn has_bits(key: Conntrack, bits: u32) -> [Expr; 3] {
     [
         Expr::Conntrack { key, to: 0 },
         Expr::Mask { from: 0, mask: bits.to_ne_bytes().to_vec(), to: 0 },

@@ -39,6 +39,7 @@ const OWN: &[Flag] = &[
     crate::daemon::BUILD_CACHE,
     crate::daemon::CDI_DIRECTORIES,
     crate::daemon::USERNS_REMAP,
+    crate::daemon::PUBLISHED_PORTS,
     crate::daemon::PLUGIN_DIRECTORIES,
     crate::daemon::PLUGIN_PATIENCE,
     switch("foreground", "Stay in the foreground and log to standard error"),

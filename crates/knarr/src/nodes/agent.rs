@@ -43,6 +43,7 @@ pub const FLAGS: &[Flag] = &[
     daemon::BUILD_CACHE,
     daemon::CDI_DIRECTORIES,
     daemon::USERNS_REMAP,
+    daemon::PUBLISHED_PORTS,
     daemon::PLUGIN_DIRECTORIES,
     daemon::PLUGIN_PATIENCE,
 ];

@@ -43,6 +43,7 @@ pub fn config(dir: &Path) -> EngineConfig {
         cdi_dirs: Vec::new(),
         plugins: engine::PluginConfig::default(),
         restarts: true,
+        published_ports: Some(engine::PublishedPorts::BypassInput),
         registries: Registries::default(),
     }
 }

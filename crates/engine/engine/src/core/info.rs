@@ -30,6 +30,10 @@ impl Inner {
                 warnings.push(format!("WARNING: No {what} support"));
             }
         }
+        if let Some(problem) = self.networks.closed_for() {
+            warnings
+                .push(format!("WARNING: published ports are closed, a filter at input cannot be followed: {problem}"));
+        }
         Info {
             id: self.engine_id.clone(),
             containers: containers.len(),

@@ -430,8 +430,22 @@ fn open_store(config: &EngineConfig) -> Result<Opened> {
             id
         }
     };
-    let networks = Networks::open(&config.run, &instance_tag(&config.run), &engine_id, &db)?;
+    let tag = instance_tag(&config.run);
+    let networks = Networks::open(&config.run, &tag, &engine_id, published_ports(config)?, &db)?;
     Ok(Opened { db, images, volumes, networks, engine_id })
+}
+
+/// What the configuration says, kept for the next engine of this boot; or what was kept.
+fn published_ports(config: &EngineConfig) -> Result<network::PublishedPorts> {
+    let file = config.run.join("published-ports");
+    let kept = std::fs::read_to_string(&file).ok().and_then(|text| network::PublishedPorts::parse(text.trim()));
+    let Some(asked) = config.published_ports else { return Ok(kept.unwrap_or_default()) };
+    if kept.unwrap_or_default() != asked {
+        let failed = |e| Error::internal(format_args!("write {}", file.display()), e);
+        let new = file.with_extension("new");
+        std::fs::write(&new, asked.name()).and_then(|()| std::fs::rename(&new, &file)).map_err(failed)?;
+    }
+    Ok(asked)
 }
 
 fn host_facts(run: &Path) -> Result<HostFacts> {

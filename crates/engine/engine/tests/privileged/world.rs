@@ -117,6 +117,7 @@ pub fn config(root: &Path, run: &Path) -> EngineConfig {
         cdi_dirs: Vec::new(),
         plugins: engine::PluginConfig::default(),
         restarts: true,
+        published_ports: Some(engine::PublishedPorts::BypassInput),
     }
 }
 

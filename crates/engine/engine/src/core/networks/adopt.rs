@@ -264,6 +264,8 @@ pub(crate) async fn guard_rules(inner: Weak<Inner>) {
         let news = copy.and_then(|fd| crate::stream::register(fd, tokio::io::Interest::READABLE));
         Ok((guard, news.map_err(|e| crate::Error::internal("watch nftables", e))?))
     });
+    // What others have changed between the first look and the first news.
+    follow(strong.clone()).await;
     drop(strong);
     let (mut guard, news) = match guard {
         Ok(both) => both,
@@ -281,9 +283,10 @@ pub(crate) async fn guard_rules(inner: Weak<Inner>) {
             }
         }
         let Some(inner) = inner.upgrade() else { return };
-        match guard.lost(&inner.networks.firewall) {
-            Ok(false) => {}
-            Ok(true) => repair(inner).await,
+        match guard.hear(&inner.networks.firewall) {
+            Ok(heard) if heard.lost => repair(inner).await,
+            Ok(heard) if heard.others => follow(inner).await,
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "cannot read changes of nftables"),
         }
     }
@@ -296,14 +299,33 @@ async fn look_after_rules(inner: Weak<Inner>) {
         let firewall = &inner.networks.firewall;
         if firewall.is_applied() && !firewall.is_there().unwrap_or(true) {
             repair(inner).await;
+        } else {
+            follow(inner).await;
         }
     }
 }
 
 async fn repair(inner: Arc<Inner>) {
     tracing::warn!("somebody changed our nftables rules: putting them back");
-    let repaired = blocking(move || inner.networks.firewall.repair()).await;
+    let repaired = blocking(move || {
+        let repaired = inner.networks.firewall.repair();
+        inner.networks.tell_if_closed();
+        repaired
+    });
+    let repaired = repaired.await;
     if let Err(error) = repaired {
         tracing::error!(%error, "the nftables rules cannot be put back");
+    }
+}
+
+/// Published ports obey what others' filters say now.
+async fn follow(inner: Arc<Inner>) {
+    let followed = blocking(move || {
+        let followed = inner.networks.firewall.follow();
+        inner.networks.tell_if_closed();
+        followed
+    });
+    if let Err(error) = followed.await {
+        tracing::error!(%error, "published ports do not follow the filters at input");
     }
 }

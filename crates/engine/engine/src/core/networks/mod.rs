@@ -50,6 +50,8 @@ pub(crate) struct Networks {
     /// For this machine's unique local prefix.
     seed: String,
     state: Mutex<State>,
+    /// Why published ports are closed, as the log has it.
+    told: Mutex<Option<String>>,
     /// Creating and removing, one at a time.
     managing: Mutex<()>,
 }
@@ -135,12 +137,19 @@ struct Attached {
 
 impl Networks {
     /// Reads the records; nothing is made in the kernel yet.
-    pub(crate) fn open(run: &std::path::Path, tag: &str, seed: &str, db: &db::Db) -> Result<Self> {
+    pub(crate) fn open(
+        run: &std::path::Path,
+        tag: &str,
+        seed: &str,
+        published_ports: network::PublishedPorts,
+        db: &db::Db,
+    ) -> Result<Self> {
         let dir = run.join("networks");
         std::fs::create_dir_all(&dir).map_err(|e| Error::internal(format_args!("make {}", dir.display()), e))?;
         let networks = Self {
             bridges: Bridges::new(tag),
-            firewall: Firewall::new(tag),
+            firewall: Firewall::with(tag, published_ports),
+            told: Mutex::default(),
             ports: HeldPorts::default(),
             dir,
             pod_dir: run.join("podnet"),
@@ -239,7 +248,30 @@ impl Networks {
         if networks.is_empty() && !self.firewall.is_applied() {
             return Ok(());
         }
-        Ok(self.firewall.apply(&networks, &endpoints)?)
+        let applied = self.firewall.apply(&networks, &endpoints);
+        self.tell_if_closed();
+        Ok(applied?)
+    }
+
+    /// Why published ports take nothing new, although containers have some.
+    pub(crate) fn closed_for(&self) -> Option<String> {
+        self.firewall.closed_for()
+    }
+
+    /// Logs when published ports close because a filter of the host cannot be followed, and when they follow again.
+    fn tell_if_closed(&self) {
+        let closed = self.closed_for();
+        let mut told = self.told.lock().unwrap_or_else(|e| e.into_inner());
+        if *told == closed {
+            return;
+        }
+        match &closed {
+            Some(problem) => {
+                tracing::warn!(problem, "a filter at input cannot be followed: published ports are closed")
+            }
+            None => tracing::info!("published ports follow the filters at input again"),
+        }
+        *told = closed;
     }
 
     /// What makes these endpoints' addresses theirs alone, and the gateway's that of the network's bridge.
