@@ -15,10 +15,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use linux::netlink::nft::{
-    Attributes, Chain, Conntrack, Data, Expr, Family, ForeignChain, ForeignExpr, ForeignSet, ForeignTable, Hook,
-    HookKind, HookPoint, Set, Table, Verdict,
+    Attributes, Chain, Conntrack, CopiedSet, Data, Expr, Family, ForeignChain, ForeignExpr, ForeignSet, ForeignTable,
+    Hook, HookKind, HookPoint, Set, Table, Verdict,
 };
 
 use crate::rules::{ANSWER, IpVersion, has_bits, port_map_names, published_rules};
@@ -375,7 +376,7 @@ fn copy_set(table: &ForeignTable, set: &ForeignSet, chains: &mut Vec<String>) ->
             (key.is_none(), key, element.be32(3).unwrap_or_default() & 1 == 0)
         });
     }
-    Ok(Data::Copied(attributes, elements))
+    Ok(Data::Copied(Arc::new(CopiedSet { attributes, elements })))
 }
 
 #[cfg(test)]
@@ -500,7 +501,8 @@ mod tests {
                 "copy/ip6/six/INPUT: ",
             ]
         );
-        let Data::Copied(attributes, elements) = &obeyed.0[0].sets[1].data else { panic!() };
+        let Data::Copied(copied) = &obeyed.0[0].sets[1].data else { panic!() };
+        let CopiedSet { attributes, elements } = &**copied;
         assert_eq!(
             (attributes.be32(3), attributes.get(16)),
             (Some(8), None),
@@ -574,10 +576,8 @@ mod tests {
         let from_above = [(31, true), (30, false), (21, true), (21, false), (10, false), (0, true)];
         let told: Vec<_> = from_above.iter().map(|(port, end)| element(*port, *end)).collect();
         let table = table(Family::Inet, "t", Vec::new(), Vec::new());
-        let Data::Copied(_, elements) = copy_set(&table, &set("s", 4, told), &mut Vec::new()).unwrap() else {
-            panic!()
-        };
+        let Data::Copied(copied) = copy_set(&table, &set("s", 4, told), &mut Vec::new()).unwrap() else { panic!() };
         let from_below = [(0, true), (10, false), (21, true), (21, false), (30, false), (31, true)];
-        assert_eq!(elements, from_below.map(|(port, end)| element(port, end)));
+        assert_eq!(copied.elements, from_below.map(|(port, end)| element(port, end)));
     }
 }

@@ -9,6 +9,7 @@ mod change;
 mod foreign;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use change::{Change, difference};
 pub use foreign::{Attributes, ForeignChain, ForeignExpr, ForeignHook, ForeignSet, ForeignTable};
@@ -89,8 +90,15 @@ pub enum Data {
     Ranges,
     /// A map that rules write themselves ([`Expr::Learn`]), each entry for a time; of at most this many entries.
     Learned(Vec<Type>, u32),
-    /// What the kernel said of somebody's set and its elements. The set's key and elements here are empty.
-    Copied(Attributes, Vec<Attributes>),
+    /// The set's key and elements here are empty.
+    Copied(Arc<CopiedSet>),
+}
+
+/// What the kernel said of somebody's set. It may be large: it is shared.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CopiedSet {
+    pub attributes: Attributes,
+    pub elements: Vec<Attributes>,
 }
 
 /// The type of a field, as `nft list` shows it.
@@ -564,8 +572,8 @@ impl Batch {
         self.push(NEWSET, NLM_F_CREATE, |message| {
             message.string(1, table);
             message.string(2, &set.name);
-            if let Data::Copied(attributes, _) = &set.data {
-                attributes.write(message);
+            if let Data::Copied(copied) = &set.data {
+                copied.attributes.write(message);
                 return message.be32(10, id);
             }
             let flags = match &set.data {
@@ -598,10 +606,10 @@ impl Batch {
 
     /// What a new set has from its beginning.
     fn contents(&mut self, table: &str, set: &Set) {
-        let Data::Copied(_, elements) = &set.data else {
+        let Data::Copied(copied) = &set.data else {
             return self.elements(NEWSETELEM, table, &set.name, &set.elements);
         };
-        let mut rest = elements.as_slice();
+        let mut rest = copied.elements.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |element: &&Attributes| {
