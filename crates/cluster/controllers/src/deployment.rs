@@ -64,7 +64,7 @@ impl Part for Deployments {
             if is_recreate(deployment) {
                 rollout.recreate(view)
             } else {
-                rollout.roll()
+                rollout.roll(view, now)
             }
             rollout.trim_history();
         }
@@ -89,6 +89,13 @@ struct Set {
 impl Set {
     fn count(&self, field: &str) -> i64 {
         self.object["status"][field].as_i64().unwrap_or(0)
+    }
+
+    /// Pods that are available now, whatever its status says.
+    fn standing(&self, view: &View, now: Timestamp) -> i64 {
+        let min_ready = self.object["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
+        let pods = view.owned(Kind::Pod, meta::uid(&self.object));
+        pods.filter(|pod| pods::is_active(pod) && pods::available(pod, min_ready, now).is_ok()).count() as i64
     }
 }
 
@@ -329,7 +336,7 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    fn roll(&mut self) {
+    fn roll(&mut self, view: &View, now: Timestamp) {
         let Some(new) = self.new.clone() else { return };
         if new.wanted > self.replicas {
             self.scale(None, self.replicas);
@@ -349,7 +356,12 @@ impl<'a> Rollout<'a> {
                 break;
             }
             let set = &self.old[at];
-            let broken = (set.wanted - set.count("availableReplicas")).max(0).min(room);
+            let mut broken = (set.wanted - set.count("availableReplicas")).max(0);
+            if broken > 0 {
+                // Its status may be of some time ago; pods that have come since are not to go as broken ones.
+                broken = broken.min((set.wanted - set.standing(view, now)).max(0));
+            }
+            let broken = broken.min(room);
             if broken > 0 {
                 let to = set.wanted - broken;
                 room -= broken;

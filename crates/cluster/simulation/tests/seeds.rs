@@ -20,7 +20,7 @@ fn a_slice_of_seeds_keeps_every_promise() {
 /// In 4533 an autoscaler's reading is rounded to just what its tolerance allows.
 #[test]
 fn seeds_that_found_something() {
-    [87, 116, 166, 287, 2658, 4533, 4605].into_iter().for_each(holds);
+    [87, 116, 166, 287, 2658, 4533, 4605, 4798].into_iter().for_each(holds);
 }
 
 #[test]

@@ -123,6 +123,25 @@ fn a_new_template_that_never_gets_ready_leaves_the_old_one_serving() {
 }
 
 #[test]
+fn pods_that_came_after_their_sets_status_are_not_taken_for_broken_ones() {
+    let mut story = Story::new(json!({}));
+    story.run(true);
+    let old = story.world.names(Kind::ReplicaSet)[0].clone();
+    // Whoever writes it was held up.
+    story.world.change(Kind::ReplicaSet, &old, |set| set["status"]["availableReplicas"] = 1.into());
+    story.image("two");
+    for _ in 0..3 {
+        let outcome = story.world.look(&mut Deployments, &Key::new("d", "w"));
+        story.world.apply(outcome.writes);
+    }
+    assert_eq!(
+        story.world.find(Kind::ReplicaSet, &old)["spec"]["replicas"],
+        4,
+        "one may be missing, and by its status three are"
+    );
+}
+
+#[test]
 fn recreate_waits_until_the_last_old_pod_has_gone() {
     let mut story = Story::new(json!({"strategy": {"type": "Recreate", "rollingUpdate": null}}));
     story.run(true);
