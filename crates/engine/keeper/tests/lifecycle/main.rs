@@ -5,6 +5,7 @@
 mod launcher;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -587,12 +588,21 @@ async fn killing_the_keeper_at_random_loses_nothing() {
         let held = keeper.held(&format!("w{n}")).unwrap();
         assert_eq!((held.pid, held.phase), (*pid, Phase::Running));
     }
+    // All of them before the first log is read: who goes on writing meanwhile may fill more files than are kept.
+    for n in 0..WRITERS {
+        linux::pidfd::send_signal(keeper.pidfd(&format!("w{n}")).unwrap(), 10).unwrap();
+    }
+    let mut exits = BTreeMap::new();
+    while exits.len() < WRITERS {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect("all end");
+        if let Event::Exited { id, exited } = event.expect("the client is alive") {
+            exits.insert(id, exited.exit);
+        }
+    }
     let mut total = 0;
     for n in 0..WRITERS {
         let id = format!("w{n}");
-        linux::pidfd::send_signal(keeper.pidfd(&id).unwrap(), 10).unwrap();
-        let exited = exit_of(&mut events, &id).await;
-        assert_eq!(exited.exit, Some(Exit::Code(42)), "{id}");
+        assert_eq!(exits[&id], Some(Exit::Code(42)), "{id}");
         let mut log = lab.log(&id);
         log.max_files = 1000;
         for stream in ["stdout", "stderr"] {
