@@ -826,7 +826,8 @@ async fn a_thousand_rules_end() {
             let begun = Instant::now();
             let answer = client.post(&path, &object).await;
             assert!(matches!(answer.code, 201 | 422), "{}: {} {:?}", rule(*n), answer.code, answer.body);
-            assert!(begun.elapsed() < Duration::from_secs(10), "{} took {:?}", rule(*n), begun.elapsed());
+            // Room for a busy machine: two hundred to the fourth of steps take far longer.
+            assert!(begun.elapsed() < Duration::from_secs(60), "{} took {:?}", rule(*n), begun.elapsed());
             kept += usize::from(answer.code == 201);
         }
     }
