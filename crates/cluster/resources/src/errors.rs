@@ -16,6 +16,8 @@ pub struct FieldError {
 pub enum FaultKind {
     Required(String),
     Invalid(Value, String),
+    /// An invalid value that would be no help to show.
+    Wrong(String),
     TypeInvalid(Value, String),
     Unsupported(Value, Vec<String>),
     Duplicate(Value),
@@ -37,6 +39,10 @@ impl FieldError {
 
     pub fn invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(path, FaultKind::Invalid(value.into(), detail.into()))
+    }
+
+    pub fn wrong(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(path, FaultKind::Wrong(detail.into()))
     }
 
     pub fn unsupported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
@@ -65,7 +71,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.kind {
             FaultKind::Required(_) => "FieldValueRequired",
-            FaultKind::Invalid(..) => "FieldValueInvalid",
+            FaultKind::Invalid(..) | FaultKind::Wrong(_) => "FieldValueInvalid",
             FaultKind::TypeInvalid(..) => "FieldValueTypeInvalid",
             FaultKind::Unsupported(..) => "FieldValueNotSupported",
             FaultKind::Duplicate(_) => "FieldValueDuplicate",
@@ -83,6 +89,7 @@ impl FieldError {
         match &self.kind {
             FaultKind::Required(detail) => with("Required value".into(), detail),
             FaultKind::Invalid(value, detail) => with(format!("Invalid value: {}", shown(value)), detail),
+            FaultKind::Wrong(detail) => with("Invalid value".into(), detail),
             FaultKind::TypeInvalid(value, detail) => with(format!("Invalid value: {}", shown(value)), detail),
             FaultKind::Unsupported(value, supported) => {
                 let supported: Vec<String> = supported.iter().map(|text| format!("{text:?}")).collect();

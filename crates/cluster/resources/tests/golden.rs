@@ -5,7 +5,8 @@
 //! `defaults` are the fields that the base gets, one a line. `strategy` says how the kind is written. `kept` is a merge patch
 //! that an update sends, and what of it (and of what the base had) is not as it was sent: what an update cannot change is put
 //! back. `row` is a merge patch with a status, and the columns with the cells that `kubectl get` shows of it on the first day
-//! of 2026; the ones behind the bar with `-o wide`.
+//! of 2026; the ones behind the bar with `-o wide`. `status` is a merge patch of what stands, by way of the status, and `stands`
+//! the one that gives the base what stands, the status also for the updates that follow.
 //! `KNARR_GOLDEN=write` writes what is found into the files, for whoever then reads the difference.
 
 use std::path::Path;
@@ -63,6 +64,13 @@ impl Kind {
         format!("  {} | {}", shown(false), shown(true)).trim_end_matches([' ', '|']).to_owned()
     }
 
+    /// Of a write of `object`'s status over `old`.
+    fn status_faults(&self, object: &Value, old: &Value) -> Vec<String> {
+        let mut faults = Faults::default();
+        (strategy(&self.group, &self.plural).validate_status)(object, old, &mut faults);
+        shown(&faults)
+    }
+
     fn faults(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         let rules = strategy(&self.group, &self.plural);
         let mut faults = Faults::default();
@@ -72,8 +80,12 @@ impl Kind {
         if let Some(old) = old {
             (rules.validate_update)(object, old, &mut faults);
         }
-        faults.0.iter().map(|fault| format!("  {}: {}", fault.path, fault.body())).collect()
+        shown(&faults)
     }
+}
+
+fn shown(faults: &Faults) -> Vec<String> {
+    faults.0.iter().map(|fault| format!("  {}: {}", fault.path, fault.body())).collect()
 }
 
 /// Paths and values that `new` has and `old` has not.
@@ -97,6 +109,7 @@ fn added(new: &Value, old: &Value, path: &str, out: &mut Vec<String>) {
 fn answer(text: &str, plural: &str) -> String {
     let mut out = String::new();
     let mut base = Value::Null;
+    let mut stands = Value::Null;
     for line in text.lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
@@ -141,6 +154,22 @@ fn answer(text: &str, plural: &str) -> String {
                 added(&new, &sent, "", &mut lines);
                 out += &lines.iter().map(|line| format!("{line}\n")).collect::<String>();
             }
+            "stands" => {
+                stands = base.clone();
+                let kind = Kind::read(&base, plural);
+                kind.prepare(&mut stands);
+                patch::merge_patch(&mut stands, &read());
+                (strategy(&kind.group, plural).default)(&mut stands);
+                assert_eq!(kind.status_faults(&stands, &stands), [""; 0], "{plural}: what stands is valid");
+            }
+            "status" => {
+                let mut new = stands.clone();
+                patch::merge_patch(&mut new, &read());
+                let kind = Kind::read(&base, plural);
+                (strategy(&kind.group, plural).default)(&mut new);
+                let found = kind.status_faults(&new, &stands);
+                out += &found.iter().map(|line| format!("{line}\n")).collect::<String>();
+            }
             "create" | "update" => {
                 let kind = Kind::read(&base, plural);
                 let mut object = base.clone();
@@ -148,6 +177,9 @@ fn answer(text: &str, plural: &str) -> String {
                 kind.prepare(&mut object);
                 let mut old = base.clone();
                 kind.prepare(&mut old);
+                if let Some(status) = stands.get("status").filter(|_| word == "update") {
+                    (object["status"], old["status"]) = (status.clone(), status.clone());
+                }
                 let found = kind.faults(&object, (word == "update").then_some(&old));
                 out += &found.iter().map(|line| format!("{line}\n")).collect::<String>();
             }

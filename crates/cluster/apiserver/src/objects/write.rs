@@ -218,7 +218,12 @@ impl Call {
         }
         match &self.resource.custom {
             Some(custom) => crd::validate(object, old, &custom.node, &mut faults),
+            // The rest stays as it was, and is not judged by rules that came later.
+            None if sub == "status" && !self.is_signing_request() => {}
             None => (strategy.validate)(object, &mut faults),
+        }
+        if let Some(old) = old.filter(|_| sub == "status") {
+            (strategy.validate_status)(object, old, &mut faults);
         }
         if self.resource.group == "apiextensions.k8s.io" {
             crd::validate_definition(object, &mut faults);
@@ -333,9 +338,7 @@ impl Call {
                 apply::update(Some(&old), &mut new, &self.resource.node, &writer, self.reset(sub), &now());
             }
             let allocation = if sub.is_empty() { self.allocate(&mut new).await? } else { None };
-            if !self.is_status_of_old(sub) {
-                self.check(&new, Some(&old), sub)?;
-            }
+            self.check(&new, Some(&old), sub)?;
             let quota = self.judge(Operation::Update, Some(&new), Some(&old), sub).await?;
             let held = Held { _room: quota, addresses: allocation };
             let guard = held.guard();
@@ -592,11 +595,6 @@ impl Call {
         if matches!(sub, "approval" | "status") && self.is_signing_request() {
             resources::kinds::signing_request_prepare(new, old, sub, client::now());
         }
-    }
-
-    /// A write of status that leaves the rest alone need not be judged by rules that came later.
-    fn is_status_of_old(&self, sub: &str) -> bool {
-        sub == "status" && self.resource.custom.is_none() && !self.is_signing_request()
     }
 
     fn is_signing_request(&self) -> bool {

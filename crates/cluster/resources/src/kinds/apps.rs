@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::rules::{Faults, default_to, each, spec, sub};
-use super::{Strategy, podspec};
+use super::{Strategy, podspec, status};
 use crate::meta;
 use crate::selector::LabelSelector;
 
@@ -55,6 +55,7 @@ pub(super) const DEPLOYMENT: Strategy = Strategy {
         always_restarts(spec, "ReplicaSet", faults);
     },
     validate_update: selector_stays,
+    validate_status: status::deployment,
     generation: true,
     ..Strategy::PLAIN
 };
@@ -71,6 +72,7 @@ pub(super) const REPLICA_SET: Strategy = Strategy {
         always_restarts(&object["spec"], "ReplicaSet", faults);
     },
     validate_update: selector_stays,
+    validate_status: status::replica_set,
     generation: true,
     ..Strategy::PLAIN
 };
@@ -170,6 +172,7 @@ pub(super) const STATEFUL_SET: Strategy = Strategy {
             faults.forbidden("spec", detail);
         }
     },
+    validate_status: status::stateful_set,
     generation: true,
     ..Strategy::PLAIN
 };
@@ -221,6 +224,7 @@ pub(super) const DAEMON_SET: Strategy = Strategy {
         faults.non_negative(spec, "revisionHistoryLimit", "spec");
     },
     validate_update: selector_stays,
+    validate_status: status::daemon_set,
     generation: true,
     ..Strategy::PLAIN
 };
@@ -256,6 +260,7 @@ pub(super) const REPLICATION_CONTROLLER: Strategy = Strategy {
         podspec::validate_template(&spec["template"], "spec.template", faults);
         always_restarts(spec, "ReplicationController", faults);
     },
+    validate_status: status::replica_set,
     generation: true,
     ..Strategy::PLAIN
 };

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Strategy;
 use super::rules::{Faults, default_to, spec, sub};
+use super::{Strategy, status};
 use crate::errors::{FaultKind, FieldError};
 use crate::{meta, names};
 
@@ -51,6 +51,7 @@ pub(super) const AUTOSCALER: Strategy = Strategy {
             validate_scaling(&spec["behavior"][way], &format!("spec.behavior.{way}"), faults);
         }
     },
+    validate_status: status::autoscaler,
     ..Strategy::PLAIN
 };
 
@@ -194,6 +195,7 @@ pub(super) const DISRUPTION_BUDGET: Strategy = Strategy {
         faults.one_of(spec, "unhealthyPodEvictionPolicy", "spec", &["AlwaysAllow", "IfHealthyBudget"]);
     },
     generation: true,
+    validate_status: status::disruption_budget,
     ..Strategy::PLAIN
 };
 

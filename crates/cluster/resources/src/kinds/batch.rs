@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::rules::{Faults, default_to, spec, sub};
-use super::{Strategy, podspec};
-use crate::meta;
+use super::{Strategy, podspec, status};
+use crate::errors::FaultKind;
+use crate::{FieldError, meta};
 
 pub(super) const JOB: Strategy = Strategy {
     default: |object| {
@@ -32,7 +33,9 @@ pub(super) const JOB: Strategy = Strategy {
     },
     validate: |job, faults| validate_job(&job["spec"], "spec", faults),
     validate_update: |new, old, faults| {
-        for field in ["selector", "completionMode", "podFailurePolicy", "successPolicy"] {
+        let fixed =
+            ["selector", "completionMode", "podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "managedBy"];
+        for field in fixed {
             faults.immutable(new["spec"].get(field), old["spec"].get(field), &format!("spec.{field}"));
         }
         if old["spec"]["completionMode"] != "Indexed" {
@@ -43,6 +46,7 @@ pub(super) const JOB: Strategy = Strategy {
         }
     },
     generation: true,
+    validate_status: status::job,
     ..Strategy::PLAIN
 };
 
@@ -139,6 +143,9 @@ fn validate_job(spec: &Value, path: &str, faults: &mut Faults) {
             }
         }
     }
+    if spec["completionMode"] == "Indexed" && spec["successPolicy"].is_object() {
+        success_policy(spec, &format!("{path}.successPolicy.rules"), faults);
+    }
     let failure_policy = spec["podFailurePolicy"].is_object();
     if failure_policy {
         pod_failure_policy(spec, &format!("{path}.podFailurePolicy"), faults);
@@ -154,6 +161,77 @@ fn validate_job(spec: &Value, path: &str, faults: &mut Faults) {
         }
         _ => {}
     }
+}
+
+const SUCCESS_RULES_MAX: usize = 20;
+
+fn success_policy(spec: &Value, path: &str, faults: &mut Faults) {
+    let completions = spec["completions"].as_i64().unwrap_or(0);
+    let rules = meta::list_at(spec, &["successPolicy", "rules"]);
+    if rules.is_empty() {
+        faults.required(path, "at least one rules must be specified when the successPolicy is specified");
+    }
+    if rules.len() > SUCCESS_RULES_MAX {
+        faults.push(FieldError::new(path, FaultKind::TooMany(rules.len(), SUCCESS_RULES_MAX as u64)));
+    }
+    for (at, rule) in rules.iter().enumerate() {
+        let path = format!("{path}[{at}]");
+        let (count, indexes) = (rule["succeededCount"].as_i64(), rule["succeededIndexes"].as_str());
+        if count.is_none() && indexes.is_none() {
+            faults.required(&path, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        faults.non_negative(rule, "succeededCount", &path);
+        let counted = |faults: &mut Faults, max: i64, what: &str| {
+            if let Some(count) = count.filter(|count| *count > max) {
+                let detail = format!("must be less than or equal to {max} (the number of {what})");
+                faults.invalid(&format!("{path}.succeededCount"), count, detail);
+            }
+        };
+        counted(faults, completions, "specified completions");
+        match indexes.map(|text| (text, index_ranges(text, completions))) {
+            None => {}
+            Some((_, Ok(ranges))) => {
+                let named = ranges.iter().map(|(from, to)| to - from + 1).sum();
+                counted(faults, named, "indexes in the specified succeededIndexes field");
+            }
+            Some((text, Err(fault))) => {
+                let detail = format!("error parsing succeededIndexes: {fault}");
+                faults.invalid(&format!("{path}.succeededIndexes"), text, detail);
+            }
+        }
+    }
+}
+
+/// The ranges of `1,3-5`: indexes below `completions` that rise, or why they are not.
+pub(super) fn index_ranges(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    let index = |text: &str| match text.parse::<i64>() {
+        Ok(index) if index >= completions => Err(format!("too large index: {text:?}")),
+        parsed => parsed.map_err(|_| format!("cannot convert string to integer for index: {text:?}")),
+    };
+    let rising = |previous: i64, current: i64| match previous >= current {
+        true => Err(format!("non-increasing order, previous: {previous}, current: {current}")),
+        false => Ok(()),
+    };
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let range = match part.split('-').collect::<Vec<_>>()[..] {
+            [one] => (index(one)?, index(one)?),
+            [from, to] => {
+                let range = (index(from)?, index(to)?);
+                rising(range.0, range.1)?;
+                range
+            }
+            _ => {
+                let why = "violates the requirement that an index interval can have at most two parts separated by '-'";
+                return Err(format!("the fragment {part:?} {why}"));
+            }
+        };
+        if let Some((_, last)) = ranges.last() {
+            rising(*last, range.0)?;
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
 }
 
 fn pod_failure_policy(spec: &Value, path: &str, faults: &mut Faults) {

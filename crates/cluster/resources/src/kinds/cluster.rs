@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Strategy;
 use super::rules::{Faults, default_to};
+use super::{Strategy, status};
 use crate::quantity::Quantity;
 use crate::{FieldError, meta, names};
 
@@ -30,6 +30,7 @@ pub(super) const NAMESPACE: Strategy = Strategy {
         new["spec"] = old["spec"].clone();
     },
     name: names::dns_label,
+    validate_status: status::namespace,
     ..Strategy::PLAIN
 };
 
@@ -195,6 +196,7 @@ pub(super) const RESOURCE_QUOTA: Strategy = Strategy {
             faults.invalid("spec.scopes", new["spec"]["scopes"].clone(), "field is immutable");
         }
     },
+    validate_status: status::resource_quota,
     ..Strategy::PLAIN
 };
 

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::Strategy;
 use super::network::is_cidr;
 use super::rules::Faults;
+use super::{Strategy, status};
 use crate::{FieldError, meta, names};
 
 pub(super) const INGRESS: Strategy = Strategy {
@@ -45,6 +45,7 @@ pub(super) const INGRESS: Strategy = Strategy {
         }
     },
     generation: true,
+    validate_status: status::ingress,
     ..Strategy::PLAIN
 };
 

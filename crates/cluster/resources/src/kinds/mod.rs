@@ -20,6 +20,7 @@ mod podspec;
 mod policies;
 mod rbac;
 mod rules;
+mod status;
 mod storage;
 
 pub use certificates::{signing_request_prepare, signing_request_stays};
@@ -43,6 +44,8 @@ pub struct Strategy {
     pub validate: fn(&Value, &mut Faults),
     /// `(new, old)`
     pub validate_update: fn(&Value, &Value, &mut Faults),
+    /// `(new, old)`, of a write of the status alone.
+    pub validate_status: fn(&Value, &Value, &mut Faults),
     /// Faults of a name.
     pub name: fn(&str) -> Vec<String>,
     /// `metadata.generation` counts changes of everything but metadata and status.
@@ -69,6 +72,7 @@ impl Strategy {
         prepare_update: keep,
         validate: fine,
         validate_update: same,
+        validate_status: same,
         name: names::dns_subdomain,
         generation: false,
         create_on_update: false,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::rules::{Faults, default_to, each, spec};
-use super::{Strategy, ingress};
+use super::{Strategy, ingress, status};
 use crate::errors::FieldError;
 use crate::{meta, names};
 
@@ -36,6 +36,11 @@ pub(super) const SERVICE: Strategy = Strategy {
         }
         if kind == "LoadBalancer" {
             default_to(spec, "allocateLoadBalancerNodePorts", true);
+            for point in meta::items_mut(object, &["status", "loadBalancer", "ingress"]) {
+                if let Some(point) = point.as_object_mut().filter(|point| point.get("ip").is_some_and(|ip| *ip != "")) {
+                    default_to(point, "ipMode", "VIP");
+                }
+            }
         }
     },
     prepare_create: |object| object["status"] = json!({"loadBalancer": {}}),
@@ -78,6 +83,7 @@ pub(super) const SERVICE: Strategy = Strategy {
         }
     },
     name: names::dns_1035_label,
+    validate_status: status::service,
     ..Strategy::PLAIN
 };
 

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Strategy;
-use super::podspec;
 use super::rules::{Faults, spec};
+use super::{Strategy, podspec, status};
 use crate::{decode, meta};
 
 pub(super) const POD: Strategy = Strategy {
@@ -21,6 +20,7 @@ pub(super) const POD: Strategy = Strategy {
     validate_update: only_some_fields_change,
     generation: true,
     graceful: true,
+    validate_status: status::pod,
     ..Strategy::PLAIN
 };
 

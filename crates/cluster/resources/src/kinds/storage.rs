@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::podspec::node_selector;
 use super::rules::{Faults, default_to, spec};
-use super::{Strategy, csi};
+use super::{Strategy, csi, status};
 use crate::{meta, names};
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -52,7 +52,7 @@ pub(super) const CLAIM: Strategy = Strategy {
     validate_update: |new, old, faults| {
         let fixed = |object: &Value| {
             let mut spec = object["spec"].clone();
-            if let Some(map) = spec.as_object_mut() {
+            if let Some(map) = spec.as_object_mut().filter(|_| old["status"]["phase"] == "Bound") {
                 map.remove("resources");
                 map.remove("volumeAttributesClassName");
             }
@@ -74,6 +74,7 @@ pub(super) const CLAIM: Strategy = Strategy {
             faults.forbidden("spec.resources.requests.storage", "field can not be less than status.capacity");
         }
     },
+    validate_status: status::claim,
     ..Strategy::PLAIN
 };
 
