@@ -1,9 +1,10 @@
 //! Times an engine through Docker's API: create, start, wait and remove of one container after another, or by several
 //! workers at a time. Prints one JSON line; `bench/run` runs it against every engine.
 //!
-//! `bench SOCKET IMAGE RUNS WORKERS`
+//! `bench SOCKET IMAGE RUNS WORKERS`; for networks `bench traffic ...`, see `traffic`
 
 mod http;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +14,13 @@ use http::Connection;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [what, serve, port] if what == "traffic" && serve == "serve" => {
+            return told(port.parse().map_err(std::io::Error::other).and_then(traffic::serve).map(|()| None));
+        }
+        [what, address] if what == "traffic" => return told(traffic::measure(address).map(Some)),
+        _ => {}
+    }
     let [socket, image, runs, workers] = &arguments[..] else {
         eprintln!("usage: bench SOCKET IMAGE RUNS WORKERS");
         return ExitCode::from(2);
@@ -21,9 +29,13 @@ fn main() -> ExitCode {
         eprintln!("bench: RUNS and WORKERS are whole numbers");
         return ExitCode::from(2);
     };
-    match measure(PathBuf::from(socket), image, runs, workers) {
+    told(measure(PathBuf::from(socket), image, runs, workers).map(Some))
+}
+
+fn told<E: std::fmt::Display>(result: Result<Option<serde_json::Value>, E>) -> ExitCode {
+    match result {
         Ok(line) => {
-            println!("{line}");
+            line.iter().for_each(|line| println!("{line}"));
             ExitCode::SUCCESS
         }
         Err(error) => {
