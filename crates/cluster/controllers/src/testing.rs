@@ -142,6 +142,14 @@ impl World {
         panic!("{} never comes to rest over {name}", part.name());
     }
 
+    /// The server would take this status.
+    fn judge(&self, kind: Kind, new: &Value) {
+        let (gvr, mut faults) = (kind.gvr(), resources::kinds::Faults::default());
+        let old = self.find(kind, meta::name(new));
+        resources::kinds::strategy(&gvr.group, &gvr.plural).judge_status(new, &old, &mut faults);
+        assert!(faults.0.is_empty(), "{faults:?} of {} for {}", new["status"], old["status"]);
+    }
+
     pub fn apply(&mut self, writes: Vec<Write>) {
         for write in writes {
             match write {
@@ -150,7 +158,11 @@ impl World {
                     assert!(self.view.at(kind, &key).is_none(), "{key} is made twice");
                     self.put(kind, object);
                 }
-                Write::Update(kind, object) | Write::Status(kind, object) => drop(self.put(kind, object)),
+                Write::Update(kind, object) => drop(self.put(kind, object)),
+                Write::Status(kind, object) => {
+                    self.judge(kind, &object);
+                    self.put(kind, object);
+                }
                 Write::Merge { kind, key, patch: change, .. } => {
                     let Some(have) = self.view.at(kind, &key) else { continue };
                     let mut object = (**have).clone();

@@ -67,7 +67,7 @@ impl Kind {
     /// Of a write of `object`'s status over `old`.
     fn status_faults(&self, object: &Value, old: &Value) -> Vec<String> {
         let mut faults = Faults::default();
-        (strategy(&self.group, &self.plural).validate_status)(object, old, &mut faults);
+        strategy(&self.group, &self.plural).judge_status(object, old, &mut faults);
         shown(&faults)
     }
 
@@ -160,7 +160,6 @@ fn answer(text: &str, plural: &str) -> String {
                 kind.prepare(&mut stands);
                 patch::merge_patch(&mut stands, &read());
                 (strategy(&kind.group, plural).default)(&mut stands);
-                assert_eq!(kind.status_faults(&stands, &stands), [""; 0], "{plural}: what stands is valid");
             }
             "status" => {
                 let mut new = stands.clone();

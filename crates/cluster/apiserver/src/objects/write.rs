@@ -223,7 +223,7 @@ impl Call {
             None => (strategy.validate)(object, &mut faults),
         }
         if let Some(old) = old.filter(|_| sub == "status") {
-            (strategy.validate_status)(object, old, &mut faults);
+            strategy.judge_status(object, old, &mut faults);
         }
         if self.resource.group == "apiextensions.k8s.io" {
             crd::validate_definition(object, &mut faults);

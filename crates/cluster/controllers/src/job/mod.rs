@@ -197,6 +197,10 @@ impl<'a> Look<'a> {
                 conditions_set(&mut object, interim, "True", &reason, &message, self.now);
                 if self.active.is_empty() && self.terminating == 0 && self.tally.is_settled() {
                     conditions_set(&mut object, kind, "True", &reason, &message, self.now);
+                    // One that had nothing to do, or never got to it, began as it ended.
+                    meta::object_at(&mut object, &["status"])
+                        .entry("startTime")
+                        .or_insert_with(|| decode::format_time(self.now, 0).into());
                     if kind == "Complete" {
                         object["status"]["completionTime"] = decode::format_time(self.now, 0).into();
                         events.push(Write::normal(Kind::Job, self.job, "Completed", "Job completed"));

@@ -266,3 +266,23 @@ fn pods_of_a_job_that_has_gone_are_let_go() {
     let pod = world.view.list(Kind::Pod).next().unwrap();
     assert!(!tally::has_finalizer(pod));
 }
+
+#[test]
+fn a_job_that_ends_at_the_first_look_began_then() {
+    for more in [json!({"completions": 0}), json!({"completions": 0, "suspend": true})] {
+        let (mut world, mut part) = world(more);
+        world.settle(&mut part, "j");
+        assert!(conditions(&world).contains(&"Complete=True CompletionsReached".to_owned()));
+        assert_eq!(status(&world)["startTime"], "2026-01-01T00:00:00Z");
+    }
+}
+
+#[test]
+fn a_job_that_is_suspended_when_its_last_pod_succeeds_ends() {
+    let (mut world, mut part) = world(json!({}));
+    world.settle(&mut part, "j");
+    world.ended(&active(&world)[0], 0);
+    world.change(Kind::Job, "j", |job| job["spec"]["suspend"] = true.into());
+    world.settle(&mut part, "j");
+    assert!(conditions(&world).contains(&"Complete=True CompletionsReached".to_owned()), "{:?}", conditions(&world));
+}

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::rules::{Faults, default_to, spec, sub};
 use super::{Strategy, podspec, status};
-use crate::errors::FaultKind;
-use crate::{FieldError, meta};
+use crate::meta;
 
 pub(super) const JOB: Strategy = Strategy {
     default: |object| {
@@ -171,9 +170,7 @@ fn success_policy(spec: &Value, path: &str, faults: &mut Faults) {
     if rules.is_empty() {
         faults.required(path, "at least one rules must be specified when the successPolicy is specified");
     }
-    if rules.len() > SUCCESS_RULES_MAX {
-        faults.push(FieldError::new(path, FaultKind::TooMany(rules.len(), SUCCESS_RULES_MAX as u64)));
-    }
+    faults.at_most(rules, SUCCESS_RULES_MAX, path);
     for (at, rule) in rules.iter().enumerate() {
         let path = format!("{path}[{at}]");
         let (count, indexes) = (rule["succeededCount"].as_i64(), rule["succeededIndexes"].as_str());

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Strategy;
 use super::rules::Faults;
-use crate::errors::{FaultKind, FieldError};
+use crate::errors::FieldError;
 use crate::{meta, names};
 
 const TEMPLATES_MAX: usize = 8;
@@ -22,9 +22,7 @@ pub(super) const WORKLOAD: Strategy = Strategy {
         if templates.is_empty() {
             faults.required(path, "must have at least one item");
         }
-        if templates.len() > TEMPLATES_MAX {
-            faults.push(FieldError::new(path, FaultKind::TooMany(templates.len(), TEMPLATES_MAX as u64)));
-        }
+        faults.at_most(templates, TEMPLATES_MAX, path);
         for (at, template) in templates.iter().enumerate() {
             let path = format!("{path}[{at}]");
             match template["name"].as_str().unwrap_or_default() {

@@ -44,8 +44,8 @@ pub struct Strategy {
     pub validate: fn(&Value, &mut Faults),
     /// `(new, old)`
     pub validate_update: fn(&Value, &Value, &mut Faults),
-    /// `(new, old)`, of a write of the status alone.
-    pub validate_status: fn(&Value, &Value, &mut Faults),
+    /// `(new, old)`, of a write of the status alone; asked by [`Strategy::judge_status`].
+    validate_status: fn(&Value, &Value, &mut Faults),
     /// Faults of a name.
     pub name: fn(&str) -> Vec<String>,
     /// `metadata.generation` counts changes of everything but metadata and status.
@@ -80,6 +80,19 @@ impl Strategy {
         status_on_create: false,
         graceful: false,
     };
+
+    /// Faults that a write of the status brings.
+    pub fn judge_status(&self, new: &Value, old: &Value, faults: &mut Faults) {
+        let mut found = Faults::default();
+        (self.validate_status)(new, old, &mut found);
+        if found.0.is_empty() {
+            return;
+        }
+        let mut stood = Faults::default();
+        (self.validate_status)(old, old, &mut stood);
+        found.0.retain(|fault| !stood.0.contains(fault));
+        faults.0.append(&mut found.0);
+    }
 }
 
 /// The rules of a built-in kind, for objects of this version: most have the same shape in all of them.

@@ -250,9 +250,7 @@ pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
         let endpoints = meta::list_at(object, &["endpoints"]);
         let ports = meta::list_at(object, &["ports"]);
         for (list, path, max) in [(endpoints, "endpoints", 1000), (ports, "ports", 20_000)] {
-            if list.len() > max {
-                faults.push(FieldError::new(path, crate::errors::FaultKind::TooMany(list.len(), max as u64)));
-            }
+            faults.at_most(list, max, path);
         }
         let kind = object["addressType"].as_str().unwrap_or_default();
         for (at, endpoint) in endpoints.iter().enumerate() {
@@ -261,9 +259,7 @@ pub(super) const ENDPOINT_SLICE: Strategy = Strategy {
             if addresses.is_empty() {
                 faults.required(&path, "must contain at least 1 address");
             }
-            if addresses.len() > 100 {
-                faults.push(FieldError::new(&*path, crate::errors::FaultKind::TooMany(addresses.len(), 100)));
-            }
+            faults.at_most(addresses, 100, &path);
             for (n, address) in addresses.iter().enumerate() {
                 slice_address(address.as_str().unwrap_or_default(), kind, &format!("{path}[{n}]"), faults);
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::errors::FieldError;
+use crate::errors::{FaultKind, FieldError};
 use crate::{meta, names};
 
 /// Faults found so far.
@@ -63,6 +63,13 @@ impl Faults {
             && number <= 0
         {
             self.invalid(&format!("{path}.{name}"), number, "must be greater than 0");
+        }
+    }
+
+    /// The list is not longer than this.
+    pub fn at_most(&mut self, list: &[Value], max: usize, path: &str) {
+        if list.len() > max {
+            self.push(FieldError::new(path, FaultKind::TooMany(list.len(), max as u64)));
         }
     }
 

@@ -1,5 +1,6 @@
-//! What a write of status may say: counts that fit together, ends that stay, addresses that are addresses. What stood before
-//! a rule came is judged by it as well, as upstream: who writes a status makes it whole.
+//! What a write of status may say: counts that fit together, ends that stay, addresses that are addresses. Rules are for what
+//! is written: a fault that stood already, of an object older than its rule, is nobody's who changes something else
+//! ([`Strategy::judge_status`](super::Strategy::judge_status)).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -309,8 +310,10 @@ pub(super) fn job(new: &Value, old: &Value, faults: &mut Faults) {
     if number(status, "ready") > number(status, "active") {
         faults.invalid("status.ready", number(status, "ready"), "cannot set more ready pods than active");
     }
+    // One that has as many completions as pods side by side may be made smaller, and what had succeeded beyond goes.
+    let elastic = spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
     for field in ["failed", "succeeded"] {
-        if number(status, field) < number(before, field) {
+        if number(status, field) < number(before, field) && !(elastic && field == "succeeded") {
             let detail = format!("cannot decrease the {field} counter");
             faults.invalid(&format!("status.{field}"), number(status, field), detail);
         }

@@ -172,10 +172,7 @@ fn validate_claim(spec: &Value, path: &str, faults: &mut Faults) {
             }
             validate_request(choice, &path, faults);
         }
-        if choices.len() > CHOICES_MAX {
-            let path = format!("{path}.firstAvailable");
-            faults.push(FieldError::new(path, crate::errors::FaultKind::TooMany(choices.len(), CHOICES_MAX as u64)));
-        }
+        faults.at_most(choices, CHOICES_MAX, &format!("{path}.firstAvailable"));
     }
 }
 
@@ -236,9 +233,7 @@ fn validate_slice(object: &Value, faults: &mut Faults) {
         }
     }
     let devices = meta::list_at(spec, &["devices"]);
-    if devices.len() > 128 {
-        faults.push(FieldError::new("spec.devices", crate::errors::FaultKind::TooMany(devices.len(), 128)));
-    }
+    faults.at_most(devices, 128, "spec.devices");
     let mut seen = std::collections::BTreeSet::new();
     for (at, device) in devices.iter().enumerate() {
         for (number, taint) in meta::list_at(device, &["taints"]).iter().enumerate() {
