@@ -27,7 +27,7 @@ const BUFFERS: usize = 16;
 /// What a path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathFacts {
-    /// Last component of the path that was asked for; `/` for the root.
+    /// Last component of the path that was asked for; `/` for the root, `.` where the path says "what is in it".
     pub name: String,
     pub size_bytes: u64,
     /// Type and permission bits as the kernel has them (`st_mode`).
@@ -59,6 +59,8 @@ impl<'a> Target<'a> {
         let bytes = path.as_os_str().as_bytes();
         let follow = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
         let name = match path.file_name() {
+            // `cp box:/data/. here` copies what is in the directory: clients put their own name in the place of `.`.
+            _ if bytes.ends_with(b"/.") => ".".to_owned(),
             Some(name) => name.to_string_lossy().into_owned(),
             None => "/".to_owned(),
         };
@@ -104,7 +106,7 @@ pub fn pack_of(root: &Root, path: &Path, ids: Option<&IdMaps>, output: &mut (dyn
     let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, output)).with_ids(ids.cloned());
     if linux::fs::file_type(&stat) == FileType::Directory {
         let dir = linux::fs::reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY).context(what)?;
-        let name = if target.name == "/" { Vec::new() } else { target.name.into_bytes() };
+        let name = target.name.into_bytes();
         crate::deep::walk(|| packer.tree(&dir, &name, &stat)).context(what)??;
     } else {
         let parent = path.parent().unwrap_or(Path::new("/"));

@@ -192,7 +192,11 @@ fn extents(fd: &OwnedFd, size: u64) -> linux::Result<Vec<Extent>> {
 }
 
 fn join(path: &[u8], name: &OsStr) -> Vec<u8> {
-    if path.is_empty() { name.as_bytes().to_vec() } else { [path, b"/", name.as_bytes()].concat() }
+    match path {
+        b"" => name.as_bytes().to_vec(),
+        b"/" => [path, name.as_bytes()].concat(),
+        _ => [path, b"/", name.as_bytes()].concat(),
+    }
 }
 
 fn too_deep(path: &[u8]) -> Error {

@@ -29,10 +29,10 @@ fn path(call: &Call) -> ApiResult<&str> {
 }
 
 /// Docker names the container as the caller did.
-fn named(error: engine::Error, id: &str) -> ApiError {
+fn named(error: engine::Error, id: &str) -> engine::Error {
     match error {
-        engine::Error::NoSuchPath { path, .. } => engine::Error::NoSuchPath { container: id.to_owned(), path }.into(),
-        other => other.into(),
+        engine::Error::NoSuchPath { path, .. } => engine::Error::NoSuchPath { container: id.to_owned(), path },
+        other => other,
     }
 }
 
@@ -60,6 +60,10 @@ pub(crate) async fn put(call: Call, id: &str) -> ApiResult<Reply> {
     let copy_owner = call.query.flag("copyUIDGID");
     let body = feed(call.request.into_body());
     let (engine, id) = (call.engine, id.to_owned());
-    to_the_end(async move { engine.archive_put(&id, &path, no_overwrite, copy_owner, body).await }).await?;
+    to_the_end(async move {
+        let put = engine.archive_put(&id, &path, no_overwrite, copy_owner, body).await;
+        put.map_err(|error| named(error, &id))
+    })
+    .await?;
     Ok(reply::empty(StatusCode::OK))
 }

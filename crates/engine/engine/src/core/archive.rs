@@ -88,7 +88,8 @@ impl Inner {
         let running = matches!(container.status(), Status::Running | Status::Paused);
         let _alone = (!running).then(|| container.operation.blocking_lock());
         let place = self.place(container, path, true)?;
-        let owner = if options.copy_uid_gid {
+        // Docker's rule, whatever the flag is called: files become the user's that the container runs as, if it names one.
+        let owner = if options.copy_uid_gid && !record.config.user.is_empty() {
             let user = UserFiles::read(&place.root).resolve(&record.config.user, &[])?;
             Some((user.uid, user.gid))
         } else {
