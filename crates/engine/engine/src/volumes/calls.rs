@@ -175,8 +175,10 @@ impl Inner {
         };
         let used = self.volumes_in_use();
         let mut pruned = Pruned::default();
-        // Other drivers' volumes are theirs to clear away, as with Docker.
-        for volume in self.volumes.views().into_iter().filter(|volume| is_local(&volume.driver)) {
+        // Other drivers' volumes are theirs to clear away, and one with options (a share, a directory of the host) is more
+        // than its files: Docker leaves both.
+        let prunable = |volume: &crate::VolumeView| is_local(&volume.driver) && volume.options.is_empty();
+        for volume in self.volumes.views().into_iter().filter(prunable) {
             let nameless = volume.anonymous || volume.labels.contains_key(ANONYMOUS_LABEL);
             let excluded = filters.has("label!") && filters.allows_labels("label!", &volume.labels);
             let chosen = (all || nameless) && filters.allows_labels("label", &volume.labels) && !excluded;
