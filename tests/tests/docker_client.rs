@@ -167,6 +167,14 @@ fn exec_runs_beside_the_first_process() {
     world.docker(["exec", "-d", "box", "touch", "/tmp/made"]).success().stdout("");
     eventually("the detached exec has run", || world.docker(["exec", "box", "test", "-e", "/tmp/made"]).code == 0);
     world.docker(["exec", "box", "nosuchprogram"]).exits(127).stdout_has("executable file not found in $PATH");
+    world.docker(["exec", "-u", "nouser", "box", "true"]).exits(1).stderr_has("daemon: unable to find user nouser");
+    world.docker(["exec", "-w", "/no", "box", "pwd"]).exits(127).stdout_has("chdir to cwd (\"/no\")");
+    world
+        .docker(["exec", "box", "/etc"])
+        .exits(126)
+        .stdout_has("process: exec: \"/etc\": is a directory: permission denied");
+    let execs = world.docker(["inspect", "-f", "{{json .ExecIDs}}", "box"]).success().text();
+    assert_eq!(execs.trim(), "null", "those that have ended are not the container's any more");
     world.docker(["exec", "nope", "true"]).exits(1).stderr_has("No such container: nope");
     assert_eq!(on_a_terminal(&world, "docker exec -it box tty"), "/dev/pts/0\r\n");
     world.docker(["stop", "-t", "0", "box"]).success();
@@ -191,6 +199,26 @@ fn files_are_copied_both_ways_and_shown_by_diff() {
     assert!(tar.stdout.windows(6).any(|part| part == b"data/x"));
     world.docker(["cp", "box:/nope", "-"]).exits(1).stderr_has("Could not find the file /nope in container box");
     world.docker(["cp", here, "nope:/"]).exits(1).stderr_has("No such container: nope");
+}
+
+#[test]
+fn what_is_in_a_directory_is_copied_without_it_and_owners_are_kept() {
+    let Some(world) = world() else { return };
+    let make = "mkdir -p /whole/sub; echo 1 >/whole/sub/f";
+    world.docker(["run", "--name", "box", "busybox", "sh", "-c", make]).success();
+    let place = |name: &str| world.dir().join(name);
+    std::fs::create_dir(place("into")).unwrap();
+    for (from, to, found) in
+        [("/whole/.", "into", "into/sub/f"), ("/whole/.", "new", "new/sub/f"), ("/", "root", "root/whole/sub/f")]
+    {
+        world.docker(["cp", &format!("box:{from}"), place(to).to_str().unwrap()]).success();
+        assert_eq!(std::fs::read_to_string(place(found)).unwrap(), "1\n", "{from} {to}");
+    }
+    let file = place("into/sub/f");
+    std::os::unix::fs::chown(&file, Some(7), Some(8)).unwrap();
+    world.docker(["create", "--name", "other", "busybox", "stat", "-c", "%u:%g", "/kept/sub/f"]).success();
+    world.docker(["cp", "-a", place("into").to_str().unwrap(), "other:/kept"]).success();
+    world.docker(["start", "-a", "other"]).success().stdout("7:8\n");
 }
 
 #[test]

@@ -129,6 +129,11 @@ impl Engine {
 
     /// Sends a signal (a name with or without `SIG`, or a number; empty is KILL). With KILL it returns after the exit.
     pub async fn kill(&self, reference: &str, signal: &str) -> Result<()> {
+        // Docker looks at the signal first, then for the container.
+        if !signal.is_empty() {
+            crate::decide::signal::parse_signal(signal)
+                .map_err(|error| Error::Invalid(format!("cannot kill container: {reference}: {error}")))?;
+        }
         let container = self.inner.find(reference)?;
         self.inner.kill(&container, reference, signal).await
     }
@@ -158,6 +163,12 @@ impl Engine {
 
     /// Changes limits and restart policy, of a running container at once. Returns warnings.
     pub async fn update(&self, reference: &str, request: UpdateRequest) -> Result<Vec<String>> {
+        // Docker looks at the limits first, then for the container. What depends on limits that it has waits for it.
+        let mut asked = request.resources.clone();
+        if asked.memory_bytes == 0 {
+            asked.memory_swap_bytes = 0;
+        }
+        crate::spec::check_resources(&asked, self.inner.facts.cpus)?;
         let container = self.inner.find(reference)?;
         let _alone = container.operation.lock().await;
         let (inner, held) = (self.inner.clone(), container.clone());
@@ -282,6 +293,8 @@ impl Engine {
 
     pub async fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<ExecId> {
         let container = self.inner.find(reference)?;
+        let (inner, held) = (self.inner.clone(), container.clone());
+        let config = blocking(move || inner.check_exec_user(&held, &config).map(|()| config)).await?;
         self.inner.exec_create(&container, config)
     }
 

@@ -359,7 +359,7 @@ impl DetachKeys {
             }
         };
         let keys: Option<Vec<u8>> = text.split(',').map(key).collect();
-        let keys = keys.ok_or_else(|| ApiError::invalid(format!("Invalid detach keys ({text}) provided")))?;
+        let keys = keys.ok_or_else(|| ApiError::invalid(format!("Invalid escape keys ({text}) provided")))?;
         Ok(Self { keys, typed: 0 })
     }
 
@@ -402,7 +402,7 @@ mod tests {
             assert_eq!(DetachKeys::parse(text).unwrap().keys, keys, "{text}");
         }
         for bad in ["ctrl-", "ctrl-1", "ab", "a,,b", "shift-a"] {
-            assert_eq!(DetachKeys::parse(bad).unwrap_err().message, format!("Invalid detach keys ({bad}) provided"));
+            assert_eq!(DetachKeys::parse(bad).unwrap_err().message, format!("Invalid escape keys ({bad}) provided"));
         }
     }
 

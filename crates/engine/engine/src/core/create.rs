@@ -44,13 +44,17 @@ impl Inner {
             let settings = asked.entry(host.network_mode.clone()).or_default();
             settings.links.extend(host.links.iter().cloned());
         }
-        let networks = self.networks.check_request(&mut host.network_mode, asked)?;
+        let networks = self.networks.check_request(&mut host.network_mode, asked).map_err(|error| match error {
+            // Docker finds out as it starts the container.
+            Error::NoSuchNetwork(_) => Error::NotFound(format!("failed to set up container networking: {error}")),
+            other => other,
+        })?;
         crate::decide::ports::wanted_ports(&host, &config.exposed_ports)?;
         spec::check_files(&config.hostname, &config.domainname, &host)?;
         caps::decide_caps(&host.cap_add, &host.cap_drop, host.privileged, self.facts.capabilities)?;
         let security = spec::parse_security_opt(&host.security_opt)?;
         super::seccomp::check(&security.seccomp)?;
-        self.check_joined(&host)?;
+        self.settle_joined(&mut host)?;
 
         let image = self.image_for_create(&config.image, platform.as_deref())?;
         let mut config = merge_config(config, &image.config)?;
@@ -162,7 +166,12 @@ impl Inner {
     fn add_volumes_from(&self, host: &HostConfig, mounts: &mut Vec<ContainerMount>) -> Result<()> {
         for text in &host.volumes_from {
             let from = parse_volumes_from(text)?;
-            let other = self.find(from.container)?;
+            let other = self.find(from.container).map_err(|error| match error {
+                Error::NoSuchContainer(_) => {
+                    Error::NotFound(format!("could not get container for {}: {error}", from.container))
+                }
+                other => other,
+            })?;
             for mount in other.record().mounts.iter().filter(|m| m.kind != MountKind::Tmpfs) {
                 // What the new container's image declares yields, what its caller asked for stays.
                 let covered = mounts.iter().position(|m| m.destination == mount.destination);
@@ -181,12 +190,27 @@ impl Inner {
         Ok(())
     }
 
-    /// Containers whose namespaces are to be joined must exist.
-    fn check_joined(&self, host: &HostConfig) -> Result<()> {
-        for mode in [spec::network_mode(host)?, spec::pid_mode(host)?, spec::ipc_mode(host)?] {
-            if let NamespaceMode::Container(name) = mode {
-                self.find(name)?;
-            }
+    /// Containers whose namespaces are to be joined must exist. They are remembered by id: names may change.
+    fn settle_joined(&self, host: &mut HostConfig) -> Result<()> {
+        let joined =
+            [("network", spec::network_mode(host)?), ("PID", spec::pid_mode(host)?), ("IPC", spec::ipc_mode(host)?)];
+        let joined = joined.into_iter().filter_map(|(what, mode)| match mode {
+            NamespaceMode::Container(name) => Some((what, name.to_owned())),
+            _ => None,
+        });
+        for (what, name) in joined.collect::<Vec<_>>() {
+            let other = self.find(&name).map_err(|error| match error {
+                Error::NoSuchContainer(_) if what == "network" => {
+                    Error::NotFound(format!("joining network namespace of container: {error}"))
+                }
+                other => other,
+            })?;
+            let mode = match what {
+                "network" => &mut host.network_mode,
+                "PID" => &mut host.pid_mode,
+                _ => &mut host.ipc_mode,
+            };
+            *mode = format!("container:{}", other.id);
         }
         Ok(())
     }

@@ -46,6 +46,10 @@ impl Exec {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().ended_at.is_some()
+    }
+
     /// It could not be launched.
     fn failed(&self, error: &Error) {
         let exit_code = match error {
@@ -91,7 +95,7 @@ impl Inner {
             return Err(Error::Invalid("invalid exec configuration: a value contains a NUL byte".into()));
         }
         let id = self.new_id();
-        let command = config.cmd.join(" ");
+        let command = command_words(&config.cmd);
         let state = ExecState { console: config.console_size, ..Default::default() };
         let exec = Arc::new(Exec {
             id,
@@ -115,6 +119,18 @@ impl Inner {
         Ok(id)
     }
 
+    /// Whether there is the user of an exec that is to be made. Docker finds it out here rather than as it starts, and clients tell
+    /// the one from the other. Blocking: reads files of the container.
+    pub(crate) fn check_exec_user(&self, container: &Container, config: &ExecConfig) -> Result<()> {
+        let record = container.record();
+        let user = if config.user.is_empty() { &record.config.user } else { &config.user };
+        if user.is_empty() || container.status() != Status::Running {
+            return Ok(());
+        }
+        let pid = container.live().saved.state.pid;
+        UserFiles::of_process(pid).resolve(user, &record.host.group_add).map(drop)
+    }
+
     pub(crate) fn find_exec(&self, id: &str) -> Result<Arc<Exec>> {
         let missing = || Error::NoSuchExec(id.to_owned());
         let parsed = id.parse().map_err(|_| missing())?;
@@ -128,7 +144,7 @@ impl Inner {
         let state = exec.state();
         if state.started {
             let why = if state.running { "is already running" } else { "has already run" };
-            return Err(Error::Conflict(format!("Error: Exec command {id} {why}")));
+            return Err(Error::Conflict(format!("exec command {id} {why}")));
         }
         drop(state);
         match container.status() {
@@ -147,7 +163,7 @@ impl Inner {
             let mut state = exec.state();
             if state.started {
                 let why = if state.running { "is already running" } else { "has already run" };
-                return Err(Error::Conflict(format!("Error: Exec command {id} {why}")));
+                return Err(Error::Conflict(format!("exec command {id} {why}")));
             }
             state.started = true;
             state.console = options.console_size.or(state.console);
@@ -195,7 +211,9 @@ impl Inner {
         };
         let target = pidfd.try_clone().map_err(|e| Error::internal("duplicate a pidfd", e))?;
         let program = config.cmd[0].clone();
-        let failed = |error: keeper::client::Error| exec_error(&program, error);
+        let own = container.record().config.working_dir.clone();
+        let cwd = if config.working_dir.is_empty() { own } else { config.working_dir.clone() };
+        let failed = |error: keeper::client::Error| exec_error(&program, &cwd, error);
         let request = StartRequest {
             id: exec.id.to_string(),
             work: Work::exec(&plan, target).map_err(failed)?,
@@ -204,7 +222,7 @@ impl Inner {
             sinks: sink.into_iter().collect(),
             gated: false,
         };
-        let command = config.cmd.join(" ");
+        let command = command_words(&config.cmd);
         let extra = [("execID", exec.id.to_string())];
         self.container_event(container, format!("exec_start: {command}"), &extra);
         vocab::crash::point("engine.exec.before_start");
@@ -327,7 +345,8 @@ impl Inner {
             running: state.running || (state.started && state.exit_code.is_none()),
             exit_code: state.exit_code,
             pid: state.pid,
-            can_remove: state.ended_at.is_some(),
+            // Docker never says otherwise.
+            can_remove: false,
             labels: BTreeMap::new(),
         })
     }
@@ -343,19 +362,44 @@ impl Inner {
         if !state.running {
             return Err(Error::Conflict(format!("exec {id} is not running")));
         }
+        if !exec.config.tty {
+            return Ok(());
+        }
         drop(state);
         self.keeper.resize(&exec.id.to_string(), size.rows, size.cols).map_err(|e| Error::internal("resize", e))
     }
 }
 
-fn exec_error(program: &str, error: keeper::client::Error) -> Error {
+/// The command as events have it: the program, a space, and its arguments, if there are any.
+fn command_words(cmd: &[String]) -> String {
+    match cmd {
+        [program] => format!("{program} "),
+        words => words.join(" "),
+    }
+}
+
+fn exec_error(program: &str, cwd: &str, error: keeper::client::Error) -> Error {
     let keeper::client::Error::Launch(failure) = &error else {
         return Error::Other { what: "cannot exec".into(), kind: error.kind(), message: error.to_string() };
     };
     let (exit_code, text) = (super::start::launch_exit_code(failure), failure.to_string());
+    if let (runtime::Cause::Call(error), true) = (&failure.cause, failure.step == "enter the working directory") {
+        let why = match error.errno() {
+            linux::Errno::NOENT => "no such file or directory",
+            linux::Errno::NOTDIR => "not a directory",
+            linux::Errno::ACCESS => "permission denied",
+            _ => &text,
+        };
+        return Error::Start {
+            exit_code: if error.is(linux::Errno::NOENT) { 127 } else { 126 },
+            message: format!(
+                "OCI runtime exec failed: exec failed: unable to start container process: chdir to cwd ({cwd:?}) set in config.json failed: {why}"
+            ),
+        };
+    }
     let exit_code = if exit_code == 128 { 126 } else { exit_code };
     let message = launch_message(program, exit_code, &text);
-    let tail = message.split("unable to start container process").nth(1).unwrap_or(&message);
+    let tail = message.split("error during container init").nth(1).unwrap_or(&message);
     Error::Start {
         exit_code,
         message: format!("OCI runtime exec failed: exec failed: unable to start container process{tail}"),

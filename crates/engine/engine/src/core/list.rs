@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use vocab::Digest;
 
 use super::networks::asked_networks;
-use super::view::mount_points;
+use super::view::shown_mounts;
 use super::{Container, Inner};
 use crate::decide::merge::command_line;
 use crate::decide::text::{command_text, status_text};
@@ -81,7 +81,7 @@ impl Inner {
             labels: record.config.labels.clone(),
             network_mode: record.host.network_mode.clone(),
             annotations: record.host.annotations.clone(),
-            mounts: mount_points(&self.volumes.placed(container.id, &record.mounts)),
+            mounts: shown_mounts(&self.volumes.placed(container.id, &record.mounts), &record.host),
             networks: self.networks.shown(container.id, &record),
             ports: if state.status.is_running() { ports } else { Vec::new() },
             size: None,

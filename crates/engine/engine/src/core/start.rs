@@ -398,12 +398,13 @@ pub(crate) fn launch_exit_code(failure: &runtime::Failure) -> i32 {
 
 /// Docker's command line reads these words to choose its own exit code.
 pub(crate) fn launch_message(program: &str, exit_code: i32, text: &str) -> String {
-    const HEAD: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process";
+    const HEAD: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init";
     match exit_code {
         127 if program.contains('/') => {
             format!("{HEAD}: exec: \"{program}\": stat {program}: no such file or directory")
         }
         127 => format!("{HEAD}: exec: \"{program}\": executable file not found in $PATH"),
+        126 if text.starts_with("exec: ") => format!("{HEAD}: {text}"),
         126 => format!("{HEAD}: exec: \"{program}\": permission denied ({text})"),
         _ => format!("{HEAD}: {text}"),
     }

@@ -14,7 +14,11 @@ impl Inner {
         let record = container.record();
         let (state, restarts, exec_ids) = {
             let live = container.live();
-            (live.saved.state.clone(), live.saved.restarts, live.execs.keys().copied().collect())
+            (
+                live.saved.state.clone(),
+                live.saved.restarts,
+                live.execs.values().filter(|exec| !exec.has_ended()).map(|exec| exec.id).collect(),
+            )
         };
         let (path, args) = command_line(&record.config);
         let dir = self.container_dir(container.id);
@@ -32,7 +36,7 @@ impl Inner {
             restart_count: restarts,
             driver: "overlay2",
             platform: record.platform.clone(),
-            mounts: mount_points(&self.volumes.placed(container.id, &record.mounts)),
+            mounts: shown_mounts(&self.volumes.placed(container.id, &record.mounts), &record.host),
             exec_ids,
             paths: ContainerPaths {
                 resolv_conf: dir.join("resolv.conf"),
@@ -64,7 +68,15 @@ impl Inner {
     }
 }
 
-pub(crate) fn mount_points(mounts: &[ContainerMount]) -> Vec<MountPoint> {
+/// Without those of `--tmpfs`: Docker shows them in the host's configuration alone.
+pub(crate) fn shown_mounts(mounts: &[ContainerMount], host: &crate::HostConfig) -> Vec<MountPoint> {
+    let of_flag = |at: &str| host.tmpfs.keys().any(|path| crate::decide::mounts::clean(path) == at);
+    let mut shown = mount_points(mounts);
+    shown.retain(|mount| mount.kind != MountKind::Tmpfs || !of_flag(&mount.destination));
+    shown
+}
+
+fn mount_points(mounts: &[ContainerMount]) -> Vec<MountPoint> {
     let shown = mounts.iter().map(|m| MountPoint {
         kind: m.kind,
         name: if m.kind == MountKind::Image { m.image_name.clone() } else { m.volume.clone() },
