@@ -284,7 +284,7 @@ const RUN: &[Probe] = &[
     ("--network", &["--network", "none"], Inside("ls /sys/class/net", "lo")),
     ("--network", &["--network", "nope"], Refused("network nope not found")),
     // Not by pulling the image, which a missing one would be answered by.
-    ("--network", &["--network", "container:nope"], Refused("Error response from daemon: No such container: nope")),
+    ("--network", &["--network", "container:nope"], Refused("joining network namespace of container: No such container: nope")),
     ("--network-alias", &["--network", "net", "--network-alias", "other"], Inside("nslookup other >/dev/null && echo found", "found")),
     ("--network-alias", &["--network", "host", "--network-alias", "other"], Refused("network-scoped alias")),
     ("--no-healthcheck", &["--no-healthcheck"], Inspect("{{json .Config.Healthcheck}}", r#"{"Test":["NONE"]}"#)),
@@ -296,7 +296,7 @@ const RUN: &[Probe] = &[
     ("--pid", &["--pid", "container:peer"], Inside("ps -o args | grep -c '^sleep 4321'", "1")),
     ("--pid", &["--pid", "container:nope"], Refused("Error response from daemon: No such container: nope")),
     ("--pids-limit", &["--pids-limit", "33"], Limit(("pids/pids.max", "33"), Some(("pids.max", "33")))),
-    ("--platform", &["--pull", "never", "--platform", "linux/s390x"], Refused("was found but does not provide the specified platform (linux/s390x)")),
+    ("--platform", &["--pull", "never", "--platform", "linux/s390x"], Refused("does not match the specified platform (linux/s390x)")),
     ("--platform", &["--platform", if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" }], Inside("echo here", "here")),
     ("--privileged", &["--privileged"], Inside("grep -c '^sysfs /sys sysfs rw' /proc/mounts", "1")),
     ("--publish", &[], By(published)),
@@ -338,7 +338,7 @@ const RUN: &[Probe] = &[
     ("--volume-driver", &["--volume-driver", "local", "-v", "kept:/x"], Inspect("{{(index .Mounts 0).Driver}} {{(index .Mounts 0).Name}}", "local kept")),
     ("--volume-driver", &["--volume-driver", "nope", "-v", "never:/x"], Refused("nope")),
     ("--volumes-from", &["--volumes-from", "peer:ro"], Inside("grep ' /shared ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1", "ro")),
-    ("--volumes-from", &["--volumes-from", "nope"], Refused("Error response from daemon: No such container: nope")),
+    ("--volumes-from", &["--volumes-from", "nope"], Refused("Error response from daemon: could not get container for nope: No such container: nope")),
     ("--workdir", &["-w", "/new/dir"], Inside("pwd", "/new/dir")),
 ];
 

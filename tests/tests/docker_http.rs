@@ -101,8 +101,9 @@ fn bodies_are_checked_before_the_engine_sees_them() {
     for (headers, text, code, part) in [
         (json, "", "400", "invalid JSON: got EOF while reading request body"),
         (json, "{", "400", "invalid JSON"),
-        (json, "{} {}", "400", "invalid JSON"),
-        (json, "[]", "400", "invalid JSON"),
+        (json, "{} {}", "400", "unexpected content after JSON"),
+        (json, "[]", "400", "invalid JSON: json: cannot unmarshal array"),
+        (json, "{}", "400", "config cannot be empty in order to create a container"),
         (
             "Content-Type: text/plain\r\n",
             "{}",

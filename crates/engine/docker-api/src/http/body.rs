@@ -161,7 +161,32 @@ fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> ApiResu
             "unsupported Content-Type header ({content_type}): must be 'application/json'"
         )));
     }
-    serde_json::from_slice(bytes).map(Some).map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))
+    serde_json::from_slice(bytes).map(Some).map_err(|error| ApiError::invalid(json_fault(&error)))
+}
+
+/// What is wrong with a document, as Docker begins to say it; types of this program have no name for clients.
+fn json_fault(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    if error.is_eof() {
+        return "invalid JSON: unexpected EOF".into();
+    }
+    if text.starts_with("trailing characters") {
+        return "unexpected content after JSON".into();
+    }
+    let Some((found, wanted)) = text.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
+    else {
+        return format!("invalid JSON: {text}");
+    };
+    let (wanted, place) = wanted.rsplit_once(" at line ").unwrap_or((wanted, ""));
+    let found = match found.split(' ').next().unwrap_or_default() {
+        "sequence" => "array",
+        "map" => "object",
+        "integer" | "floating" => "number",
+        "boolean" => "bool",
+        word => word,
+    };
+    let wanted = if wanted.starts_with("struct ") { "an object" } else { wanted };
+    format!("invalid JSON: json: cannot unmarshal {found} where there has to be {wanted}, at line {place}")
 }
 
 async fn read_whole(body: impl HttpBody<Data = Bytes, Error = hyper::Error>) -> ApiResult<Bytes> {
@@ -212,4 +237,39 @@ pub(crate) fn feed(mut body: Incoming) -> engine::Body {
         }
     });
     fed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Sent {
+        #[serde(rename = "Image")]
+        _image: Option<String>,
+        #[serde(rename = "Cmd")]
+        _cmd: Option<Vec<String>>,
+    }
+
+    #[test]
+    fn faults_in_json_begin_as_dockers_and_name_no_type_of_ours() {
+        let rows = [
+            ("{", "invalid JSON: unexpected EOF"),
+            ("7", "invalid JSON: json: cannot unmarshal number where there has to be an object, at line 1 column 1"),
+            (
+                r#"{"Image":1}"#,
+                "invalid JSON: json: cannot unmarshal number where there has to be a string, at line 1 column 10",
+            ),
+            (
+                r#"{"Cmd":"x"}"#,
+                "invalid JSON: json: cannot unmarshal string where there has to be a sequence, at line 1 column 10",
+            ),
+            (r#"{"Image":"x"}y"#, "unexpected content after JSON"),
+            ("x", "invalid JSON: expected value at line 1 column 1"),
+        ];
+        for (text, wanted) in rows {
+            assert_eq!(json_fault(&serde_json::from_str::<Sent>(text).unwrap_err()), wanted, "{text}");
+        }
+    }
 }

@@ -79,6 +79,14 @@ pub(crate) struct CreateBody {
     networking: Option<NetworkingConfig>,
 }
 
+impl Config {
+    /// Whether nothing was said: only an image, a command or the like makes a container.
+    fn is_empty(&self) -> bool {
+        serde_json::to_value(self)
+            .is_ok_and(|said| said.as_object().is_some_and(|said| said.values().all(serde_json::Value::is_null)))
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct ExecBody {
@@ -124,8 +132,9 @@ impl CreateBody {
         name: Option<String>,
         platform: Option<String>,
     ) -> ApiResult<engine::CreateRequest> {
+        let nothing_said = self.config.is_empty();
         let networks = self.networking.unwrap_or_default().endpoints_config.unwrap_or_default();
-        Ok(engine::CreateRequest {
+        let request = engine::CreateRequest {
             name,
             platform,
             config: self.config.into_model()?,
@@ -134,7 +143,11 @@ impl CreateBody {
                 .into_iter()
                 .map(|(name, endpoint)| (name, endpoint.map(EndpointSettings::into_model).unwrap_or_default()))
                 .collect(),
-        })
+        };
+        if nothing_said {
+            return Err(ApiError::invalid("config cannot be empty in order to create a container"));
+        }
+        Ok(request)
     }
 }
 

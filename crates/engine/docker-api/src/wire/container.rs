@@ -252,6 +252,9 @@ impl GraphDriver {
                     if !rest.is_empty() {
                         data.insert("LowerDir", joined(rest));
                     }
+                    // Nothing is mounted for an image.
+                    data.insert("WorkDir", String::new());
+                    data.insert("MergedDir", String::new());
                 }
             }
         }

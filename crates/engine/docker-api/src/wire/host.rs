@@ -512,9 +512,10 @@ impl Resources {
             kernel_memory_tcp: None,
             memory_reservation: set(resources.memory_reservation_bytes),
             memory_swap: set(resources.memory_swap_bytes),
-            memory_swappiness: resources.memory_swappiness,
+            // What clients send for "not said".
+            memory_swappiness: resources.memory_swappiness.filter(|value| *value != -1),
             oom_kill_disable: resources.oom_kill_disable,
-            pids_limit: resources.pids_limit,
+            pids_limit: resources.pids_limit.filter(|limit| *limit > 0),
             ulimits: set(ulimits.collect()),
             cpu_count: set(0),
             cpu_percent: set(0),

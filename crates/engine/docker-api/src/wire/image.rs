@@ -17,7 +17,7 @@ pub(crate) struct Summary {
     id: String,
     labels: Option<BTreeMap<String, String>>,
     parent_id: String,
-    repo_digests: Vec<String>,
+    repo_digests: Option<Vec<String>>,
     repo_tags: Vec<String>,
     shared_size: i64,
     size: u64,
@@ -35,7 +35,7 @@ impl Summary {
             id: summary.id.to_string(),
             labels: none_if_empty(summary.labels),
             parent_id: summary.parent.map(|parent| parent.to_string()).unwrap_or_default(),
-            repo_digests: summary.digests,
+            repo_digests: none_if_empty(summary.digests),
             repo_tags: summary.tags,
             shared_size: summary.shared_size_bytes.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)),
             size: summary.size_bytes,
@@ -89,7 +89,6 @@ struct Metadata {
 struct ImageConfig {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     of_containers: Option<OfContainers>,
-    #[serde(skip_serializing_if = "String::is_empty")]
     user: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     exposed_ports: BTreeMap<String, Empty>,
@@ -99,8 +98,7 @@ struct ImageConfig {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     args_escaped: bool,
     entrypoint: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    volumes: BTreeMap<String, Empty>,
+    volumes: Option<BTreeMap<String, Empty>>,
     working_dir: String,
     labels: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,7 +147,7 @@ impl Inspect {
                 cmd: config.cmd,
                 args_escaped: config.args_escaped,
                 entrypoint: config.entrypoint,
-                volumes: keys(config.volumes),
+                volumes: none_if_empty(keys(config.volumes)),
                 working_dir: config.working_dir,
                 labels: none_if_empty(config.labels),
                 stop_signal: config.stop_signal,

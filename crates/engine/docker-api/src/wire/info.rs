@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{container, image, time};
+use super::{container, image, none_if_empty, time};
 use crate::http::version::{ApiVersion, NEWEST, OLDEST};
 
 /// This program's version.
@@ -60,7 +60,6 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
         "Images": info.images,
         "Driver": info.storage_driver,
         "DriverStatus": [["Backing Filesystem", info.backing_file_system]],
-        "SystemStatus": null,
         "Plugins": {
             "Volume": info.volume_drivers,
             "Network": ["bridge", "host", "null"],
@@ -91,7 +90,9 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
         "Architecture": info.architecture,
         "IndexServerAddress": "",
         "RegistryConfig": {
-            "IndexConfigs": {},
+            "IndexConfigs": {
+                "docker.io": { "Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true },
+            },
             "InsecureRegistryCIDRs": [],
             "Mirrors": null,
         },
@@ -125,7 +126,8 @@ pub(crate) fn info(info: engine::Info, now: jiff::Timestamp) -> Value {
         "SecurityOptions": info.security_options,
         "CDISpecDirs": info.cdi_dirs,
         "DiscoveredDevices": info.cdi_devices.iter().map(|id| json!({"Source": "cdi", "ID": id})).collect::<Vec<_>>(),
-        "Warnings": info.warnings,
+        "FirewallBackend": { "Driver": "nftables" },
+        "Warnings": none_if_empty(info.warnings),
     })
 }
 

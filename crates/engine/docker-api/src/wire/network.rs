@@ -281,7 +281,7 @@ impl Network {
             enable_ipv6: network.ipv6,
             ipam: Ipam {
                 driver: set(network.ipam_driver),
-                options: none_if_empty(network.ipam_options),
+                options: set(network.ipam_options),
                 config: set(network.pools.into_iter().map(pool).collect()),
             },
             internal: network.internal,

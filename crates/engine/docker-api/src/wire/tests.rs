@@ -31,6 +31,14 @@ fn differences(sent: &Value, shown: &Value, path: &str, out: &mut Vec<String>) {
     }
 }
 
+#[test]
+fn a_body_without_a_config_is_refused_in_dockers_words() {
+    for text in ["{}", r#"{"HostConfig":{}}"#, r#"{"Image":null}"#] {
+        let refused = serde_json::from_str::<CreateBody>(text).unwrap().into_request(None, None).unwrap_err();
+        assert_eq!(refused.message, "config cannot be empty in order to create a container", "{text}");
+    }
+}
+
 fn request(text: &str) -> engine::CreateRequest {
     serde_json::from_str::<CreateBody>(text).unwrap().into_request(None, None).unwrap()
 }
@@ -40,7 +48,11 @@ fn what_create_says_is_shown_by_inspect() {
     for text in [PLAIN, FULL] {
         let mut sent: Value = serde_json::from_str(text).unwrap();
         let request = request(text);
-        let host = sent.as_object_mut().unwrap().remove("HostConfig").unwrap();
+        let mut host = sent.as_object_mut().unwrap().remove("HostConfig").unwrap();
+        // The client's way to say nothing.
+        if host["MemorySwappiness"] == -1 {
+            host["MemorySwappiness"] = Value::Null;
+        }
         sent.as_object_mut().unwrap().remove("NetworkingConfig").unwrap();
         let mut out = Vec::new();
         differences(&sent, &serde_json::to_value(Config::from_model(request.config)).unwrap(), "", &mut out);
@@ -115,11 +127,12 @@ fn numbers_out_of_range_are_refused_not_cut() {
         r#"{"KernelMemory":1}"#,
         r#"{"Isolation":"hyperv"}"#,
     ] {
-        let body = serde_json::from_str::<CreateBody>(&format!("{{\"HostConfig\":{host}}}"));
+        let body = serde_json::from_str::<CreateBody>(&format!("{{\"Image\":\"x\",\"HostConfig\":{host}}}"));
         assert!(body.is_err() || body.unwrap().into_request(None, None).is_err(), "{host}");
     }
-    let extreme =
-        request(r#"{"HostConfig":{"Memory":9223372036854775807,"CpuShares":-9223372036854775808,"PidsLimit":-1}}"#);
+    let extreme = request(
+        r#"{"Image":"x","HostConfig":{"Memory":9223372036854775807,"CpuShares":-9223372036854775808,"PidsLimit":-1}}"#,
+    );
     assert_eq!((extreme.host.resources.memory_bytes, extreme.host.resources.cpu_shares), (i64::MAX, i64::MIN));
 }
 

@@ -57,6 +57,7 @@ impl Inner {
         if pause {
             self.freeze(container).await?;
         }
+        let (comment, name) = (request.comment.clone(), reference.as_ref().map(vocab::Reference::familiar));
         let committed = {
             let (inner, held) = (self.clone(), container.clone());
             blocking(move || {
@@ -80,7 +81,12 @@ impl Inner {
             self.thaw_group(container).await?;
         }
         let id = committed?;
-        self.container_event(container, "commit", &[("imageID", id.to_string())]);
+        if let Some(name) = &name {
+            self.image_event("tag", id.to_string(), Some(name.clone()));
+        }
+        let mut told = vec![("comment", comment), ("imageID", id.to_string())];
+        told.extend(name.map(|name| ("imageRef", name)));
+        self.container_event(container, "commit", &told);
         Ok(id)
     }
 }

@@ -83,8 +83,12 @@ impl Inner {
                     let _ = linux::pidfd::send_signal(&pidfd, 9);
                 }
                 let _ = tokio::time::timeout(END_WAIT, self.exec_end(&name)).await;
-                let secs = check.timeout.as_secs_f64();
-                Ok((-1, format!("Health check exceeded timeout ({secs}s): {}", output_text(&said, truncated))))
+                let mut text =
+                    format!("Health check exceeded timeout ({})", crate::decide::text::go_duration(check.timeout));
+                if !said.is_empty() {
+                    text = format!("{text}: {}", output_text(&said, truncated));
+                }
+                Ok((-1, text))
             }
         }
     }

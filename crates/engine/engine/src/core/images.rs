@@ -40,13 +40,10 @@ impl Inner {
         if let Some(text) = platform.filter(|p| !p.is_empty()) {
             let wanted = image::Platform::parse(text)?;
             if wanted.os != facts.os || wanted.architecture != facts.architecture {
-                return Err(Error::Other {
-                    what: format!(
-                        "image with reference {name} was found but does not provide the specified platform ({wanted})"
-                    ),
-                    kind: vocab::ErrorKind::NotFound,
-                    message: format!("it provides {}/{}", facts.os, facts.architecture),
-                });
+                return Err(Error::NotFound(format!(
+                    "image with reference {name} was found but its platform ({}/{}) does not match the specified platform ({wanted})",
+                    facts.os, facts.architecture
+                )));
             }
         }
         Ok(ImageForCreate { id, config: from_workload(&facts.config) })
@@ -126,8 +123,9 @@ impl Inner {
             let container = super::image_mounts::owner_of(id).and_then(|id| self.registry().get(id));
             container.is_some_and(|c| c.status().is_running())
         };
+        let image = self.images.resolve(name).ok();
         let removed = self.images.remove(name, image::RemoveOptions { force, no_prune }, &running)?;
-        Ok(self.told(removed))
+        Ok(self.told(removed, image))
     }
 
     pub(crate) fn image_prune(&self, filters: &Filters) -> Result<ImagePruned> {
@@ -142,19 +140,23 @@ impl Inner {
             labels_not: own("label!"),
         })?;
         let attributes = [("reclaimed".to_owned(), pruned.reclaimed_bytes.to_string())].into();
-        let removed = self.told(pruned.removed);
+        let removed = self.told(pruned.removed, None);
         self.events.emit(crate::EventKind::Image, "prune", String::new(), attributes);
         Ok(ImagePruned { removed, space_reclaimed_bytes: pruned.reclaimed_bytes })
     }
 
-    fn told(&self, removed: Vec<image::Removed>) -> Vec<ImageRemoval> {
+    /// Events are about images, by their ids: `image` is whose names went, and layers are no images.
+    fn told(&self, removed: Vec<image::Removed>, image: Option<Digest>) -> Vec<ImageRemoval> {
         let told = removed.into_iter().map(|removed| match removed {
             image::Removed::Untagged(name) => {
-                self.image_event("untag", name.clone(), Some(name.clone()));
+                let id = image.as_ref().map_or_else(|| name.clone(), ToString::to_string);
+                self.image_event("untag", id.clone(), Some(id));
                 ImageRemoval::Untagged(name)
             }
             image::Removed::Deleted(id) => {
-                self.image_event("delete", id.to_string(), None);
+                if image.is_none_or(|image| image == id) {
+                    self.image_event("delete", id.to_string(), Some(id.to_string()));
+                }
                 ImageRemoval::Deleted(id)
             }
         });
@@ -183,8 +185,8 @@ impl Inner {
             match inner.images.load(&mut body, &image::LoadOptions::default(), &report) {
                 Ok(loaded) => {
                     for image in loaded {
-                        let name = image.references.first().map(Reference::familiar);
-                        inner.image_event("load", image.id.to_string(), name);
+                        let id = image.id.to_string();
+                        inner.image_event("load", id.clone(), Some(id));
                     }
                 }
                 Err(error) => drop(sender.blocking_send(Err(error.into()))),
@@ -207,7 +209,8 @@ impl Inner {
             match saved {
                 Ok(()) => {
                     for name in names {
-                        inner.image_event("save", name.clone(), Some(name));
+                        let id = inner.images.resolve(&name).map_or(name, |id| id.to_string());
+                        inner.image_event("save", id.clone(), Some(id));
                     }
                 }
                 Err(error) => drop(sender.blocking_send(Err(error.into()))),
@@ -222,7 +225,10 @@ impl Inner {
         let name = reference.as_ref().map(Reference::familiar);
         let options = image::ImportOptions { reference, message: request.message, changes: request.changes, platform };
         let id = self.images.import(&mut body, &options, &|_| {})?;
-        self.image_event("import", id.to_string(), name);
+        if name.is_some() {
+            self.image_event("tag", id.to_string(), name);
+        }
+        self.image_event("import", id.to_string(), Some(id.to_string()));
         Ok(id)
     }
 }

@@ -31,8 +31,8 @@ pub(crate) fn decide_caps(add: &[String], drop: &[String], privileged: bool, hel
     let can_give = |name: &&str| ALL.iter().position(|c| c == name).is_some_and(|bit| held >> bit & 1 == 1);
     let add_all = add.iter().any(|c| is_all(c));
     let drop_all = drop.iter().any(|c| is_all(c));
-    let added = parse_caps(add)?;
-    let dropped = parse_caps(drop)?;
+    let added = parse_caps("CapAdd", add)?;
+    let dropped = parse_caps("CapDrop", drop)?;
     if privileged {
         return Ok(ALL.iter().copied().filter(can_give).collect());
     }
@@ -52,14 +52,15 @@ fn is_all(name: &str) -> bool {
     name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL")
 }
 
-fn parse_caps(names: &[String]) -> Result<Vec<&'static str>> {
+/// `field`: the name that Docker's error has for the list.
+fn parse_caps(field: &str, names: &[String]) -> Result<Vec<&'static str>> {
     let mut known = Vec::new();
     for name in names.iter().filter(|n| !is_all(n)) {
         let upper = name.to_ascii_uppercase();
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
         match ALL.iter().find(|c| **c == full) {
             Some(capability) => known.push(*capability),
-            None => return Err(Error::Invalid(format!("invalid CapAdd/CapDrop: unknown capability: {full:?}"))),
+            None => return Err(Error::Invalid(format!("invalid {field}: unknown capability: {full:?}"))),
         }
     }
     Ok(known)

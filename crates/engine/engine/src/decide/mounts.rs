@@ -127,7 +127,7 @@ pub(crate) fn plan_mounts(config: &ContainerConfig, host: &HostConfig) -> Result
         add(parse_tmpfs(destination, options)?)?;
     }
     for destination in &config.volumes {
-        let destination = clean_destination(destination, destination)?;
+        let destination = clean_destination(destination, &format!("invalid volume specification: '{destination}': "))?;
         if !mounts.iter().any(|m| m.destination == destination) {
             mounts.push(ContainerMount {
                 kind: MountKind::Volume,
@@ -150,7 +150,7 @@ pub(crate) fn parse_volumes_from(text: &str) -> Result<VolumesFrom<'_>> {
     }
     let known = |word: &str| matches!(word, "ro" | "rw" | "z" | "Z" | "nocopy");
     if !mode.split(',').all(known) {
-        return Err(Error::Invalid(format!("invalid mode for volumes-from: {mode}")));
+        return Err(Error::Invalid(format!("invalid mode: {mode}")));
     }
     Ok(VolumesFrom { container, read_only: mode.split(',').any(|w| w == "ro"), mode })
 }
@@ -168,7 +168,9 @@ fn parse_bind(text: &str) -> Result<ContainerMount> {
     if destination.is_empty() || (fields.len() > 1 && source.is_empty()) {
         return Err(refused(""));
     }
-    let mut mount = ContainerMount { destination: clean_destination(destination, text)?, ..Default::default() };
+    let kind = if source.starts_with('/') { "bind" } else { "volume" };
+    let before = format!("invalid volume specification: '{text}': invalid mount config for type \"{kind}\": ");
+    let mut mount = ContainerMount { destination: clean_destination(destination, &before)?, ..Default::default() };
     options.clone_into(&mut mount.mode);
     if source.starts_with('/') {
         mount.source = clean(source);
@@ -367,7 +369,7 @@ fn parse_tmpfs(destination: &str, options: &str) -> Result<ContainerMount> {
     let tmpfs_options = tmpfs_options(&own)?;
     Ok(ContainerMount {
         kind: MountKind::Tmpfs,
-        destination: clean_destination(destination, destination)?,
+        destination: clean_destination(destination, "")?,
         rw: !tmpfs_options.iter().any(|o| o == "ro"),
         mode: options.into(),
         tmpfs_options,
@@ -397,7 +399,7 @@ fn tmpfs_options(own: &[String]) -> Result<Vec<String>> {
             ["relatime", "norelatime", "strictatime", "nostrictatime", "mand", "nomand"].contains(&option.as_str());
         let valued = option.contains('=') && VALUED.contains(&name);
         if !(flag || other || valued || PROPAGATION.contains(&option.as_str())) {
-            return Err(Error::Invalid(format!("invalid tmpfs option [{option:?}]")));
+            return Err(Error::Invalid(format!("invalid tmpfs option {option:?}")));
         }
         merged.retain(|m| {
             let opposite = PAIRS.iter().any(|(a, b)| (m == a && option == b) || (m == b && option == a));
@@ -412,16 +414,13 @@ fn tmpfs_options(own: &[String]) -> Result<Vec<String>> {
     Ok(merged)
 }
 
-fn clean_destination(path: &str, whole: &str) -> Result<String> {
+/// `before`: how an error begins, which tells what the path was part of.
+fn clean_destination(path: &str, before: &str) -> Result<String> {
     if !path.starts_with('/') {
-        return Err(Error::Invalid(format!(
-            "invalid volume specification: '{whole}': invalid mount path: '{path}' mount path must be absolute"
-        )));
+        return Err(Error::Invalid(format!("{before}invalid mount path: '{path}' mount path must be absolute")));
     }
     match clean(path) {
-        root if root == "/" => Err(Error::Invalid(format!(
-            "invalid volume specification: '{whole}': invalid mount config: destination can't be '/'"
-        ))),
+        root if root == "/" => Err(Error::Invalid(format!("{before}invalid specification: destination can't be '/'"))),
         path => Ok(path),
     }
 }

@@ -26,6 +26,23 @@ pub(crate) fn status_text(state: &ContainerState, now: Timestamp) -> String {
     }
 }
 
+/// A duration as Go prints it: `500ms`, `1.5s`, `1m30s`. What is below a microsecond is not said.
+pub(crate) fn go_duration(duration: std::time::Duration) -> String {
+    let (secs, micros) = (duration.as_secs(), duration.subsec_micros());
+    let fraction = |whole: u64, part: u32, digits: usize, unit: &str| {
+        let text = format!("{whole}.{part:0digits$}");
+        format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+    };
+    match (secs / 3600, secs / 60 % 60) {
+        (0, 0) if secs == 0 && micros == 0 => "0s".into(),
+        (0, 0) if secs == 0 && micros < 1000 => format!("{micros}µs"),
+        (0, 0) if secs == 0 => fraction(u64::from(micros / 1000), micros % 1000, 3, "ms"),
+        (0, 0) => fraction(secs, micros, 6, "s"),
+        (0, minutes) => format!("{minutes}m{}", fraction(secs % 60, micros, 6, "s")),
+        (hours, minutes) => format!("{hours}h{minutes}m{}", fraction(secs % 60, micros, 6, "s")),
+    }
+}
+
 /// A length of time in seconds, coarsely: "About a minute", "3 weeks".
 pub fn human_duration(secs: i64) -> String {
     let minutes = secs / 60;
@@ -64,6 +81,23 @@ pub(crate) fn command_text(program: &str, args: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        let rows = [
+            (0, "0s"),
+            (7, "7µs"),
+            (1500, "1.5ms"),
+            (100_000, "100ms"),
+            (1_000_000, "1s"),
+            (1_050_000, "1.05s"),
+            (90_000_000, "1m30s"),
+            (3_600_000_000, "1h0m0s"),
+        ];
+        for (micros, text) in rows {
+            assert_eq!(go_duration(std::time::Duration::from_micros(micros)), text);
+        }
+    }
 
     #[test]
     fn durations_are_said_as_docker_says_them() {

@@ -37,13 +37,13 @@ pub(crate) fn check_resources(r: &Resources, cpus: usize) -> Result<()> {
         return refused("Minimum memory limit can not be less than memory reservation limit, see usage".into());
     }
     if r.nano_cpus > 0 && r.cpu_period_micros > 0 {
-        return refused("Conflicting options: Nano CPUs and CPU Period cannot both be set.".into());
+        return refused("Conflicting options: Nano CPUs and CPU Period cannot both be set".into());
     }
     if r.nano_cpus > 0 && r.cpu_quota_micros > 0 {
-        return refused("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
+        return refused("Conflicting options: Nano CPUs and CPU Quota cannot both be set".into());
     }
     if r.nano_cpus < 0 || (r.nano_cpus > 0 && (r.nano_cpus < 10_000_000 || r.nano_cpus > cpus as i64 * 1_000_000_000)) {
-        return refused(format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
+        return refused(format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"));
     }
     if r.cpu_shares < 0 {
         return refused(format!("shares cannot be negative: {}", r.cpu_shares));
@@ -355,7 +355,7 @@ mod tests {
             ),
             (
                 Resources { nano_cpus: 3_000_000_000, ..r() },
-                "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
+                "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
             ),
             (Resources { blkio_weight: 5, ..r() }, "Range of blkio weight is from 10 to 1000"),
             (Resources { cpuset_cpus: "0-x".into(), ..r() }, "Invalid value 0-x for cpuset cpus"),

@@ -21,6 +21,8 @@ const FILTERS: &[&str] = &[
     "private",
     "mutable",
     "immutable",
+    "label",
+    "label!",
 ];
 
 pub(crate) async fn prune(call: Call) -> ApiResult<Reply> {
@@ -48,6 +50,10 @@ pub(crate) async fn prune(call: Call) -> ApiResult<Reply> {
         in_use: filters::boolean(&filters, "inuse")?,
         shared: filters::boolean(&filters, "shared")?.or(private.map(|private| !private)),
     };
+    if filters.values("label").next().is_some() {
+        // `docker system prune --filter label=` says it to every kind of thing; no part of the cache has labels.
+        return reply::ok(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }));
+    }
     let policy = PrunePolicy { all, keep_bytes: keep, unused_since: until, filter };
     call.buildkit.forget_results();
     let removed = call.builder.prune(policy).await.map_err(refused)?;
