@@ -94,11 +94,22 @@ pub fn stat(root: &Root, path: &Path) -> Result<PathFacts> {
 
 /// Writes a tar of `path` inside `root`; its members are named from the path's last component on.
 pub fn pack(root: &Root, path: &Path, output: &mut (dyn Write + Send)) -> Result<()> {
-    pack_of(root, path, None, output)
+    pack_as(root, path, None, "", output)
 }
 
-/// As [`pack`]; with `ids` the archive has the ids inside of that user namespace.
+/// As [`pack`], and as `docker cp` has it: members of the root itself begin with `/`, which clients replace by a name of
+/// their own. With `ids` the archive has the ids inside of that user namespace.
 pub fn pack_of(root: &Root, path: &Path, ids: Option<&IdMaps>, output: &mut (dyn Write + Send)) -> Result<()> {
+    pack_as(root, path, ids, "/", output)
+}
+
+fn pack_as(
+    root: &Root,
+    path: &Path,
+    ids: Option<&IdMaps>,
+    name_of_root: &str,
+    output: &mut (dyn Write + Send),
+) -> Result<()> {
     let target = Target::new(path);
     let fd = target.open(root)?;
     let what = || format!("pack {}", path.display());
@@ -106,7 +117,7 @@ pub fn pack_of(root: &Root, path: &Path, ids: Option<&IdMaps>, output: &mut (dyn
     let mut packer = Packer::new(std::io::BufWriter::with_capacity(128 << 10, output)).with_ids(ids.cloned());
     if linux::fs::file_type(&stat) == FileType::Directory {
         let dir = linux::fs::reopen(&fd, OFlags::RDONLY | OFlags::DIRECTORY).context(what)?;
-        let name = target.name.into_bytes();
+        let name = if target.name == "/" { name_of_root.to_owned() } else { target.name }.into_bytes();
         crate::deep::walk(|| packer.tree(&dir, &name, &stat)).context(what)??;
     } else {
         let parent = path.parent().unwrap_or(Path::new("/"));
