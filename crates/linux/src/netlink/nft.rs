@@ -368,21 +368,17 @@ impl Socket {
             batch.family = table.family;
             batch.table(NEWTABLE, &table.name);
             batch.table(DELTABLE, &table.name);
-            batch.table(NEWTABLE, &table.name);
-            for chain in &table.chains {
-                batch.chain(&table.name, chain);
-            }
-            for (set, id) in table.sets.iter().zip(&mut ids) {
-                batch.set(&table.name, set, id);
-                batch.contents(&table.name, set);
-            }
-            for chain in &table.chains {
-                for rule in &chain.rules {
-                    batch.rule(&table.name, &chain.name, rule);
-                }
-            }
+            batch.whole(table, &mut ids);
         }
         self.commit(batch, format_args!("replace nftables table {}", first.name))
+    }
+
+    /// Makes a table that is not there; rules would be added to one that is. Nothing is taken away, so closing the socket does not
+    /// wait until the kernel has given something back, some ten milliseconds.
+    pub fn add_table(&mut self, table: &Table) -> Result<()> {
+        let mut batch = Batch::new(table.family);
+        batch.whole(table, &mut (1..));
+        self.commit(batch, format_args!("add nftables table {}", table.name))
     }
 
     /// Removes the table and all in it; no error where there is none.
@@ -529,6 +525,23 @@ impl Batch {
                 Some(format!("rule {number} of chain {name}"))
             }
             _ => None,
+        }
+    }
+
+    /// A table and all in it. Each set gets the next of `ids`, which name sets within a batch.
+    fn whole(&mut self, table: &Table, ids: &mut impl Iterator<Item = u32>) {
+        self.table(NEWTABLE, &table.name);
+        for chain in &table.chains {
+            self.chain(&table.name, chain);
+        }
+        for (set, id) in table.sets.iter().zip(ids) {
+            self.set(&table.name, set, id);
+            self.contents(&table.name, set);
+        }
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                self.rule(&table.name, &chain.name, rule);
+            }
         }
     }
 

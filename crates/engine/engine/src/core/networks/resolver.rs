@@ -126,7 +126,13 @@ fn sockets(netns: &OwnedFd) -> Result<(std::net::UdpSocket, std::net::TcpListene
         udp.set_nonblocking(true).map_err(failed)?;
         tcp.set_nonblocking(true).map_err(failed)?;
         let ports = (udp.local_addr().map_err(failed)?.port(), tcp.local_addr().map_err(failed)?.port());
-        Socket::netfilter()?.replace_table(&network::resolver_table(dns::ADDRESS, ports.0, ports.1))?;
+        let table = network::resolver_table(dns::ADDRESS, ports.0, ports.1);
+        let mut netfilter = Socket::netfilter()?;
+        if netfilter.has_table(table.family, &table.name)? {
+            netfilter.replace_table(&table)?;
+        } else {
+            netfilter.add_table(&table)?;
+        }
         Ok((udp, tcp))
     };
     std::thread::scope(|scope| scope.spawn(make).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
