@@ -48,6 +48,51 @@ fn unpacked(archive: &Path) -> tempfile::TempDir {
     folder
 }
 
+/// With `rewrite-timestamp=true` nothing that was made is later than `SOURCE_DATE_EPOCH`, whatever the cache has.
+#[test]
+fn files_have_the_given_time_whatever_the_cache_has() {
+    let Some(world) = world() else { return };
+    let folder = context(&[("Dockerfile", "FROM busybox\nRUN echo x > /b\nWORKDIR /w\nCOPY a /a\n"), ("a", "a")]);
+    // Steps of now, in the cache.
+    build(&world, folder.path(), &["-q"]).success();
+    let out = tempfile::tempdir().unwrap();
+    let made = |name: &str, secs: &str, more: &[&str]| {
+        let place = out.path().join(name);
+        let flag =
+            format!("type=oci,tar=false,dest={},rewrite-timestamp=true,compression=uncompressed", place.display());
+        let arg = format!("SOURCE_DATE_EPOCH={secs}");
+        build(&world, folder.path(), &[&["-o", &flag, "--build-arg", &arg], more].concat()).success();
+        let link = json(std::fs::read(place.join("index.json")).unwrap())["manifests"][0].clone();
+        let layers = blob(&place, &link)["layers"].as_array().unwrap().clone();
+        let files: Vec<String> = layers[layers.len() - 3..]
+            .iter()
+            .flat_map(|layer| {
+                let digest = layer["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+                let mut tar = Command::new("tar");
+                tar.args(["--full-time", "-tvf"]).arg(place.join("blobs/sha256").join(digest)).env("TZ", "UTC");
+                let listed = tar.output().unwrap();
+                assert!(listed.status.success());
+                String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect();
+        (link["digest"].as_str().unwrap().to_owned(), files)
+    };
+    let (first, files) = made("first", "1700000000", &[]);
+    for name in ["b", "w/", "a"] {
+        assert!(files.iter().any(|line| line.ends_with(&format!(" {name}"))), "{name}: {files:?}");
+    }
+    for line in &files {
+        assert!(line.contains("2023-11-14 22:13:20"), "{line}");
+    }
+    // Another time is another step; the same one is in the cache, and done again it comes to the same.
+    let (_, later) = made("later", "1700000001", &[]);
+    assert!(later.iter().all(|line| line.contains("2023-11-14 22:13:21")), "{later:?}");
+    assert_eq!(made("cached", "1700000000", &[]).0, first);
+    assert_eq!(made("again", "1700000000", &["--no-cache"]).0, first);
+    let refused = build(&world, folder.path(), &["-o", "type=image,name=x,rewrite-timestamp=perhaps"]);
+    refused.exits(1).stderr_has("non-bool value for rewrite-timestamp: perhaps");
+}
+
 #[test]
 fn caches_go_out_and_come_back() {
     let Some(world) = world() else { return };

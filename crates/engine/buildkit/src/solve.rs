@@ -105,10 +105,11 @@ impl Solve {
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .get_or_insert_with(|| (frontend.to_owned(), attrs.clone()));
-        let asked = Asked::read(attrs, &self.request.entitlements).map_err(Status::invalid_argument)?;
+        let mut asked = Asked::read(attrs, &self.request.entitlements).map_err(Status::invalid_argument)?;
         if asked.request.is_none() {
             self.check(&asked)?;
         }
+        asked.options.rewrite_timestamps = export::rewrites_timestamps(&self.request)?;
         let own = self.request.cache.iter().flat_map(|cache| &cache.imports);
         let imports = cache::imports(own.chain(imports))?;
         let session = self.session(kit).await?;

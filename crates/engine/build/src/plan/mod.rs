@@ -48,6 +48,8 @@ pub struct Options {
     pub ignore: Option<crate::Patterns>,
     /// Only the warnings are wanted: `check=error=true` makes none of them an error.
     pub only_check: bool,
+    /// All that is made has `SOURCE_DATE_EPOCH`'s times, also what the cache has with later ones.
+    pub rewrite_timestamps: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -236,6 +238,9 @@ pub struct Graph {
     pub outline: Outline,
     /// `SOURCE_DATE_EPOCH`, seconds.
     pub epoch: Option<i64>,
+    /// The same where steps that were done without it do not do. Elsewhere they do: a time that changes with every commit
+    /// would do them all again.
+    pub strict_epoch: Option<i64>,
 }
 
 impl Graph {

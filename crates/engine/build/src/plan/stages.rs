@@ -39,9 +39,10 @@ pub fn plan(file: &Dockerfile, options: &Options, host: &Platform, bases: &dyn B
         None => None,
         Some(text) => Some(text.parse().map_err(|_| PlanError::Invalid(format!("invalid SOURCE_DATE_EPOCH: {text}")))?),
     };
+    let strict_epoch = epoch.filter(|_| options.rewrite_timestamps);
     let Planner { nodes, warnings, outline, .. } = planner;
     let warnings = wanted(warnings.into_inner(), file, options)?;
-    Ok(Graph { nodes, result: fs, config, base_history, layers, warnings, outline, epoch })
+    Ok(Graph { nodes, result: fs, config, base_history, layers, warnings, outline, epoch, strict_epoch })
 }
 
 /// The warnings of the rules that are looked at; an error if they are to be one.

@@ -50,13 +50,21 @@ impl Fields {
         }
     }
 
+    /// Nothing where nothing is asked: keys of builds that came before stay what they were.
+    fn epoch(&mut self, epoch: Option<i64>) {
+        if let Some(secs) = epoch {
+            self.text(&format!("epoch {secs}"));
+        }
+    }
+
     fn finish(self) -> String {
         self.0.finish().hex()
     }
 }
 
-/// `sources`: what each mount with files shows, in the order of the mounts.
-pub(crate) fn run(parent: &Content, run: &RunOp, sources: &[Content], hosts: &[String]) -> String {
+/// `sources`: what each mount with files shows, in the order of the mounts. `epoch`: the latest time that the step's files
+/// must have.
+pub(crate) fn run(parent: &Content, run: &RunOp, sources: &[Content], hosts: &[String], epoch: Option<i64>) -> String {
     let mut fields = Fields::new("run", parent);
     fields.list(&run.args);
     // A proxy says how a step gets its files, not which.
@@ -79,6 +87,7 @@ pub(crate) fn run(parent: &Content, run: &RunOp, sources: &[Content], hosts: &[S
             fields.content(sources.next().unwrap_or(&Content::Nothing));
         }
     }
+    fields.epoch(epoch);
     fields.finish()
 }
 
@@ -136,10 +145,11 @@ pub(crate) fn stacked(parent: &Content, layer: &Digest) -> String {
     fields.finish()
 }
 
-pub(crate) fn workdir(parent: &Content, path: &str, user: &str) -> String {
+pub(crate) fn workdir(parent: &Content, path: &str, user: &str, epoch: Option<i64>) -> String {
     let mut fields = Fields::new("workdir", parent);
     fields.text(path);
     fields.text(user);
+    fields.epoch(epoch);
     fields.finish()
 }
 
@@ -164,12 +174,14 @@ mod tests {
     fn keys_differ_where_results_may_and_nowhere_else() {
         let base = Content::Layers(Digest::from_sha256([1; 32]));
         let other = Content::Layers(Digest::from_sha256([2; 32]));
-        let key = run(&base, &op(&["A=1"]), &[], &[]);
-        assert_eq!(key, run(&base, &op(&["A=1", "HTTP_PROXY=x"]), &[], &[]));
-        assert_ne!(key, run(&base, &op(&["A=2"]), &[], &[]));
-        assert_ne!(key, run(&other, &op(&["A=1"]), &[], &[]));
+        let key = run(&base, &op(&["A=1"]), &[], &[], None);
+        assert_ne!(key, run(&base, &op(&["A=1"]), &[], &[], Some(1)));
+        assert_ne!(workdir(&base, "/w", "", None), workdir(&base, "/w", "", Some(1)));
+        assert_eq!(key, run(&base, &op(&["A=1", "HTTP_PROXY=x"]), &[], &[], None));
+        assert_ne!(key, run(&base, &op(&["A=2"]), &[], &[], None));
+        assert_ne!(key, run(&other, &op(&["A=1"]), &[], &[], None));
         let mut more = op(&["A=1"]);
         more.args = vec!["ma".into(), "ke".into()];
-        assert_ne!(key, run(&base, &more, &[], &[]));
+        assert_ne!(key, run(&base, &more, &[], &[], None));
     }
 }

@@ -415,7 +415,7 @@ impl Work {
                 self.once(&keys, || self.run(run, &parent, inputs)).await?
             }
             Op::Workdir { path, user } => {
-                let keys = vec![key::workdir(&parent.content(), path, user)];
+                let keys = vec![key::workdir(&parent.content(), path, user, self.job.graph.strict_epoch)];
                 self.once(&keys, || self.workdir(path, user, &parent)).await?
             }
             Op::Scratch | Op::Image { .. } => unreachable!("answered above"),
@@ -551,7 +551,7 @@ impl Work {
                 None => {}
             }
         }
-        Ok(key::run(&parent.content(), run, &sources, &self.job.host.extra_hosts))
+        Ok(key::run(&parent.content(), run, &sources, &self.job.host.extra_hosts, self.job.graph.strict_epoch))
     }
 
     fn context(&self, name: &str) -> Result<Arc<Context>> {

@@ -24,6 +24,7 @@ const KNOWN: &[&str] = &[
     "compression",
     "compression-level",
     "force-compression",
+    super::REWRITE_TIMESTAMP,
     "buildinfo",
     "buildinfo-attrs",
     "context",

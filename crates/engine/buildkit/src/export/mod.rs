@@ -26,6 +26,8 @@ use crate::target::Target;
 use crate::view::View;
 use crate::wire::control::{Exporter, SolveRequest};
 
+const REWRITE_TIMESTAMP: &str = "rewrite-timestamp";
+
 /// Answers for the client, by name.
 pub(crate) type Response = HashMap<String, String>;
 
@@ -75,6 +77,17 @@ pub(crate) fn check(request: &SolveRequest, platforms: usize) -> Result<(), Stat
         }
     }
     Ok(())
+}
+
+/// Whether an exporter is to have files with `SOURCE_DATE_EPOCH`'s times alone. Layers are made with them, so that one that
+/// asks decides for all.
+pub(crate) fn rewrites_timestamps(request: &SolveRequest) -> Result<bool, Status> {
+    for exporter in exporters(request) {
+        if flag(&exporter.attrs, REWRITE_TIMESTAMP)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Builds what was not built yet, and hands it to every exporter.

@@ -30,6 +30,7 @@ const KNOWN: &[&str] = &[
     "compression",
     "compression-level",
     "force-compression",
+    super::REWRITE_TIMESTAMP,
     "prefer-image-digest",
     "buildinfo",
     "buildinfo-attrs",
